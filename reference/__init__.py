@@ -1,0 +1,1 @@
+"""The ground truth: every layer of ERNIE-M in NumPy."""

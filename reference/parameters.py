@@ -1,0 +1,177 @@
+"""The weights of the model: what there is, in which shape, and how it starts out.
+
+A model's parameters are frozen dataclasses of arrays, read by name (`layer.q_proj.weight`), so that a missing
+weight is an error where it is used. The same arrays in one flat dictionary have *paths* as keys, such as
+`layers.3.q_proj.weight`; only `checkpoint.py` knows how files spell them.
+
+Weights of linear maps are stored (outputs, inputs), as in torch and in Hugging Face's files: y = x @ weight.T + bias.
+
+Source: transformers 4.40.2, `modeling_ernie_m.py`, `ErnieMPreTrainedModel._init_weights` for the initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .config import ErnieMConfig
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map: `weight` (outputs, inputs), `bias` (outputs,)."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """The affine part of a layer normalisation: `weight` (E,), the paper's γ, and `bias` (E,), its β."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """One Transformer layer. A pruned layer simply has fewer heads: q, k, v have fewer rows, `out_proj` fewer columns."""
+
+    q_proj: Linear  # (H*D, E)
+    k_proj: Linear
+    v_proj: Linear
+    out_proj: Linear  # (E, H*D)
+    norm1: LayerNorm
+    linear1: Linear  # (F, E)
+    linear2: Linear  # (E, F)
+    norm2: LayerNorm
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything a model class computes with."""
+
+    word_embeddings: Array  # (V, E)
+    position_embeddings: Array  # (positions + 2, E)
+    layer_norm: LayerNorm  # of the embeddings
+    layers: tuple[EncoderLayer, ...]
+    pooler: Linear | None  # (E, E); token-wise heads have none
+    head: Mapping[str, Linear]  # name -> (outputs, E); empty for the bare model
+
+
+def shapes(config: ErnieMConfig, head: Mapping[str, int], pooler: bool) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every array of a model, in the order of the forward pass.
+
+    `head` names the linear maps on top and how many outputs each has, `{"classifier": 3}`; `pooler` says whether the
+    model has one. Layers named in `config.pruned_heads` are narrower by the heads that they lost.
+    """
+    E, F = config.hidden_size, config.intermediate_size
+    D = E // config.num_attention_heads
+    found: dict[str, tuple[int, ...]] = {
+        "word_embeddings": (config.vocab_size, E),
+        "position_embeddings": (config.max_position_embeddings, E),
+        "layer_norm.weight": (E,),
+        "layer_norm.bias": (E,),
+    }
+
+    def linear(path: str, outputs: int, inputs: int) -> None:
+        found[f"{path}.weight"], found[f"{path}.bias"] = (outputs, inputs), (outputs,)
+
+    for i in range(config.num_hidden_layers):
+        heads_width = (config.num_attention_heads - len(config.pruned_heads.get(i, ()))) * D
+        for name in ("q_proj", "k_proj", "v_proj"):
+            linear(f"layers.{i}.{name}", heads_width, E)
+        linear(f"layers.{i}.out_proj", E, heads_width)
+        found[f"layers.{i}.norm1.weight"] = found[f"layers.{i}.norm1.bias"] = (E,)
+        linear(f"layers.{i}.linear1", F, E)
+        linear(f"layers.{i}.linear2", E, F)
+        found[f"layers.{i}.norm2.weight"] = found[f"layers.{i}.norm2.bias"] = (E,)
+    if pooler:
+        linear("pooler", E, E)
+    for name, outputs in head.items():
+        linear(f"head.{name}", outputs, E)
+    return found
+
+
+def flatten(parameters: Parameters) -> dict[str, Array]:
+    """Every array by its path, in the order of `shapes`; the arrays themselves, not copies."""
+    found: dict[str, Array] = {}
+
+    def walk(value: object, path: str) -> None:
+        if isinstance(value, np.ndarray):
+            found[path] = value
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                walk(item, f"{path}.{i}")
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                walk(item, f"{path}.{name}")
+        elif value is not None:
+            for field in fields(value):  # type: ignore[arg-type]
+                walk(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
+
+    walk(parameters, "")
+    return found
+
+
+def unflatten(arrays: Mapping[str, Array]) -> Parameters:
+    """The opposite of `flatten`: `unflatten(flatten(p))` holds the very same arrays as `p`."""
+
+    def linear(path: str) -> Linear:
+        return Linear(arrays[f"{path}.weight"], arrays[f"{path}.bias"])
+
+    def norm(path: str) -> LayerNorm:
+        return LayerNorm(arrays[f"{path}.weight"], arrays[f"{path}.bias"])
+
+    def layer(path: str) -> EncoderLayer:
+        return EncoderLayer(
+            q_proj=linear(f"{path}.q_proj"),
+            k_proj=linear(f"{path}.k_proj"),
+            v_proj=linear(f"{path}.v_proj"),
+            out_proj=linear(f"{path}.out_proj"),
+            norm1=norm(f"{path}.norm1"),
+            linear1=linear(f"{path}.linear1"),
+            linear2=linear(f"{path}.linear2"),
+            norm2=norm(f"{path}.norm2"),
+        )
+
+    layers = 1 + max((int(path.split(".")[1]) for path in arrays if path.startswith("layers.")), default=-1)
+    head_names = dict.fromkeys(path.split(".")[1] for path in arrays if path.startswith("head."))
+    return Parameters(
+        word_embeddings=arrays["word_embeddings"],
+        position_embeddings=arrays["position_embeddings"],
+        layer_norm=norm("layer_norm"),
+        layers=tuple(layer(f"layers.{i}") for i in range(layers)),
+        pooler=linear("pooler") if "pooler.weight" in arrays else None,
+        head={name: linear(f"head.{name}") for name in head_names},
+    )
+
+
+def initialise(
+    wanted: Mapping[str, tuple[int, ...]], config: ErnieMConfig, seed: int, dtype: np.dtype[Any]
+) -> dict[str, Array]:
+    """Fresh arrays for the paths and shapes `wanted` (of `shapes`, or any part of it).
+
+    Linear and embedding weights are drawn from a normal distribution with standard deviation
+    `config.initializer_range`, biases are 0, layer normalisations start as the identity, and the embedding row of the
+    padding token is 0 (as in torch, that row number of the position table too). The same seed gives the same
+    arrays in every dtype, up to rounding.
+    """
+    rng = np.random.default_rng(seed)
+    fresh: dict[str, Array] = {}
+    for path, shape in wanted.items():
+        if path.endswith("bias"):
+            fresh[path] = np.zeros(shape, dtype)
+        elif path.split(".")[-2:-1] in (["layer_norm"], ["norm1"], ["norm2"]):
+            fresh[path] = np.ones(shape, dtype)
+        else:
+            fresh[path] = (rng.standard_normal(shape, np.float32) * np.float32(config.initializer_range)).astype(dtype)
+        if path.endswith("_embeddings") and config.pad_token_id < shape[0]:
+            fresh[path][config.pad_token_id] = 0.0
+    return fresh
