@@ -1,0 +1,86 @@
+# Everything happens in .venv, which is made on first use and kept: a call installs again only what has changed.
+# All paths are relative, so the checkout may live in a folder whose name has spaces.
+
+PYTHON ?= python3
+
+ROOMS := $(wildcard reference tokenizer kernels)
+SOURCES := pyproject.toml README.md LICENSE $(ROOMS) \
+           $(filter-out %/__pycache__,$(wildcard $(ROOMS:%=%/*) $(ROOMS:%=%/demo/*)))
+
+BIN := .venv/bin
+STAMPS := .venv/stamps
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# --only-binary: a package without a wheel for this Python is one clear line, not a compiler's error.
+INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean FORCE
+
+help:
+	@echo "make demo    make .venv, install the package, and run it on a few sentences (needs Python 3.10 to 3.13 and pip)"
+	@echo "make test    the same .venv, then ruff, mypy and pytest on the installed wheel"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make clean   remove .venv and everything else that was built here"
+	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
+
+demo: $(STAMPS)/package
+	@echo "== running: ernie-m demo"
+	@$(BIN)/ernie-m demo
+
+lint: $(STAMPS)/package $(STAMPS)/tools
+	@echo "== ruff: every Python file here"
+	@$(BIN)/python -m ruff check .
+	@echo "== mypy: the installed rooms ($(ROOMS))"
+	@$(BIN)/python -m mypy $(ROOMS:%=-p ernie_m.%)
+
+# Two workers for two cores, one thread each: more threads than cores make the tests slower, not faster.
+# With ERNIE_M_TEST_INSTALLED the tests also check that it is the wheel's files they import, and that nothing is missing.
+test: lint
+	@echo "== pytest: the installed wheel, 2 processes"
+	@ERNIE_M_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
+
+clean:
+	@echo "== removing .venv, build and caches"
+	@rm -rf .venv build dist ernie_m.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(ROOMS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Looked at on every call, touched only when made: another Python, or one that has vanished, means a new .venv.
+# Some Linux distributions ship venv without ensurepip; there the pip that runs outside puts one inside.
+$(STAMPS)/venv: FORCE
+	@want=`$(PYTHON) -c 'import sys; print("%s %d.%d.%d" % ((sys.base_prefix,) + sys.version_info[:3]))'` || \
+	  { echo "make: $(PYTHON) is no Python 3 that runs: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: Python 3.10 or newer is needed, $(PYTHON) is $${want##* }: name another: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	if [ -f $@ ] && [ "`cat $@`" = "$$want" ] && $(BIN)/python -c pass 2>/dev/null; then exit 0; fi; \
+	echo "== making .venv with Python $${want##* }"; \
+	rm -rf .venv; \
+	$(PYTHON) -m venv .venv >/dev/null 2>&1 || \
+	  { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
+	  { echo "make: $(PYTHON) -m venv failed, see above: this Python lacks venv or pip (Debian: python3-venv, python3-pip)" >&2; exit 1; }; \
+	mkdir -p $(STAMPS) && echo "$$want" > $@
+
+# No build isolation: the pinned setuptools builds, whichever pip this is. build/ goes first: setuptools would
+# pack what an earlier build left there, deleted files too.
+$(STAMPS)/wheel: $(STAMPS)/venv constraints.txt $(SOURCES)
+	@echo "== building the wheel"
+	@$(INSTALL) setuptools
+	@rm -rf build .venv/wheel
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir .venv/wheel .
+	@rm -rf build
+	@touch $@
+
+$(STAMPS)/dependencies: $(STAMPS)/venv constraints.txt pyproject.toml | $(STAMPS)/wheel
+	@echo "== installing the package's dependencies: numpy, sentencepiece, safetensors"
+	@$(INSTALL) .venv/wheel/*.whl
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/wheel $(STAMPS)/dependencies
+	@echo "== installing the wheel"
+	@$(PIP) install --no-deps --no-index --force-reinstall .venv/wheel/*.whl
+	@touch $@
+
+$(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package
+	@echo "== installing what the tests need: torch, triton, transformers, ... (some minutes the first time)"
+	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test]"
+	@touch $@
