@@ -1,0 +1,195 @@
+"""The configuration of a model: every size and option, checked when it is made.
+
+    max_length = max_position_embeddings - 2     rows 0 and 1 of the position table are never used
+    head_dim   = hidden_size / num_attention_heads
+
+Fields and defaults are those of transformers 4.40.2, and its configuration files are read and written.
+`default_mask` is this package's: what is masked when a call brings no mask (see `inputs`).
+
+Leaves out: decoding, relative positions, and whatever else no ERNIE-M checkpoint can use; such keys of a file are kept
+in `extra` and written back.
+
+Source: transformers 4.40.2, `configuration_ernie_m.py` and `configuration_utils.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from . import config_checks as check
+from . import config_files
+from .files import replacing
+
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "laplace"),
+    *("leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh"),
+)
+
+
+@dataclass(frozen=True)
+class ErnieMConfig:
+    """Sizes and options of a model; the defaults are those of the base model.
+
+    hidden_act: a name, as in transformers, or a function of an array.
+    classifier_dropout, act_dropout: None stands for `hidden_dropout_prob`.
+    num_labels, id2label, label2id: any of them is enough; by default two labels.
+    problem_type: which loss sequence classification has; None lets the labels decide.
+    default_mask: what is masked when a call brings no mask: "pad_token", every `pad_token_id`, or "cls_token", every id
+        0, as Paddle does and its extraction checkpoints (UIE-M) were trained with.
+    pruned_heads: {layer: heads that were taken out}, numbered as before any were.
+    extra: keys of a configuration file that nothing here uses.
+
+    Raises TypeError or ValueError that names the field, the value, and what is allowed.
+    """
+
+    vocab_size: int = 250002
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str | Callable[[Any], Any] = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 514
+    initializer_range: float = 0.02
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    classifier_dropout: float | None = None
+    act_dropout: float | None = 0.0
+    # These three are never None once the configuration is made.
+    num_labels: int = None  # type: ignore[assignment]
+    id2label: Mapping[int, str] = None  # type: ignore[assignment]
+    label2id: Mapping[str, int] = None  # type: ignore[assignment]
+    problem_type: str | None = None
+    default_mask: str = "pad_token"
+    pruned_heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    architectures: tuple[str, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)
+
+    def _checked(self) -> dict[str, Any]:
+        """Every field that has a rule, as a plain Python value."""
+        sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        found: dict[str, Any] = {
+            name: check.integer(name, getattr(self, name), 1, check.LARGEST_SIZE) for name in sizes
+        }
+        E, H = found["hidden_size"], found["num_attention_heads"]
+        if E % H:
+            raise ValueError(f"num_attention_heads: expected a divisor of hidden_size = {E}, got {H}")
+        layers = check.integer("num_hidden_layers", self.num_hidden_layers, 1, check.MOST_LAYERS)
+        found["num_hidden_layers"] = layers
+        found["max_position_embeddings"] = check.integer(
+            "max_position_embeddings", self.max_position_embeddings, 3, check.LARGEST_SIZE
+        )
+        found["pad_token_id"] = check.integer("pad_token_id", self.pad_token_id, 0, found["vocab_size"] - 1)
+        found["layer_norm_eps"] = check.number("layer_norm_eps", self.layer_norm_eps, "above 0")
+        found["initializer_range"] = check.number("initializer_range", self.initializer_range, "at least 0")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "act_dropout"):
+            value = getattr(self, name)
+            optional = name in ("classifier_dropout", "act_dropout")
+            found[name] = None if optional and value is None else check.number(name, value, "in [0, 1)")
+        if not callable(self.hidden_act):
+            check.one_of("hidden_act", self.hidden_act, ACTIVATIONS)
+        check.one_of("problem_type", self.problem_type, (None, *check.PROBLEM_TYPES))
+        check.one_of("default_mask", self.default_mask, check.DEFAULT_MASKS)
+        found["num_labels"], found["id2label"], found["label2id"] = check.labels(
+            self.num_labels, self.id2label, self.label2id
+        )
+        found["pruned_heads"] = check.pruned_heads(self.pruned_heads, layers, H)
+        found["architectures"] = check.names("architectures", self.architectures)
+        found["extra"] = check.extra(self.extra, (*FIELDS, *config_files.ALIASES, "model_type"))
+        return found
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one attention head, D."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_length(self) -> int:
+        """The longest text, in tokens, that the position table has rows for."""
+        return self.max_position_embeddings - 2
+
+    def replace(self, **changes: Any) -> ErnieMConfig:
+        """A copy with some fields set differently.
+
+        If one of `num_labels`, `id2label` and `label2id` changes, those not given follow it. Raises TypeError for a
+        name that is no field.
+        """
+        unknown = sorted(changes.keys() - {*FIELDS, "extra"})
+        if unknown:
+            raise TypeError(f"{unknown[0]}: not a field of ErnieMConfig; there are {', '.join(FIELDS)}")
+        about_labels = ("num_labels", "id2label", "label2id")
+        if changes.get("num_labels", self.num_labels) != self.num_labels or {"id2label", "label2id"} & changes.keys():
+            changes = {**dict.fromkeys(about_labels), **changes}
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ErnieMConfig:
+        """From the content of a configuration file, Hugging Face's or Paddle's; keys it does not know go to `extra`.
+
+        As in transformers, `id2label` wins where a file contradicts it. Raises ValueError if it is another model's.
+        """
+        return cls(**config_files.fields_of(values, FIELDS))
+
+    @classmethod
+    def from_json_file(cls, path: str | PathLike[str]) -> ErnieMConfig:
+        """Read one configuration file. Raises FileNotFoundError, or ValueError that names the file."""
+        values = config_files.read_json(path)
+        try:
+            return cls.from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_pretrained(cls, directory: str | PathLike[str]) -> ErnieMConfig:
+        """Read `config.json`, or the older `model_config.json` of Paddle, in a checkpoint directory.
+
+        Raises FileNotFoundError if neither is there, ValueError that names the file if it is damaged.
+        """
+        config = cls.from_json_file(config_files.find(directory))
+        if config_files.is_paddle(directory):
+            return config.replace(intermediate_size=4 * config.hidden_size)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a Hugging Face `config.json`: what `from_dict` reads back, in JSON's own types.
+
+        Raises ValueError if `hidden_act` is a function, which no file can hold.
+        """
+        if not isinstance(self.hidden_act, str):
+            raise ValueError(
+                f"hidden_act: expected a name, to be written to a file, got {check.shown(self.hidden_act)}"
+            )
+        values = {**self.extra, **{name: getattr(self, name) for name in FIELDS}}
+        values["model_type"] = config_files.MODEL_TYPE
+        values["architectures"] = None if self.architectures is None else list(self.architectures)
+        values["id2label"] = {str(i): label for i, label in self.id2label.items()}
+        values["label2id"] = dict(self.label2id)
+        values["pruned_heads"] = {str(layer): list(heads) for layer, heads in self.pruned_heads.items()}
+        # transformers counts `id2label`, and warns where both are given.
+        del values["num_labels"]
+        return values
+
+    def to_json(self) -> str:
+        """`to_dict` as the text of a file."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write `config.json` into a directory, which is made if need be; what was there is replaced."""
+        text = self.to_json()
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with replacing(Path(directory) / config_files.CONFIG_FILE) as (file,):
+            file.write(text.encode("utf-8"))
+
+
+FIELDS = tuple(item.name for item in dataclasses.fields(ErnieMConfig) if item.name != "extra")

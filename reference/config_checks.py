@@ -1,0 +1,145 @@
+"""What each field of a configuration may hold: one check for each kind of value.
+
+Every check takes the field's name and value, gives the value back as a plain Python object (so that NumPy's integers
+and floats can be written as JSON), or raises TypeError or ValueError that names the field, the value, and what is
+allowed. `bool` is not an integer here: `num_hidden_layers: true` is a mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+DEFAULT_MASKS = ("pad_token", "cls_token")
+
+# Beyond any model that could be held in memory; what a damaged or hostile file says is refused before it is acted on.
+LARGEST_SIZE = 2**31 - 1
+MOST_LAYERS = 10_000
+MOST_LABELS = 1_000_000
+
+
+def shown(value: object) -> str:
+    """`value` for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits have no decimal form in Python
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """An integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {shown(value)} of type {type(value).__name__}")
+    if not low <= int(value) <= high:
+        raise ValueError(f"{name}: expected an integer from {low} to {high}, got {shown(value)}")
+    return int(value)
+
+
+def number(name: str, value: Any, allowed: str) -> float:
+    """A finite number; `allowed` is one of "at least 0", "above 0", "in [0, 1)"."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number {allowed}, got {shown(value)} of type {type(value).__name__}")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    inside = {"at least 0": found >= 0, "above 0": found > 0, "in [0, 1)": 0 <= found < 1}[allowed]
+    if not (math.isfinite(found) and inside):
+        raise ValueError(f"{name}: expected a number {allowed}, got {shown(value)}")
+    return found
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str | None]) -> Any:
+    """One of a few names."""
+    allowed = tuple(allowed)
+    if not (value is None or isinstance(value, str)) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {shown(value)}")
+    return value
+
+
+def mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    """A mapping of any kind."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a mapping, got {shown(value)} of type {type(value).__name__}")
+    return value
+
+
+def names(name: str, value: Any) -> tuple[str, ...] | None:
+    """A sequence of strings, or None."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected a list of names, got {shown(value)}")
+    found = tuple(value)
+    if not all(isinstance(item, str) for item in found):
+        raise TypeError(f"{name}: expected a list of names, got {shown(list(found))}")
+    return found
+
+
+def is_inverse(label2id: Any, id2label: Any) -> bool:
+    """Whether `label2id` gives every label of `id2label`, and only these, an id that has this label."""
+    try:
+        return set(label2id) == set(id2label.values()) and all(id2label.get(i) == text for text, i in label2id.items())
+    except (AttributeError, TypeError):  # not mappings, or of things that cannot be keys
+        return False
+
+
+def labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[int, dict[int, str], dict[str, int]]:
+    """The three fields that say how many labels there are and what they are called, each filled in from the others.
+
+    Several ids may share a label; `label2id` then holds one of them.
+    """
+    if id2label is None and label2id is not None:
+        id2label = {i: label for label, i in mapping("label2id", label2id).items()}
+    if id2label is None:
+        n = integer("num_labels", 2 if num_labels is None else num_labels, 1, MOST_LABELS)
+        id2label = {i: f"LABEL_{i}" for i in range(n)}
+    found = {integer("id2label: key", i, 0, MOST_LABELS - 1): text for i, text in mapping("id2label", id2label).items()}
+    n = integer("num_labels", len(found) if num_labels is None else num_labels, 1, MOST_LABELS)
+    if sorted(found) != list(range(n)):
+        raise ValueError(f"id2label: expected the keys 0 to {n - 1}, as num_labels = {n}, got {shown(sorted(found))}")
+    for i, label in found.items():
+        if not isinstance(label, str):
+            raise TypeError(f"id2label: expected a string for {i}, got {shown(label)}")
+    found = {i: found[i] for i in range(n)}
+    inverse: dict[str, int] = {}
+    for i, label in found.items():
+        inverse.setdefault(label, i)
+    if label2id is not None:
+        if not is_inverse(mapping("label2id", label2id), found):
+            raise ValueError(f"label2id: expected the inverse of id2label, {shown(inverse)}, got {shown(label2id)}")
+        inverse = {label: integer("label2id", i, 0, n - 1) for label, i in label2id.items()}
+    return n, found, inverse
+
+
+def pruned_heads(value: Any, layers: int, heads: int) -> dict[int, tuple[int, ...]]:
+    """{layer: the heads that it lost}, sorted; layers that lost none are left out."""
+    found: dict[int, tuple[int, ...]] = {}
+    for layer, lost in mapping("pruned_heads", value).items():
+        integer("pruned_heads: layer", layer, 0, layers - 1)
+        if isinstance(lost, str) or not isinstance(lost, Iterable):
+            raise TypeError(f"pruned_heads: expected a list of heads for layer {layer}, got {shown(lost)}")
+        row = sorted({integer(f"pruned_heads: layer {layer}", head, 0, heads - 1) for head in lost})
+        if len(row) == heads:
+            raise ValueError(f"pruned_heads: layer {layer} would be left without any of its {heads} heads")
+        if row:
+            found[int(layer)] = tuple(row)
+    return dict(sorted(found.items()))
+
+
+def extra(value: Any, known: Iterable[str]) -> dict[str, Any]:
+    """Keys that this package does not use, with values that can be written as JSON."""
+    found = dict(mapping("extra", value))
+    for key in found:
+        if not isinstance(key, str) or key in known:
+            raise ValueError(f"extra: expected names that are not fields, got {shown(key)}")
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"extra: expected values that can be written as JSON, {error}") from None
+    return found

@@ -1,0 +1,163 @@
+"""Configuration files: where they are, and how Hugging Face and Paddle spell their content.
+
+Paddle's `config.json` is Hugging Face's with a few keys more. Its older `model_config.json` is a record of constructor
+calls: keyword arguments by name, positional ones in a list `init_args`, the class in `init_class`, and the encoder of
+a head model is such a record itself, inside `init_args` or under "ernie_m".
+
+Source: paddlenlp 2.0 to 2.8, `ernie_m/modeling.py` for the signatures, `configuration_utils.py` for reading old files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from .config_checks import is_inverse, mapping, shown
+
+MODEL_TYPE = "ernie_m"
+CONFIG_FILE = "config.json"
+PADDLE_CONFIG_FILE = "model_config.json"
+PADDLE_WEIGHTS_FILE = "model_state.pdparams"
+HUGGINGFACE_WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+LARGEST_JSON = 64 * 2**20
+
+# The positional arguments of Paddle's constructors, from before it had configuration objects.
+PADDLE_ENCODER = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "initializer_range",
+    "pad_token_id",
+)
+PADDLE_SIGNATURES: dict[str, tuple[str, ...]] = {
+    "ErnieMModel": PADDLE_ENCODER,
+    "ErnieMForSequenceClassification": ("ernie_m", "num_classes", "dropout"),
+    "ErnieMForTokenClassification": ("ernie_m", "num_classes", "dropout"),
+    "ErnieMForMultipleChoice": ("ernie_m", "num_choices", "dropout"),
+    "ErnieMForQuestionAnswering": ("ernie_m",),
+    "UIEM": ("ernie_m",),
+}
+ALIASES = {"num_classes": "num_labels", "dropout": "classifier_dropout"}
+
+
+def find(directory: str | PathLike[str]) -> Path:
+    """The configuration file of a checkpoint directory. Raises FileNotFoundError that says what was looked for."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise FileNotFoundError(f"{folder}: expected a checkpoint directory, found {what}")
+    for name in (CONFIG_FILE, PADDLE_CONFIG_FILE):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder}: no checkpoint: found neither {CONFIG_FILE} nor {PADDLE_CONFIG_FILE}")
+
+
+def is_paddle(directory: str | PathLike[str]) -> bool:
+    """Whether a directory's weights are Paddle's.
+
+    Paddle's encoder is always 4 times as wide inside as outside; `intermediate_size` is written to its files but never
+    read, so that of the large model says 3072 beside weights of 4096.
+    """
+    folder = Path(directory)
+    found = any((folder / name).is_file() for name in HUGGINGFACE_WEIGHTS_FILES)
+    return not found and (folder / PADDLE_WEIGHTS_FILE).is_file()
+
+
+def read_json(path: str | PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file. Raises FileNotFoundError, or ValueError that names the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if Path(path).stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path}: expected at most {LARGEST_JSON} bytes of JSON, got {Path(path).stat().st_size}")
+    try:
+        values = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {shown(values)}")
+    return values
+
+
+def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """The content of a file as arguments of `ErnieMConfig`, whose fields are `known`."""
+    values = dict(mapping("configuration", values))
+    if "init_class" in values or "init_args" in values:
+        values = flatten_paddle(values)
+    check_model(values)
+    for alias, name in ALIASES.items():
+        if alias in values:
+            value = values.pop(alias)
+            if values.get(name) is None and value is not None:
+                values[name] = value
+    found = {key: value for key, value in values.items() if key in known}
+    found["extra"] = {key: value for key, value in values.items() if key not in found and key != "model_type"}
+    for name in ("id2label", "pruned_heads"):
+        if found.get(name) is not None:
+            found[name] = {integer_key(name, key): value for key, value in mapping(name, found[name]).items()}
+    if found.get("id2label") is not None:
+        found["num_labels"] = None
+        if not is_inverse(found.get("label2id"), found["id2label"]):
+            found["label2id"] = None
+    if found.get("pruned_heads", ...) is None:
+        del found["pruned_heads"]
+    return found
+
+
+def integer_key(name: str, key: Any) -> Any:
+    """JSON has only strings for keys."""
+    try:
+        return int(key) if isinstance(key, str) else key
+    except ValueError:
+        raise ValueError(f"{name}: expected integers for keys, got {shown(key)}") from None
+
+
+def check_model(values: Mapping[str, Any]) -> None:
+    """Raise ValueError if a configuration says that it is another model's."""
+    found = values.get("model_type", MODEL_TYPE)
+    if found != MODEL_TYPE:
+        raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {shown(found)}")
+    classes = values.get("architectures")
+    if isinstance(classes, list) and "model_type" not in values:
+        others = [name for name in classes if not str(name).startswith(("ErnieM", "UIEM"))]
+        if others:
+            raise ValueError(f"architectures: expected a class of ERNIE-M, got {shown(others[0])}")
+
+
+def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """One flat mapping from Paddle's record of constructor calls; what is said further out wins."""
+    if depth > 4:
+        raise ValueError("init_args: expected at most an encoder inside a head, got deeper nesting")
+    values = dict(record)
+    name = values.pop("init_class", "ErnieMModel")
+    arguments = values.pop("init_args", [])
+    if not isinstance(arguments, (list, tuple)):
+        raise ValueError(f"init_args: expected a list, got {shown(arguments)}")
+    signature = PADDLE_SIGNATURES.get(name) if isinstance(name, str) else None
+    if signature is None:
+        raise ValueError(f"init_class: expected one of {', '.join(PADDLE_SIGNATURES)}, got {shown(name)}")
+    inner = [item for item in (*arguments, values.pop("ernie_m", None)) if isinstance(item, Mapping)]
+    scalars = dict(zip(signature, arguments, strict=False))
+    if len(arguments) > len(signature) and not all(isinstance(item, Mapping) for item in arguments):
+        raise ValueError(f"init_args: expected at most {len(signature)} for {name}, got {len(arguments)}")
+    flat = {key: value for key, value in scalars.items() if not isinstance(value, Mapping)}
+    flat.update(values)
+    for item in inner:
+        for key, value in flatten_paddle(item, depth + 1).items():
+            flat.setdefault(key, value)
+    flat["architectures"] = [name]
+    if isinstance(flat.get("hidden_size"), int) and "intermediate_size" not in flat:
+        flat["intermediate_size"] = 4 * flat["hidden_size"]
+    return flat

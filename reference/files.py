@@ -1,0 +1,27 @@
+"""Writing a file so that there is never half of one: under a temporary name beside it, then renamed.
+
+Whatever goes wrong on the way (a full disk, Ctrl-C), the temporary file is taken away and what was there before stays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
+    """Open a temporary file for each path; all are renamed once the block has ended without an exception."""
+    # Not `tempfile`: its files are private to the user, and a checkpoint has the permissions of any other file.
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        with ExitStack() as stack:
+            yield tuple(stack.enter_context(open(path, "xb")) for path in temporary)
+        for source, path in zip(temporary, paths, strict=True):
+            os.replace(source, path)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
