@@ -1,1 +1,64 @@
-"""The ground truth: every layer of ERNIE-M in NumPy."""
+"""The ground truth: every layer of ERNIE-M in NumPy, to be read.
+
+The letters that shapes are written in, here and in every other room:
+
+    B  batch rows         H  attention heads       V  vocabulary
+    S  padded length      D  size of one head      C  classes, or choices
+    T  packed tokens      E  hidden size           L  layers
+                          F  feed-forward size
+
+Read in this order: `embedding`, `layer_norm`, `softmax`, `attention`, `gelu`, `encoder`, `model`, `heads`, `losses`;
+then how padding is left out (`padding`, `inputs`), how to look inside (`trace`, `compare`), and where weights come from
+(`parameters`, `checkpoint`).
+"""
+
+from .activations import activation
+from .attention import attention, packed_attention
+from .compare import compare
+from .config import ErnieMConfig
+from .dropout import dropout
+from .embedding import embed
+from .erf import erf
+from .gelu import bias_gelu, gelu
+from .heads import (
+    ErnieMForInformationExtraction,
+    ErnieMForMultipleChoice,
+    ErnieMForQuestionAnswering,
+    ErnieMForSequenceClassification,
+    ErnieMForTokenClassification,
+)
+from .layer_norm import add_layer_norm, layer_norm
+from .linear import linear
+from .model import ErnieMModel
+from .padding import cu_seqlens, pad, token_indices, unpad
+from .softmax import softmax
+from .trace import trace, trace_torch
+
+__all__ = [
+    "ErnieMConfig",
+    "ErnieMForInformationExtraction",
+    "ErnieMForMultipleChoice",
+    "ErnieMForQuestionAnswering",
+    "ErnieMForSequenceClassification",
+    "ErnieMForTokenClassification",
+    "ErnieMModel",
+    "activation",
+    "add_layer_norm",
+    "attention",
+    "bias_gelu",
+    "compare",
+    "cu_seqlens",
+    "dropout",
+    "embed",
+    "erf",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "packed_attention",
+    "pad",
+    "softmax",
+    "token_indices",
+    "trace",
+    "trace_torch",
+    "unpad",
+]

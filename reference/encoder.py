@@ -1,0 +1,120 @@
+"""The encoder: a stack of post-norm Transformer layers.
+
+    x = LayerNorm(x + out_proj(attention(x)))         norm1
+    x = LayerNorm(x + linear2(activation(linear1(x))))  norm2
+
+"Post-norm": what is normalised is the sum, after the residual has been added, as in the original Transformer. Only
+attention looks at more than one token; it asks a `Layout` how tokens lie in the array. All the rest works on the last
+axis and does not care.
+
+Source: transformers 4.40.2, `ErnieMEncoderLayer`, `ErnieMAttention`; dropout at the same places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .activations import activation
+from .attention import attention, packed_attention
+from .config import ErnieMConfig
+from .dropout import dropout
+from .layer_norm import layer_norm
+from .linear import linear
+from .parameters import Array, EncoderLayer
+from .trace import Tokens, record, scope
+
+
+class Layout(Protocol):
+    """How tokens lie in an array: `Padded` (B, S, ...) or `Packed` (T, ...)."""
+
+    @property
+    def valid(self) -> Array | None:
+        """(B, S), True where a token stands; None where every place of the array is a token's."""
+
+    def attend(
+        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
+    ) -> tuple[Array, Array | None]:  # (..., 3, H, D) -> (..., H, D), the probabilities if they are kept
+        """Let every token attend to those that it may."""
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: all attend to all."""
+
+    valid: Array | None  # (B, S)
+    mask: Array | None
+
+    def attend(
+        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
+    ) -> tuple[Array, Array | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
+        """Attention on the rectangle, under the mask."""
+        pairs = None if self.valid is None else self.valid[:, None, :, None] & self.valid[:, None, None, :]
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, S, D)
+        context, probs = attention(q, k, v, self.mask, head_mask, lambda x: dropout(x, p_drop, rng, pairs))
+        return context.swapaxes(1, 2), probs
+
+
+@dataclass(frozen=True)
+class Packed:
+    """T tokens and nothing else; sequence b is rows `cu_seqlens[b:b+2]`. `tokens` says where they came from."""
+
+    tokens: Tokens
+    cu_seqlens: Array  # (B + 1,)
+    valid: None = None
+
+    def attend(
+        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
+    ) -> tuple[Array, None]:  # (T, 3, H, D) -> (T, H, D)
+        """Attention within each sequence."""
+        return packed_attention(qkv, self.cu_seqlens, head_mask, lambda x: dropout(x, p_drop, rng)), None
+
+
+def zero_padding(x: Array, valid: Array | None) -> Array:  # (B, S, E), (B, S) -> (B, S, E)
+    """Set padded positions to 0, whatever they held (nan too); no padding, no change."""
+    return x if valid is None else np.where(valid[..., None], x, 0.0).astype(x.dtype, copy=False)
+
+
+def self_attention(
+    x: Array,
+    p: EncoderLayer,
+    layout: Layout,
+    config: ErnieMConfig,
+    head_mask: Array | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
+    """Project to queries, keys and values, attend, and mix the heads. A pruned layer has fewer than the usual heads."""
+    D = config.hidden_size // config.num_attention_heads
+    with scope("self_attn"):
+        q, k, v = (record(name, linear(x, getattr(p, name))) for name in ("q_proj", "k_proj", "v_proj"))
+        qkv = np.stack([q, k, v], axis=-2).reshape(*x.shape[:-1], 3, q.shape[-1] // D, D)
+        context, probs = layout.attend(qkv, head_mask, config.attention_probs_dropout_prob, rng)
+        context = record("context", context.reshape(q.shape))
+    return record("out_proj", linear(context, p.out_proj)), probs
+
+
+def encoder_layer(
+    x: Array,
+    p: EncoderLayer,
+    layout: Layout,
+    config: ErnieMConfig,
+    head_mask: Array | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
+    """One layer: attention, then a feed-forward network on each token; each with a residual and a normalisation."""
+    eps, valid = config.layer_norm_eps, layout.valid
+    p_hidden = config.hidden_dropout_prob
+    p_activation = p_hidden if config.act_dropout is None else config.act_dropout
+
+    with scope("self_attn"):
+        attended, probs = self_attention(x, p, layout, config, head_mask, rng)
+    x = layer_norm(x + dropout(attended, p_hidden, rng, valid), p.norm1.weight, p.norm1.bias, eps)
+    x = record("norm1", zero_padding(x, valid))
+
+    inner = record("linear1", linear(x, p.linear1))  # (..., F)
+    inner = record("activation", activation(config.hidden_act)(inner))
+    outer = record("linear2", linear(dropout(inner, p_activation, rng, valid), p.linear2))
+    x = layer_norm(x + dropout(outer, p_hidden, rng, valid), p.norm2.weight, p.norm2.bias, eps)
+    return record("norm2", zero_padding(x, valid)), probs

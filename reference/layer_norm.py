@@ -1,0 +1,37 @@
+"""Layer normalisation: each token's E numbers get mean 0 and variance 1, then a learned scale γ and shift β.
+
+    y = (x − mean(x)) / √(var(x) + ε) · γ + β,   var(x) = mean((x − mean(x))²)
+
+The variance is the mean of squares over E, not E − 1. It is taken after the mean has been subtracted: the shortcut
+mean(x²) − mean(x)² subtracts two large numbers when the mean is large, and loses the digits that count.
+
+Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3; torch.nn.LayerNorm for where ε stands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .parameters import Array
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..., E), (E,), (E,) -> (..., E)
+    """Normalise over the last axis. float16 is computed in float32 and rounded once, at the end."""
+    if x.dtype == np.float16:
+        return layer_norm(x.astype(np.float32), gamma, beta, eps).astype(np.float16)
+    y = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(y).mean(axis=-1, keepdims=True)
+    y /= np.sqrt(variance + eps)
+    y *= gamma
+    y += beta
+    return y
+
+
+def add_layer_norm(
+    x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, eps: float
+) -> Array:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E)
+    """What ends each half of a Transformer layer, in one step: LayerNorm(x + bias + residual).
+
+    `x` is a matrix product whose bias has not been added yet.
+    """
+    return layer_norm(x + bias + residual, gamma, beta, eps)

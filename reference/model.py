@@ -1,0 +1,164 @@
+"""The bare model: embeddings, encoder, pooler.
+
+    x = dropout(embed(ids))                     (B, S, E), or (T, E) with the padding left out
+    x = layer(x) for each layer
+    pooled = tanh(dense(first token))           (B, E)
+
+A batch whose (B, S) mask marks padding is packed on entry and padded again on exit, unless something is asked for
+that only the rectangle has: attention maps, or a (B, S, S) mask. Both paths give the same numbers, up to rounding.
+
+Leaves out: decoding, caches, cross-attention. Source: transformers 4.40.2, `ErnieMModel`, `ErnieMPooler`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .dropout import dropout
+from .embedding import embed, embed_vectors
+from .encoder import Layout, Packed, Padded, encoder_layer, zero_padding
+from .inputs import Inputs, check_head_mask, check_inputs
+from .linear import linear
+from .outputs import ModelOutput
+from .padding import cu_seqlens, pad, token_indices, unpad
+from .parameters import Array, Linear
+from .pretrained import PretrainedModel
+from .trace import Tokens, packed_tokens, record, scope
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder gives a head: `hidden` (B, S, E), which places hold tokens, (B, S), and what was asked for."""
+
+    hidden: Array
+    valid: Array
+    hidden_states: tuple[Array, ...] | None
+    attentions: tuple[Array, ...] | None
+
+
+def choose_layout(inputs: Inputs, output_attentions: bool) -> Layout:
+    """Packed where there is padding and nothing needs the rectangle."""
+    valid, mask = inputs.valid, inputs.mask
+    if valid is None or mask is not None:
+        return Padded(valid, mask)
+    if output_attentions:
+        return Padded(valid, valid[:, None, :, None] & valid[:, None, None, :])
+    tokens = Tokens(token_indices(valid), *valid.shape)
+    return Packed(tokens, cu_seqlens(valid))
+
+
+def embed_inputs(model: PretrainedModel, inputs: Inputs, layout: Layout) -> Array:  # -> (B, S, E) or (T, E)
+    """The embeddings' output, before dropout, of the tokens that `layout` keeps."""
+
+    def keep(x: Array) -> Array:
+        return unpad(x, layout.tokens.indices) if isinstance(layout, Packed) else x
+
+    p, eps = model.parameters, model.config.layer_norm_eps
+    rest = (keep(inputs.position_ids), p.position_embeddings, p.layer_norm.weight, p.layer_norm.bias, eps)
+    with scope("embeddings"):
+        if inputs.input_ids is not None:
+            x = embed(keep(inputs.input_ids), rest[0], p.word_embeddings, *rest[1:])
+        else:
+            assert inputs.inputs_embeds is not None
+            x = embed_vectors(keep(zero_padding(inputs.inputs_embeds, inputs.valid)), *rest)
+    return zero_padding(x, layout.valid)
+
+
+def encode(
+    model: PretrainedModel,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    head_mask: Any = None,
+    inputs_embeds: Any = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+    rng: np.random.Generator | None = None,
+) -> Encoded:
+    """Run embeddings and encoder on what a caller passed. Arguments as of `ErnieMModel.__call__`."""
+    config, p = model.config, model.parameters
+    inputs = check_inputs(config, model.dtype, input_ids, attention_mask, position_ids, inputs_embeds)
+    head_masks = check_head_mask(config, model.dtype, head_mask)
+    B, S = inputs.position_ids.shape
+    layout = choose_layout(inputs, output_attentions)
+    tokens = layout.tokens if isinstance(layout, Packed) else None
+
+    def on_rectangle(x: Array) -> Array:
+        return x if tokens is None else pad(x, tokens.indices, B, S)
+
+    states: list[Array] = []
+    maps: list[Array] = []
+    with packed_tokens(tokens):
+        x = dropout(embed_inputs(model, inputs, layout), config.hidden_dropout_prob, rng, layout.valid)
+        for i, layer in enumerate(p.layers):
+            if output_hidden_states:
+                states.append(on_rectangle(x))
+            with scope(f"encoder.layers.{i}"):
+                x, probs = encoder_layer(x, layer, layout, config, head_masks[i], rng)
+            if output_attentions:
+                assert probs is not None
+                maps.append(probs)
+    x = on_rectangle(x)
+    valid = np.ones((B, S), bool) if inputs.valid is None else inputs.valid
+    return Encoded(
+        x, valid, (*states, x) if output_hidden_states else None, tuple(maps) if output_attentions else None
+    )
+
+
+def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)
+    """tanh(dense(h)) of each row's first token: column 0, or the first valid one where column 0 is masked.
+
+    A row without tokens has a hidden state of 0, which gives tanh(bias).
+    """
+    first = encoded.valid.argmax(axis=1)
+    hidden = encoded.hidden[np.arange(len(first)), first]
+    with scope("pooler"):
+        return record("activation", np.tanh(record("dense", linear(hidden, dense))))
+
+
+class ErnieMModel(PretrainedModel):
+    """The encoder without a head.
+
+    Make one with `from_pretrained(directory)`, or `from_config(config, seed=0)` for random weights.
+    """
+
+    def __call__(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> ModelOutput:
+        """Encode a batch.
+
+        input_ids: (B, S) integers in [0, vocab_size). Or, in their place,
+        inputs_embeds: (B, S, E) word vectors, to which positions are still added.
+        attention_mask: (B, S) of 0 and 1, 1 = token, 0 = padding; or (B, S, S) of booleans, True = the row's token may
+            attend to the column's. Without one, `config.default_mask` says what is masked.
+        position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
+        head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
+        output_hidden_states, output_attentions: whether to give them.
+        rng: switches dropout on.
+
+        Raises TypeError or ValueError that names the argument, the value, and what was expected.
+        """
+        encoded = encode(
+            self,
+            input_ids,
+            attention_mask,
+            position_ids,
+            head_mask,
+            inputs_embeds,
+            output_hidden_states,
+            output_attentions,
+            rng,
+        )
+        pooled = None if self.parameters.pooler is None else pool(encoded, self.parameters.pooler)
+        return ModelOutput(encoded.hidden, pooled, encoded.hidden_states, encoded.attentions)

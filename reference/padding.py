@@ -1,0 +1,52 @@
+"""Leaving padding out: a batch of ragged rows as one run of tokens.
+
+Rows of different lengths fill a rectangle (B, S) only with padding. Packing keeps the tokens, row after row:
+
+    mask        indices (flat, b·S + s)    cu_seqlens (where each row starts, and the end)
+    1 1 1 0     0 1 2                      0 3 5
+    1 1 0 0     4 5
+
+Everything but attention treats each token alone, so it works on (T, E) as it does on (B, S, E); attention reads
+`cu_seqlens`. The tokens are packed once, on entry, and padded once, on exit.
+
+Source: the idea of "unpadding" in NVIDIA's and Hazy Research's BERT (flash-attention, `bert_padding.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .parameters import Array
+
+
+def token_indices(mask: Array) -> Array:  # (B, S) -> (T,)
+    """The flat position b·S + s of every token, in order: the places where the (B, S) mask is true."""
+    return np.flatnonzero(mask)
+
+
+def cu_seqlens(mask: Array) -> Array:  # (B, S) -> (B + 1,)
+    """Cumulative sequence lengths, int32: row b's tokens are rows cu_seqlens[b] to cu_seqlens[b+1] of the packed array."""
+    lengths = np.count_nonzero(mask, axis=1)
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def unpad(x: Array, indices: Array) -> Array:  # (B, S, ...), (T,) -> (T, ...)
+    """Keep the tokens at `indices`, in that order."""
+    return x.reshape(-1, *x.shape[2:])[indices]
+
+
+def pad(packed: Array, indices: Array, batch: int, length: int) -> Array:  # (T, ...), (T,) -> (B, S, ...)
+    """Put the tokens back at `indices` of a (B, S) = (`batch`, `length`) rectangle of zeros."""
+    padded = np.zeros((batch * length, *packed.shape[1:]), packed.dtype)
+    padded[indices] = packed
+    return padded.reshape(batch, length, *packed.shape[1:])
+
+
+def check_cu_seqlens(cu_seqlens: Array, tokens: int) -> None:
+    """Raise ValueError unless `cu_seqlens` is a 1-D array of integers that never falls, from 0 to `tokens`."""
+    if cu_seqlens.ndim != 1 or cu_seqlens.size < 1 or cu_seqlens.dtype.kind not in "iu":
+        raise ValueError(
+            f"cu_seqlens: expected integers of shape (B + 1,), got {cu_seqlens.dtype} of shape {cu_seqlens.shape}"
+        )
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != tokens or (cu_seqlens[1:] < cu_seqlens[:-1]).any():
+        raise ValueError(f"cu_seqlens: expected values rising from 0 to T = {tokens}, got {cu_seqlens.tolist()}")

@@ -1,0 +1,152 @@
+"""What the six model classes have in common: a configuration, parameters, and where these come from and go to.
+
+A model never changes: whatever alters it (`astype`, `resize_token_embeddings`, `prune_heads`) gives back a new one,
+which shares the arrays that stay as they are.
+
+Source: the names are those of transformers' `PreTrainedModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+
+from . import checkpoint
+from .config import ErnieMConfig
+from .parameters import Array, Parameters, flatten, initialise, shapes, unflatten
+
+FLOATS = (np.float16, np.float32, np.float64)
+Model = TypeVar("Model", bound="PretrainedModel")
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """`dtype` as NumPy's; ValueError unless it is one that a model can hold."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in FLOATS:
+        raise ValueError(f"dtype: expected float16, float32 or float64, got {dtype!r}")
+    return found
+
+
+class PretrainedModel:
+    """A configuration and the parameters that go with it.
+
+    `head_sizes(config)` says which linear maps a class has on top, and `has_pooler` whether it has a pooler; the rest
+    of the parameters is the same for all classes.
+    """
+
+    has_pooler = True
+
+    def __init__(self, config: ErnieMConfig, parameters: Parameters) -> None:
+        """Raises ValueError if the parameters are not those that the configuration asks for, in number and shape."""
+        found = {path: array.shape for path, array in flatten(parameters).items()}
+        wanted = self._shapes(config)
+        for path in sorted(found.keys() | wanted.keys()):
+            if found.get(path) != wanted.get(path):
+                raise ValueError(f"parameters: {path}: expected shape {wanted.get(path)}, got {found.get(path)}")
+        self.config = config
+        self.parameters = parameters
+
+    @classmethod
+    def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
+        """Name and number of outputs of each linear map on top of the encoder."""
+        return {}
+
+    @classmethod
+    def _shapes(cls, config: ErnieMConfig) -> dict[str, tuple[int, ...]]:
+        return shapes(config, cls.head_sizes(config), cls.has_pooler)
+
+    @classmethod
+    def from_config(cls: type[Model], config: ErnieMConfig, seed: int = 0, dtype: Any = np.float32) -> Model:
+        """A model with random weights, the same for the same seed (see `parameters.initialise`)."""
+        return cls(config, unflatten(initialise(cls._shapes(config), config, seed, float_dtype(dtype))))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        directory: str | PathLike[str],
+        dtype: Any = None,
+        strict: bool = True,
+        seed: int = 0,
+        **changes: Any,
+    ) -> Any:
+        """Read a Hugging Face or a Paddle checkpoint directory.
+
+        dtype: float16, float32 or float64; by default the file's, half precision as float32.
+        strict: if weights are missing, unexpected or of a wrong shape, raise one ValueError that lists them all. With
+            `strict=False` the missing ones are made, as `from_config` would with `seed`, and a pair is returned: the
+            model, and the report.
+        changes: fields of the configuration to set differently, such as `num_labels=5`.
+
+        A head that the file lacks is made by `seed`, which is said on stderr. Raises FileNotFoundError if the directory
+        holds no checkpoint, ValueError if a file is damaged or holds nan.
+        """
+        config = ErnieMConfig.from_pretrained(directory).replace(**changes)
+        arrays, report = checkpoint.load_parameters(
+            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=dtype, strict=strict, seed=seed
+        )
+        model = cls(config, unflatten(arrays))
+        return model if strict else (model, report)
+
+    def save_pretrained(self, directory: str | PathLike[str], overwrite: bool = False) -> None:
+        """Write `config.json` and `model.safetensors`, which transformers 4.40.2 loads too.
+
+        Each is written under a temporary name and renamed. Raises FileExistsError if one exists, unless `overwrite`.
+        """
+        arrays = flatten(self.parameters)
+        checkpoint.save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Every array by the name that it has in a Hugging Face checkpoint; the arrays themselves, not copies."""
+        return checkpoint.to_huggingface(flatten(self.parameters))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The weights' dtype, which is the outputs' too."""
+        return self.parameters.word_embeddings.dtype
+
+    def num_parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(array.size for array in flatten(self.parameters).values())
+
+    def astype(self: Model, dtype: Any) -> Model:
+        """The model with its weights rounded to another dtype."""
+        wanted = float_dtype(dtype)
+        arrays = {path: array.astype(wanted, copy=False) for path, array in flatten(self.parameters).items()}
+        return type(self)(self.config, unflatten(arrays))
+
+    def resize_token_embeddings(self: Model, size: int, seed: int = 0) -> Model:
+        """The model with a vocabulary of `size` rows: rows at the end are cut off, or added, initialised by `seed`."""
+        config = self.config.replace(vocab_size=size)
+        arrays = flatten(self.parameters)
+        kept = arrays["word_embeddings"][:size]
+        rows = {"added": (size - len(kept), config.hidden_size)}
+        # The padding row is not among the new ones: it is in the vocabulary, old and new.
+        added = initialise(rows, config, seed, self.dtype)["added"]
+        arrays["word_embeddings"] = np.concatenate([kept, added])
+        return type(self)(config, unflatten(arrays))
+
+    def prune_heads(self: Model, heads: Mapping[int, Iterable[int]]) -> Model:
+        """The model without the attention heads named in {layer: [heads]}, numbered as before any pruning.
+
+        Equal to masking these heads, only cheaper. Heads already pruned may be named again. Raises ValueError for a
+        layer or head that does not exist, or if a layer would be left without any.
+        """
+        earlier = self.config.pruned_heads
+        pruned = {i: tuple(sorted({*earlier.get(i, ()), *heads.get(i, ())})) for i in sorted({*earlier, *heads})}
+        config = self.config.replace(pruned_heads=pruned)
+        arrays = flatten(self.parameters)
+        D = config.hidden_size // config.num_attention_heads
+        for i in heads:
+            present = [h for h in range(config.num_attention_heads) if h not in earlier.get(i, ())]
+            kept = np.concatenate([np.arange(D) + D * j for j, h in enumerate(present) if h not in pruned[i]])
+            for name in ("q_proj", "k_proj", "v_proj"):
+                arrays[f"layers.{i}.{name}.weight"] = arrays[f"layers.{i}.{name}.weight"][kept]
+                arrays[f"layers.{i}.{name}.bias"] = arrays[f"layers.{i}.{name}.bias"][kept]
+            arrays[f"layers.{i}.out_proj.weight"] = arrays[f"layers.{i}.out_proj.weight"][:, kept]
+        return type(self)(config, unflatten(arrays))

@@ -1,0 +1,30 @@
+"""Softmax with a mask:  softmax(s)_j = e^{s_j} / Σ_k e^{s_k},  over the keys k that a row may attend to.
+
+Subtracting the row's largest score first changes nothing in exact arithmetic (it cancels), and keeps every exponent
+at or below 0, so that nothing overflows.
+
+Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2.1. Peers add a large negative number to masked
+scores instead; then a row without any key becomes uniform over keys that do not count. Here such a row is 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .parameters import Array
+
+
+def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (..., S)
+    """Probabilities over the last axis; each row sums to 1.
+
+    `mask`, broadcast against `scores`, is either boolean (True = takes part; the others get exactly 0, and a row in
+    which nothing takes part is 0 throughout) or floating point (added to the scores).
+    """
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    largest = scores.max(axis=-1, keepdims=True)
+    probs = scores - np.where(largest == -np.inf, 0.0, largest).astype(scores.dtype)
+    np.exp(probs, out=probs)
+    total = probs.sum(axis=-1, keepdims=True)
+    probs /= np.where(total == 0.0, 1.0, total).astype(scores.dtype)
+    return probs

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+from helpers import ids_like, masks, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ernie_m.reference as ernie
+from ernie_m.reference import dropout
+
+P = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "act_dropout": 0.0, "classifier_dropout": 0.0}
+
+
+def test_dropout_without_a_generator_is_nothing() -> None:
+    x = np.ones(5)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, np.random.default_rng(0)) is x
+
+
+def test_dropout_drops_a_share_p_and_scales_the_rest() -> None:
+    """100,000 draws: the share is within 5 standard deviations of p."""
+    found = dropout(np.ones(100_000), 0.3, np.random.default_rng(0))
+    assert abs((found == 0).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 100_000)
+    np.testing.assert_allclose(found[found != 0], 1 / 0.7, rtol=1e-15)
+
+
+@given(masks())
+def test_dropout_draws_for_tokens_alone(mask: np.ndarray) -> None:
+    """On the rectangle the same numbers of the same tokens are dropped as on the tokens alone."""
+    x = np.random.default_rng(1).standard_normal((*mask.shape, 3))
+    valid = mask.astype(bool)
+    padded = dropout(x, 0.5, np.random.default_rng(0), valid)
+    np.testing.assert_array_equal(padded[valid], dropout(x[valid], 0.5, np.random.default_rng(0)))
+    assert padded[~valid].all()
+
+
+@settings(max_examples=30)
+@given(masks(), st.sampled_from([0, 1, 4]))
+def test_model_dropout_does_not_depend_on_padding_or_path(mask: np.ndarray, more: int) -> None:
+    """Packed and padded, with more padding or less: the same generator drops the same."""
+    model = random_model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.4, act_dropout=0.2)
+    ids = np.pad(ids_like(mask), ((0, 0), (0, more)), constant_values=1)
+    wider = np.pad(mask, ((0, 0), (0, more)))
+    outs = [
+        model(ids_like(mask), attention_mask=mask, rng=np.random.default_rng(5)),
+        model(ids, attention_mask=wider, rng=np.random.default_rng(5)),
+        model(ids, attention_mask=wider, rng=np.random.default_rng(5), output_attentions=True),
+    ]
+    for out in outs[1:]:
+        hidden = out.last_hidden_state[:, : mask.shape[1]]
+        np.testing.assert_allclose(hidden, outs[0].last_hidden_state, atol=1e-12)
+
+
+def test_model_dropout_at_every_place_that_the_configuration_names() -> None:
+    """Each probability alone changes the output, and only with a generator; 0 everywhere changes nothing."""
+    cls = ernie.ErnieMForSequenceClassification
+    ids = np.array([[0, 5, 9, 2]])
+    plain = random_model(cls, **P)(ids).logits
+    np.testing.assert_array_equal(random_model(cls, **P)(ids, rng=np.random.default_rng(0)).logits, plain)
+    for name in P:
+        model = random_model(cls, **{**P, name: 0.5})
+        np.testing.assert_array_equal(model(ids).logits, plain)
+        assert not np.allclose(model(ids, rng=np.random.default_rng(0)).logits, plain), name
+    # Without its own probability, the activation's and the classifier's are the hidden one.
+    for name in ("act_dropout", "classifier_dropout"):
+        fallback = random_model(cls, **{**P, "hidden_dropout_prob": 0.5, name: None})
+        explicit = random_model(cls, **{**P, "hidden_dropout_prob": 0.5, name: 0.5})
+        a, b = (model(ids, rng=np.random.default_rng(0)).logits for model in (fallback, explicit))
+        np.testing.assert_array_equal(a, b)
+
+
+def test_model_dropout_has_the_plain_output_as_its_mean() -> None:
+    """Of the embeddings, where the expected value passes through unchanged: 4,000 draws, 6 standard errors."""
+    model = random_model(num_hidden_layers=0, hidden_dropout_prob=0.25)
+    ids, rng = np.array([[0, 5]]), np.random.default_rng(0)
+    plain = model(ids).last_hidden_state
+    draws = np.stack([model(ids, rng=rng).last_hidden_state for _ in range(4000)])
+    error = np.abs(draws.mean(axis=0) - plain)
+    assert (error <= 6 * np.abs(plain) * np.sqrt(0.25 / 0.75 / 4000) + 1e-12).all()

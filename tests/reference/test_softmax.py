@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_m.reference import softmax
+
+
+def test_softmax_literal() -> None:
+    np.testing.assert_allclose(softmax(np.log([[1.0, 2.0, 5.0]])), [[0.125, 0.25, 0.625]], rtol=1e-15)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3), st.booleans())
+def test_softmax_rows_sum_to_1(seed: int, scale: float, masked: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((3, 5, 33)) * scale
+    mask = rng.random((3, 1, 33)) < 0.5 if masked else None
+    total = softmax(scores, mask).sum(axis=-1)
+    expected = np.ones((3, 5)) if mask is None else np.broadcast_to(mask.any(axis=-1), (3, 5))
+    np.testing.assert_allclose(total, expected, rtol=33 * 2.0**-52)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-1000, 1000))
+def test_softmax_shift_invariance(seed: int, shift: int) -> None:
+    """Scores are multiples of 1/1024, so that adding a whole number is exact, and the result the same to the bit."""
+    scores = np.random.default_rng(seed).integers(-5000, 5000, (4, 9)) / 1024
+    np.testing.assert_array_equal(softmax(scores + shift), softmax(scores))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_softmax_masked_keys_are_as_if_they_were_not_there(seed: int) -> None:
+    """Whatever masked scores hold, nan and inf too: exact zeros there, the others' sum rounded in another order."""
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((4, 8))
+    mask = np.array([True] * 5 + [False] * 3)
+    poisoned = scores.copy()
+    poisoned[:, 5:] = [np.nan, np.inf, 1e300]
+    found = softmax(poisoned, mask)
+    np.testing.assert_array_equal(found[:, 5:], 0)
+    np.testing.assert_allclose(found[:, :5], softmax(scores[:, :5]), rtol=8 * 2.0**-53)
+
+
+def test_softmax_row_without_keys_is_0() -> None:
+    np.testing.assert_array_equal(softmax(np.ones((2, 3)), np.array([[False] * 3, [True] * 3])), [[0] * 3, [1 / 3] * 3])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_softmax_additive_mask_is_added(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, added = rng.standard_normal((2, 4, 9))
+    np.testing.assert_array_equal(softmax(scores, added), softmax(scores + added))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_softmax_keeps_dtype_and_argument(dtype: type) -> None:
+    scores = np.array([[1.0, 2.0, 1000.0]], dtype)
+    copy = scores.copy()
+    for mask in (None, np.array([True, True, False]), np.zeros(3, dtype)):
+        assert softmax(scores, mask).dtype == dtype
+        np.testing.assert_array_equal(scores, copy)
