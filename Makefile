@@ -60,14 +60,15 @@ $(STAMPS)/venv: FORCE
 	  { echo "make: $(PYTHON) -m venv failed, see above: this Python lacks venv or pip (Debian: python3-venv, python3-pip)" >&2; exit 1; }; \
 	mkdir -p $(STAMPS) && echo "$$want" > $@
 
-# No build isolation: the pinned setuptools builds, whichever pip this is. build/ goes first: setuptools would
-# pack what an earlier build left there, deleted files too.
+# No build isolation: the pinned setuptools builds, whichever pip this is. It builds inside .venv, from nothing: from
+# an earlier build's folder it would pack deleted files too, and build/ may hold somebody's strict editable install.
 $(STAMPS)/wheel: $(STAMPS)/venv constraints.txt $(SOURCES)
 	@echo "== building the wheel"
 	@$(INSTALL) setuptools
-	@rm -rf build .venv/wheel
-	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir .venv/wheel .
-	@rm -rf build
+	@rm -rf .venv/wheel .venv/build
+	@mkdir .venv/build
+	@printf '[build]\nbuild_base = .venv/build\n[egg_info]\negg_base = .venv/build\n' > .venv/build/setup.cfg
+	@DIST_EXTRA_CONFIG=.venv/build/setup.cfg $(PIP) wheel --no-deps --no-build-isolation --wheel-dir .venv/wheel .
 	@touch $@
 
 $(STAMPS)/dependencies: $(STAMPS)/venv constraints.txt pyproject.toml | $(STAMPS)/wheel
