@@ -53,9 +53,7 @@ class Comparison:
         )
 
 
-def compare(
-    a: Mapping[str, Entry], b: Mapping[str, Entry], mask: Any = None, tolerance: float = 1e-5
-) -> Comparison:
+def compare(a: Mapping[str, Entry], b: Mapping[str, Entry], mask: Any = None, tolerance: float = 1e-5) -> Comparison:
     """Compare two traces entry by entry, in the order of `a`, and stop at the first that parts.
 
     An entry's error is the largest difference, divided by the largest magnitude in `b` where that exceeds 1; nan

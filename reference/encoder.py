@@ -42,7 +42,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Padded:
-    """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: all attend to all."""
+    """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask."""
 
     valid: Array | None  # (B, S)
     mask: Array | None

@@ -168,7 +168,9 @@ class ErnieMForQuestionAnswering(_Head):
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         both = record("qa_outputs", linear(encoded.hidden, self.parameters.head["qa_outputs"]))  # (B, S, 2)
-        start, end = (np.where(encoded.valid, x, padded_logit(x.dtype)).astype(x.dtype) for x in np.moveaxis(both, 2, 0))
+        start, end = (
+            np.where(encoded.valid, x, padded_logit(x.dtype)).astype(x.dtype) for x in np.moveaxis(both, 2, 0)
+        )
         loss = None
         if targets.both_or_neither(start_positions, end_positions):
             starts, ends = (

@@ -103,9 +103,7 @@ def encode(
                 maps.append(probs)
     x = on_rectangle(x)
     valid = np.ones((B, S), bool) if inputs.valid is None else inputs.valid
-    return Encoded(
-        x, valid, (*states, x) if output_hidden_states else None, tuple(maps) if output_attentions else None
-    )
+    return Encoded(x, valid, (*states, x) if output_hidden_states else None, tuple(maps) if output_attentions else None)
 
 
 def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)

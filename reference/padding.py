@@ -25,7 +25,7 @@ def token_indices(mask: Array) -> Array:  # (B, S) -> (T,)
 
 
 def cu_seqlens(mask: Array) -> Array:  # (B, S) -> (B + 1,)
-    """Cumulative sequence lengths, int32: row b's tokens are rows cu_seqlens[b] to cu_seqlens[b+1] of the packed array."""
+    """Cumulative sequence lengths, int32: row b's tokens are rows cu_seqlens[b] to cu_seqlens[b+1] when packed."""
     lengths = np.count_nonzero(mask, axis=1)
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 

@@ -41,7 +41,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """One Transformer layer. A pruned layer simply has fewer heads: q, k, v have fewer rows, `out_proj` fewer columns."""
+    """One Transformer layer. Pruned, it has fewer heads: q, k, v have fewer rows, `out_proj` fewer columns."""
 
     q_proj: Linear  # (H*D, E)
     k_proj: Linear

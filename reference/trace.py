@@ -24,6 +24,7 @@ import numpy as np
 from .padding import pad
 from .parameters import Array
 
+
 @dataclass(frozen=True)
 class Tokens:
     """Which places of a (B, S) rectangle the tokens of a packed pass came from."""

@@ -281,7 +281,7 @@ def float32_errors(name: str, seed: int) -> tuple[list[np.ndarray], list[np.ndar
 
 @pytest.mark.parametrize("name", NAMES)
 def test_model_float32_error_is_no_larger_than_the_peers(name: str) -> None:
-    """RMS error at most 1.25 times the peer's, pooled over 10,000 outputs at least; the largest at most twice, + 16 u."""
+    """RMS error at most 1.25 times the peer's, over 10,000 outputs or more; the largest at most twice, + 16 u."""
     mine: list[np.ndarray] = []
     peer: list[np.ndarray] = []
     seed = 0

@@ -34,7 +34,9 @@ def test_attention_follows_a_permutation_of_tokens(seed: int) -> None:
     rng = np.random.default_rng(seed)
     q, k, v = rng.standard_normal((3, 2, 9, 4))
     order = rng.permutation(9)
-    np.testing.assert_allclose(attention(q[:, order], k[:, order], v[:, order])[0], attention(q, k, v)[0][:, order], atol=1e-14)
+    np.testing.assert_allclose(
+        attention(q[:, order], k[:, order], v[:, order])[0], attention(q, k, v)[0][:, order], atol=1e-14
+    )
 
 
 def test_attention_head_mask_scales_heads() -> None:

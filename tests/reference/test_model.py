@@ -30,7 +30,9 @@ def test_model_packed_equals_padded(mask: np.ndarray, head_mask: bool) -> None:
         padded = call(MODEL, mask, output_hidden_states=True, output_attentions=True, head_mask=factors)
     assert (t["embeddings.layer_norm"].indices is None) == bool(mask.all())
     assert u["embeddings.layer_norm"].indices is None
-    for a, b in zip((*packed.hidden_states, packed.pooler_output), (*padded.hidden_states, padded.pooler_output), strict=True):
+    for a, b in zip(
+        (*packed.hidden_states, packed.pooler_output), (*padded.hidden_states, padded.pooler_output), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-13)
 
 
@@ -248,7 +250,7 @@ def test_model_from_config_is_seeded() -> None:
     for path, array in a.items():
         np.testing.assert_array_equal(array, b[path])
         centre = 1.0 if "norm" in path and path.endswith("weight") else 0.0
-        if path.endswith("weight") and "norm" not in path or path.endswith("embeddings"):
+        if (path.endswith("weight") and "norm" not in path) or path.endswith("embeddings"):
             assert abs(array.std() / 0.02 - 1) < 0.2 and not np.array_equal(array, c[path])
         else:
             np.testing.assert_array_equal(array, centre)
@@ -260,7 +262,10 @@ def test_model_from_config_is_seeded() -> None:
     [
         ({}, "input_ids, inputs_embeds: expected exactly one of the two, got neither"),
         ({"input_ids": [[5]], "inputs_embeds": np.zeros((1, 1, 24))}, "expected exactly one of the two, got both"),
-        ({"input_ids": [[5, 50]]}, r"input_ids: expected values in \[0, 50\) for a vocabulary of 50 rows, got 50 at \[0, 1\]"),
+        (
+            {"input_ids": [[5, 50]]},
+            r"input_ids: expected values in \[0, 50\) for a vocabulary of 50 rows, got 50 at \[0, 1\]",
+        ),
         ({"input_ids": [[5], [-1]]}, r"input_ids: expected values in .* got -1 at \[1, 0\]"),
         ({"input_ids": [5, 6]}, r"input_ids: expected shape \(B, S\) with at least one row and column, got \(2,\)"),
         ({"input_ids": np.zeros((0, 4), int)}, r"input_ids: expected shape .* got \(0, 4\)"),
@@ -272,9 +277,15 @@ def test_model_from_config_is_seeded() -> None:
         ({"inputs_embeds": np.zeros((1, 2, 23))}, r"inputs_embeds: expected shape \(B, S, 24\), got \(1, 2, 23\)"),
         ({"inputs_embeds": np.zeros((1, 2, 24), int)}, "inputs_embeds: expected floating point numbers, got int64"),
         ({"input_ids": np.full((1, 41), 5)}, "input_ids: expected sequences of at most 40 tokens.* got 41"),
-        ({"input_ids": [[5, 6]], "position_ids": [[0, 40]]}, r"position_ids: expected values in \[0, 40\).*got 40 at \[0, 1\]"),
+        (
+            {"input_ids": [[5, 6]], "position_ids": [[0, 40]]},
+            r"position_ids: expected values in \[0, 40\).*got 40 at \[0, 1\]",
+        ),
         ({"input_ids": [[5, 6]], "position_ids": [[0, -1]]}, r"position_ids: expected values .*got -1"),
-        ({"input_ids": [[5, 6]], "position_ids": [[0, 1, 2]]}, r"position_ids: expected shape \(B, S\) = \(1, 2\), got \(1, 3\)"),
+        (
+            {"input_ids": [[5, 6]], "position_ids": [[0, 1, 2]]},
+            r"position_ids: expected shape \(B, S\) = \(1, 2\), got \(1, 3\)",
+        ),
         ({"input_ids": [[5, 6]], "position_ids": [[0, 1.0]]}, "position_ids: expected integers, got float64"),
         (
             {"input_ids": [[5, 6]], "attention_mask": [[1, 1, 1]]},
@@ -283,7 +294,10 @@ def test_model_from_config_is_seeded() -> None:
         ({"input_ids": [[5, 6]], "attention_mask": [[1, 2]]}, "attention_mask: expected booleans, .* got 2"),
         ({"input_ids": [[5, 6]], "attention_mask": [[1, np.nan]]}, "attention_mask: expected booleans, .* got nan"),
         ({"input_ids": [[5, 6]], "attention_mask": [["a", "b"]]}, "attention_mask: expected booleans, .* got <U1"),
-        ({"input_ids": [[5, 6]], "head_mask": [1, 1]}, r"head_mask: expected shape \(H,\) = \(3,\) or \(L, H\) = \(2, 3\), got \(2,\)"),
+        (
+            {"input_ids": [[5, 6]], "head_mask": [1, 1]},
+            r"head_mask: expected shape \(H,\) = \(3,\) or \(L, H\) = \(2, 3\), got \(2,\)",
+        ),
         ({"input_ids": [[5, 6]], "head_mask": ["a", "b", "c"]}, "head_mask: expected numbers, got <U1"),
     ],
 )

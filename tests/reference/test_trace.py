@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import CLASSES, ids_like, masks, random_model
+from hypothesis import assume, given, settings
+
+from ernie_m.reference import compare, trace
+from ernie_m.reference.parameters import flatten, unflatten
+
+MODEL = random_model()
+LAYER = (
+    "self_attn.self_attn.q_proj",
+    "self_attn.self_attn.k_proj",
+    "self_attn.self_attn.v_proj",
+    "self_attn.self_attn.scores",
+    "self_attn.self_attn.probs",
+    "self_attn.self_attn.context",
+    "self_attn.out_proj",
+    "norm1",
+    "linear1",
+    "activation",
+    "linear2",
+    "norm2",
+)
+
+
+def test_trace_names_are_the_checkpoints_in_order() -> None:
+    with trace() as t:
+        MODEL(np.array([[0, 5, 2]]))
+    expected = ["embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.layer_norm"]
+    expected += [f"encoder.layers.{i}.{name}" for i in range(2) for name in LAYER]
+    assert list(t) == [*expected, "pooler.dense", "pooler.activation"]
+
+
+@pytest.mark.parametrize("cls", CLASSES[1:])
+def test_trace_of_heads_has_their_prefix(cls: type) -> None:
+    ids = np.full((1, 2, 3), 5) if "Choice" in cls.__name__ else np.full((2, 3), 5)
+    with trace() as t:
+        random_model(cls)(ids)
+    head = tuple(random_model(cls).parameters.head)
+    assert list(t)[-len(head) :] == list(head)
+    assert all(name.startswith("ernie_m.") for name in t if name not in head)
+
+
+@settings(max_examples=30)
+@given(masks())
+def test_trace_of_packed_and_padded_passes_agree(mask: np.ndarray) -> None:
+    assume(mask.any())  # without a token there is nothing to attend, and nothing to record of it
+    ids = ids_like(mask)
+    with trace() as packed:
+        out = MODEL(ids, attention_mask=mask)
+    with trace() as padded:
+        MODEL(ids, attention_mask=mask, output_attentions=True)
+    found = compare(packed, padded, mask, tolerance=1e-12)
+    assert found and len(found.errors) == len(packed) == len(padded) and not found.not_compared
+    last = packed["encoder.layers.1.norm2"]
+    np.testing.assert_array_equal(last.padded(), out.last_hidden_state)
+    if not mask.all():
+        np.testing.assert_array_equal(last.indices, np.flatnonzero(mask))
+        assert last.value.shape == (mask.sum(), 24)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in flatten(MODEL.parameters) if p.startswith("layers.1") and "k_proj.b" not in p]
+)
+def test_compare_names_the_first_layer_that_differs(path: str) -> None:
+    """One weight of layer 1 is changed: everything before agrees, and the entry that weight makes is named.
+
+    A bias of the keys adds the same to all scores of a row: it shows in `k_proj`, and nowhere behind.
+    """
+    arrays = flatten(MODEL.parameters)
+    arrays[path] = arrays[path] + 0.25
+    other = dataclasses.replace(MODEL.parameters, layers=unflatten(arrays).layers)
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with trace() as a:
+        MODEL(ids_like(mask), attention_mask=mask)
+    with trace() as b:
+        type(MODEL)(MODEL.config, other)(ids_like(mask), attention_mask=mask)
+    found = compare(a, b, tolerance=1e-9)
+    module = path.split(".")[2]
+    inside = {"q_proj": "self_attn.self_attn.", "k_proj": "self_attn.self_attn.", "v_proj": "self_attn.self_attn."}
+    expected = {**inside, "out_proj": "self_attn."}.get(module, "") + module
+    assert not found and found.name == f"encoder.layers.1.{expected}"
+    assert found.error > 1e-3 and str(found.name) in str(found)
+    x, y = a[found.name].padded()[found.index], b[found.name].padded()[found.index]
+    assert found.values == (x, y) and abs(x - y) > 1e-3
+
+
+def test_compare_looks_at_valid_positions_only_and_counts_nan() -> None:
+    ids, mask = np.array([[5, 6, 7]]), np.array([[1, 1, 0]])
+    with trace() as a:
+        MODEL(ids, attention_mask=np.ones((1, 3, 3), bool))
+    with trace() as b:
+        MODEL(np.array([[5, 6, 8]]), attention_mask=np.ones((1, 3, 3), bool))
+    assert compare(a, b).name == "embeddings.word_embeddings"
+    # Under the mask the two agree until attention looks at the third token.
+    assert compare(a, b, mask).name == "encoder.layers.0.self_attn.self_attn.probs"
+    name = "embeddings.layer_norm"
+    broken = {**b, name: dataclasses.replace(b[name], value=b[name].value * np.nan)}
+    assert compare(broken, b).name == name and compare(broken, b).error == np.inf
+    with pytest.raises(ValueError, match="expected names in common"):
+        compare(a, {})
+
+
+def test_trace_is_off_outside_and_keeps_the_last_call() -> None:
+    with trace() as t:
+        MODEL(np.array([[0, 5, 2]]))
+        MODEL(np.array([[0, 5, 2], [5, 6, 1]]))
+    MODEL(np.array([[7]]))
+    assert t["embeddings.layer_norm"].padded().shape == (2, 3, 24)
+    probs = t["encoder.layers.0.self_attn.self_attn.probs"]
+    assert [m.shape for m in probs.value] == [(3, 3, 3), (3, 2, 2)] and probs.padded().shape == (2, 3, 3, 3)
+    with trace() as t, pytest.raises(ValueError):
+        MODEL(np.array([[99]]))
+    with trace() as u:
+        MODEL(np.array([[0, 5, 2]]))
+    assert not t and u
