@@ -1,0 +1,176 @@
+"""The activation functions that `hidden_act` can name, each elementwise: float16, float32 or float64 in, the same out.
+
+They are written so that large |x| neither overflows nor warns: exponentials take -|x| only, arguments of functions that
+are flat far out are clipped to where they are flat in every dtype. float16 is computed in float32 and rounded.
+
+`gelu` and `gelu_python` are the exact form. `gelu_new`, `gelu_accurate` and `gelu_pytorch_tanh` are one function, and
+`gelu_fast` differs from them in the tenth digit of √(2/π).
+
+Source: transformers 4.40.2, `activations.py`, `ACT2CLS`. Left out: derivatives.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .erf import Array, erf, floating
+from .gelu import gelu
+
+Activation = Callable[[Array], Array]
+
+# Far enough out for sigmoid and erf to be flat: exp(-x) is 0 in float64 from 746 on.
+FLAT = 1000.0
+
+
+def _elementwise(function: Activation) -> Activation:
+    """Check the dtype, and compute float16 in float32. What is too large for the dtype becomes inf without a warning.
+
+    `function` sees at least one axis: NumPy 1 makes a float64 of a float32 without axes times a Python float.
+    """
+
+    @functools.wraps(function)
+    def checked(x: Array) -> Array:
+        x = floating("x", x)
+        wide = np.atleast_1d(x.astype(np.float32) if x.dtype == np.float16 else x)
+        with np.errstate(over="ignore"):
+            return function(wide).astype(x.dtype, copy=False).reshape(x.shape)
+
+    return checked
+
+
+@_elementwise
+def sigmoid(x: Array) -> Array:  # (...) -> (...)
+    """1 / (1 + exp(-x)), as exp(x) / (1 + exp(x)) for negative x, so that exp never overflows."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+@_elementwise
+def softplus(x: Array) -> Array:  # (...) -> (...)
+    """log(1 + exp(x)), with the large part taken out of the exponential."""
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+@_elementwise
+def silu(x: Array) -> Array:  # (...) -> (...)
+    """x · sigmoid(x), also called swish."""
+    return _gated(x, sigmoid(x))
+
+
+@_elementwise
+def mish(x: Array) -> Array:  # (...) -> (...)
+    """x · tanh(softplus(x))."""
+    return _gated(x, np.tanh(softplus(x)))
+
+
+@_elementwise
+def quick_gelu(x: Array) -> Array:  # (...) -> (...)
+    """x · sigmoid(1.702 x), a cheap likeness of GELU."""
+    return _gated(x, sigmoid(1.702 * np.clip(x, -FLAT, FLAT)))
+
+
+@_elementwise
+def gelu_new(x: Array) -> Array:  # (...) -> (...)
+    """½x (1 + tanh(√(2/π) (x + 0.044715 x³))), the form of BERT's and GPT's first code."""
+    return _tanh_gelu(x, math.sqrt(2.0 / math.pi))
+
+
+@_elementwise
+def gelu_fast(x: Array) -> Array:  # (...) -> (...)
+    """`gelu_new` with √(2/π) cut to ten digits."""
+    return _tanh_gelu(x, 0.7978845608)
+
+
+@_elementwise
+def gelu_10(x: Array) -> Array:  # (...) -> (...)
+    """The exact GELU, clipped to [-10, 10]."""
+    return np.clip(gelu(x), -10.0, 10.0)
+
+
+@_elementwise
+def laplace(x: Array) -> Array:  # (...) -> (...)
+    """½ (1 + erf((x - μ) / (σ√2))) with μ = 0.707107 and σ = 0.282095, from MEGA (arXiv:2209.10655)."""
+    return 0.5 * (1.0 + erf((np.clip(x, -FLAT, FLAT) - 0.707107) / (0.282095 * math.sqrt(2.0))))
+
+
+@_elementwise
+def relu(x: Array) -> Array:  # (...) -> (...)
+    """max(x, 0)."""
+    return np.maximum(x, 0.0)
+
+
+@_elementwise
+def relu2(x: Array) -> Array:  # (...) -> (...)
+    """max(x, 0)²."""
+    return np.square(relu(x))
+
+
+@_elementwise
+def relu6(x: Array) -> Array:  # (...) -> (...)
+    """x clipped to [0, 6]."""
+    return np.clip(x, 0.0, 6.0)
+
+
+@_elementwise
+def leaky_relu(x: Array) -> Array:  # (...) -> (...)
+    """x, or 0.01 x where it is negative."""
+    return np.where(x >= 0, x, 0.01 * x)
+
+
+@_elementwise
+def tanh(x: Array) -> Array:  # (...) -> (...)
+    """The hyperbolic tangent."""
+    return np.tanh(x)
+
+
+@_elementwise
+def linear(x: Array) -> Array:  # (...) -> (...)
+    """x itself, as a copy: what comes out of an activation may be overwritten."""
+    return x.copy()
+
+
+def _gated(x: Array, gate: Array) -> Array:
+    """x · gate, where a gate of 0 closes for x = -inf too."""
+    return np.maximum(x, -np.finfo(x.dtype).max) * gate
+
+
+def _tanh_gelu(x: Array, scale: float) -> Array:
+    """½(1 + tanh(y)) is sigmoid(2y), which keeps its digits for negative y. At |x| = 30 it is 0 or 1 in every dtype."""
+    inner = np.clip(x, -30.0, 30.0)
+    return _gated(x, sigmoid(2.0 * scale * (inner + 0.044715 * inner * inner * inner)))
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": gelu,
+    "gelu_10": gelu_10,
+    "gelu_accurate": gelu_new,
+    "gelu_fast": gelu_fast,
+    "gelu_new": gelu_new,
+    "gelu_python": gelu,
+    "gelu_pytorch_tanh": gelu_new,
+    "laplace": laplace,
+    "leaky_relu": leaky_relu,
+    "linear": linear,
+    "mish": mish,
+    "quick_gelu": quick_gelu,
+    "relu": relu,
+    "relu2": relu2,
+    "relu6": relu6,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "swish": silu,
+    "tanh": tanh,
+}
+
+
+def activation(name: str | Activation) -> Activation:
+    """The function of that name, one of `ACTIVATIONS`, else ValueError; a callable is returned as it is."""
+    if callable(name):
+        return name
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected a callable or one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
