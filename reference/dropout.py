@@ -22,10 +22,8 @@ def dropout(x: Array, p: float, rng: np.random.Generator | None, where: Array | 
     """
     if rng is None or p == 0.0:
         return x
+    places: Array = np.ones((), bool) if where is None else where.reshape(*where.shape, *[1] * (x.ndim - where.ndim))
+    places = np.broadcast_to(places, x.shape)
     keep = np.ones(x.shape, bool)
-    if where is None:
-        keep = rng.random(x.shape, np.float32) >= p
-    else:
-        places = np.broadcast_to(where.reshape(*where.shape, *[1] * (x.ndim - where.ndim)), x.shape)
-        keep[places] = rng.random(np.count_nonzero(places), np.float32) >= p
+    keep[places] = rng.random(np.count_nonzero(places), np.float32) >= p
     return np.where(keep, x / (1.0 - p), 0.0).astype(x.dtype, copy=False)

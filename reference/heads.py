@@ -71,7 +71,7 @@ class ErnieMForSequenceClassification(_Head):
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         logits = self._pooled_logits(encoded, options)
-        loss = None if labels is None else self._loss(logits, labels, encoded.valid.any(axis=1))
+        loss = None if labels is None else self._loss(logits, labels, np.any(encoded.valid, axis=1))
         return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
     def _loss(self, logits: Array, labels: Any, counted: Array) -> Array:  # (B, C), ..., (B,) -> ()

@@ -93,7 +93,7 @@ def _masks(
         return allowed, None
     # A token that may attend to nothing is padding, and so nobody attends to it; that may leave another with nothing.
     while True:
-        valid = allowed.any(axis=2)
+        valid: Array = np.any(allowed, axis=2)
         settled = allowed & valid[:, None, :]
         if np.array_equal(settled, allowed):
             return valid, allowed[:, None, :, :]

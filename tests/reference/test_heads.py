@@ -159,7 +159,7 @@ def test_multiple_choice_takes_structured_masks_vectors_and_positions() -> None:
 
 
 def test_question_answering_needs_two_labels() -> None:
-    with pytest.raises(ValueError, match="num_labels: expected 2 for question answering .*, got 3"):
+    with pytest.raises(ValueError, match=r"num_labels: expected 2 for question answering .*, got 3"):
         random_model(ernie.ErnieMForQuestionAnswering, num_labels=3)
 
 
