@@ -19,14 +19,14 @@ from .erf import TAIL_END, Array, floating, in_pieces, normal_tail
 def gelu(x: Array) -> Array:  # (...) -> (...)
     """x Φ(x) for every element: float16, float32 or float64 in, the same out, x unchanged.
 
-    The error, relative to |gelu(x)|, with u = 2⁻²⁴ or 2⁻⁵³, where the result is a normal number:
+    The error, relative to |gelu(x)|, with u = 2⁻²⁴ or 2⁻⁵³, where Φ(-|x|) is a normal number:
 
         float64   at most 14 u                           (down to x = -37.5)
-        float32   at most (10 + x²/2) u for x < 0        (down to x = -13; no more than from half an ulp of x)
+        float32   at most (10 + x²/2) u for x < 0        (down to x = -12.9; as if x were off by half an ulp)
                   at most 6 u for x > 0
 
     It is the error of Φ(-|x|) (`normal_tail`), a multiplication, and for x > 0 a subtraction, where the tail is at most
-    half of x. Further out the result fades through the subnormal numbers to 0; gelu(-inf) = 0, gelu(inf) = inf,
+    half of x. Further out the result fades through the subnormal numbers to 0. gelu(-inf) = 0, gelu(inf) = inf,
     gelu(nan) = nan. float16 is computed in float32 and rounded. Raises TypeError for other dtypes.
     """
     x = floating("x", x)
