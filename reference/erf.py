@@ -59,8 +59,8 @@ NEAR = 1.1
 SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(20, 0, -1)]
 SERIES.append(0.12837916709551257)
 
-# Elements that are worked on at a time: few enough that the arrays in use (256 KiB each in float32) stay in cache, enough
-# that the forty calls into NumPy per piece cost little beside their work.
+# Elements that are worked on at a time: few enough that the arrays in use (256 KiB each in float32) stay in cache,
+# enough that the forty calls into NumPy per piece cost little beside their work.
 PIECE = 65536
 
 
@@ -126,7 +126,7 @@ def polynomial(coefficients: Sequence[float], x: Array) -> Array:  # (...) -> (.
 def in_pieces(function: Callable[[Array, Array], None], x: Array) -> Array:
     """Call `function(piece of x, the same piece of the result)` until all is done: what it allocates stays in cache.
 
-    In one thread: two gain nothing where this is used, as after a matrix product BLAS's own threads still spin for a while.
+    In one thread: two gain nothing right after a matrix product, as BLAS's own threads still spin for a while then.
     """
     out = np.empty(x.shape, x.dtype)
     flat, flat_out = x.reshape(-1), out.reshape(-1)
