@@ -49,26 +49,34 @@ def attention(
     return record("probs", probs) @ v, probs
 
 
-def packed_attention(
-    qkv: Array,
+def attention_by_sequence(
+    q: Array,
+    k: Array,
+    v: Array,
     cu_seqlens: Array,
     head_mask: Array | None = None,
     drop: Callable[[Array], Array] | None = None,
-) -> Array:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
+) -> Array:  # (T, H, D) x 3, (B + 1,) -> (T, H, D)
     """Attention within each of B sequences that lie one behind the other: sequence b is rows cu_seqlens[b:b+2].
 
-    `qkv` holds each token's query, key and value. A sequence may be empty. `head_mask` and `drop` as in `attention`.
+    A sequence may be empty. `head_mask` and `drop` as in `attention`.
+    """
+    context = np.empty_like(q)
+    with per_sequence():
+        for start, end in pairwise(cu_seqlens.tolist()):
+            if start < end:
+                heads_first = (x[start:end].swapaxes(0, 1) for x in (q, k, v))  # 3 x (H, n, D)
+                context[start:end] = attention(*heads_first, None, head_mask, drop)[0].swapaxes(0, 1)
+    return context
+
+
+def packed_attention(qkv: Array, cu_seqlens: Array) -> Array:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
+    """The same on an array that holds each token's query, key and value side by side.
 
     Raises ValueError if `qkv` is not (T, 3, H, D), or `cu_seqlens` does not rise from 0 to T.
     """
     if qkv.ndim != 4 or qkv.shape[1] != 3:
         raise ValueError(f"qkv: expected shape (T, 3, H, D), got {qkv.shape}")
-    T, _, H, D = qkv.shape
-    check_cu_seqlens(cu_seqlens, T)
-    context = np.empty((T, H, D), qkv.dtype)
-    with per_sequence():
-        for start, end in pairwise(cu_seqlens.tolist()):
-            if start < end:
-                q, k, v = qkv[start:end].transpose(1, 2, 0, 3)  # (n, 3, H, D) -> 3 x (H, n, D)
-                context[start:end] = attention(q, k, v, None, head_mask, drop)[0].transpose(1, 0, 2)
-    return context
+    check_cu_seqlens(cu_seqlens, qkv.shape[0])
+    q, k, v = qkv.swapaxes(0, 1)
+    return attention_by_sequence(q, k, v, cu_seqlens)

@@ -12,19 +12,23 @@ Source: transformers 4.40.2, `ErnieMEncoderLayer`, `ErnieMAttention`; dropout at
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from .activations import activation
-from .attention import attention, packed_attention
+from .attention import attention, attention_by_sequence
 from .config import ErnieMConfig
 from .dropout import dropout
 from .layer_norm import layer_norm
 from .linear import linear
 from .parameters import Array, EncoderLayer
 from .trace import Tokens, record, scope
+
+# Drops attention probabilities, at the places where the second argument is true; None: everywhere.
+Drop = Callable[["Array", "Array | None"], "Array"]
 
 
 class Layout(Protocol):
@@ -35,8 +39,8 @@ class Layout(Protocol):
         """(B, S), True where a token stands; None where every place of the array is a token's."""
 
     def attend(
-        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
-    ) -> tuple[Array, Array | None]:  # (..., 3, H, D) -> (..., H, D), the probabilities if they are kept
+        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
+    ) -> tuple[Array, Array | None]:  # (..., H, D) x 3 -> (..., H, D), the probabilities if they are kept
         """Let every token attend to those that it may."""
 
 
@@ -48,12 +52,12 @@ class Padded:
     mask: Array | None
 
     def attend(
-        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
-    ) -> tuple[Array, Array | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
+        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
+    ) -> tuple[Array, Array | None]:  # (B, S, H, D) x 3 -> (B, S, H, D), (B, H, S, S)
         """Attention on the rectangle, under the mask."""
         pairs = None if self.valid is None else self.valid[:, None, :, None] & self.valid[:, None, None, :]
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 x (B, H, S, D)
-        context, probs = attention(q, k, v, self.mask, head_mask, lambda x: dropout(x, p_drop, rng, pairs))
+        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, S, D)
+        context, probs = attention(q, k, v, self.mask, head_mask, lambda x: drop(x, pairs))
         return context.swapaxes(1, 2), probs
 
 
@@ -66,10 +70,10 @@ class Packed:
     valid: None = None
 
     def attend(
-        self, qkv: Array, head_mask: Array | None, p_drop: float, rng: np.random.Generator | None
-    ) -> tuple[Array, None]:  # (T, 3, H, D) -> (T, H, D)
+        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
+    ) -> tuple[Array, None]:  # (T, H, D) x 3 -> (T, H, D)
         """Attention within each sequence."""
-        return packed_attention(qkv, self.cu_seqlens, head_mask, lambda x: dropout(x, p_drop, rng)), None
+        return attention_by_sequence(q, k, v, self.cu_seqlens, head_mask, lambda x: drop(x, None)), None
 
 
 def zero_padding(x: Array, valid: Array | None) -> Array:  # (B, S, E), (B, S) -> (B, S, E)
@@ -87,11 +91,17 @@ def self_attention(
 ) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
     """Project to queries, keys and values, attend, and mix the heads. A pruned layer has fewer than the usual heads."""
     D = config.hidden_size // config.num_attention_heads
+
+    def heads(name: str) -> Array:  # (..., E) -> (..., H, D)
+        projected = record(name, linear(x, getattr(p, name)))
+        return projected.reshape(*x.shape[:-1], projected.shape[-1] // D, D)
+
+    def drop(probs: Array, where: Array | None) -> Array:
+        return dropout(probs, config.attention_probs_dropout_prob, rng, where)
+
     with scope("self_attn"):
-        q, k, v = (record(name, linear(x, getattr(p, name))) for name in ("q_proj", "k_proj", "v_proj"))
-        qkv = np.stack([q, k, v], axis=-2).reshape(*x.shape[:-1], 3, q.shape[-1] // D, D)
-        context, probs = layout.attend(qkv, head_mask, config.attention_probs_dropout_prob, rng)
-        context = record("context", context.reshape(q.shape))
+        context, probs = layout.attend(heads("q_proj"), heads("k_proj"), heads("v_proj"), head_mask, drop)
+        context = record("context", context.reshape(*x.shape[:-1], p.out_proj.weight.shape[1]))
     return record("out_proj", linear(context, p.out_proj)), probs
 
 
