@@ -1,0 +1,147 @@
+"""`ernie-m demo`: sentences in several languages, all the way from text to vectors that are compared.
+
+Computed in float64, so that the digits printed are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .cli_input import from_arguments
+from .cli_model import demo_directory, load_tokenizer
+from .cli_table import entry_table, number, table, width
+from .model import ErnieMModel
+from .parameters import Array
+from .trace import Trace, trace
+
+SENTENCES = "sentences.txt"
+INDENT = "   "
+COLUMNS = 120
+# A mark of no width, behind which a terminal does not go on from right to left.
+LEFT_TO_RIGHT = "\u200e"
+# What is shown of each layer; `ernie-m trace` shows the rest.
+OF_EACH_LAYER = ("self_attn.self_attn.probs", "norm2")
+
+DESCRIPTION = "The main job, every step shown: sentences to pieces and ids, through each layer, to vectors and cosines."
+EPILOG = """\
+examples:
+  ernie-m demo
+  ernie-m demo "The cat sleeps." "Die Katze schläft."
+  ernie-m demo --model DIR "The cat sleeps." "Die Katze schläft."
+""".rstrip()
+
+
+def add(commands: Any) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "demo",
+        help="text to vectors, every step shown",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use in place of the demo's own")
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint of your own (default: the one in the package)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the demo."""
+    directory = demo_directory() if arguments.model is None else Path(arguments.model)
+    sentences = [item.text for item in from_arguments(arguments.texts)] or own_sentences()
+    model = ErnieMModel.from_pretrained(directory, dtype=np.float64)
+    tokenizer = load_tokenizer(directory)
+    batch = tokenizer(
+        sentences,
+        padding=True,
+        truncation=True,
+        max_length=model.config.max_length,
+        return_tensors="np",
+        return_offsets_mapping=True,
+    )
+    mask = batch["attention_mask"]
+    with trace() as found:
+        out = model(batch["input_ids"], attention_mask=mask)
+
+    print(*introduction(model, arguments.model), sep="\n")
+    print("\nTokens: piece, id, and where it stands in its sentence")
+    for i, sentence in enumerate(sentences):
+        ids, spans = (batch[name][i][mask[i] == 1] for name in ("input_ids", "offset_mapping"))
+        print(f"{i + 1}  {sentence}")
+        print(*token_lines(tokenizer.convert_ids_to_tokens(ids.tolist()), ids.tolist(), spans.tolist()), sep="\n")
+    print(
+        f"\nLayers, on the batch's {mask.sum()} tokens; its {mask.size - mask.sum()} places of padding are not computed"
+    )
+    print(*layer_lines(found, model.config.num_hidden_layers), sep="\n")
+    print("\nCosines of the sentence vectors, each the mean of its sentence's tokens")
+    print(*cosine_lines(sentences, out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None]), sep="\n")
+    return 0
+
+
+def own_sentences() -> list[str]:
+    """The sentences that ship with the demo checkpoint."""
+    return (demo_directory() / SENTENCES).read_text(encoding="utf-8").splitlines()
+
+
+def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
+    """What the model is, and that the demo's has learned nothing."""
+    config = model.config
+    size = (
+        f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"vocabulary {config.vocab_size:,}: {model.num_parameters():,} parameters"
+    )
+    if directory is not None:
+        return [f"The checkpoint in {directory}: {size}."]
+    return [
+        f"The demo checkpoint: {size}.",
+        "Its weights are RANDOM, drawn from a seed and never trained: what follows shows how ERNIE-M computes, not",
+        "what a trained one knows. That sentences are alike or not says nothing about their meaning.",
+    ]
+
+
+def token_lines(tokens: Sequence[str], ids: Sequence[int], spans: Sequence[Sequence[int]]) -> list[str]:
+    """Three lines: the tokens; below each its id, and [start, end) in the sentence. If long, three more."""
+    columns = []
+    for token, token_id, (start, end) in zip(tokens, ids, spans, strict=True):
+        columns.append((shown(token), str(token_id), f"{start}:{end}" if end > start else ""))
+    lines: list[str] = []
+    while columns:
+        taken, used = 0, len(INDENT)
+        while taken < len(columns) and (taken == 0 or used + max(map(width, columns[taken])) <= COLUMNS):
+            used += max(map(width, columns[taken])) + 1
+            taken += 1
+        rows = list(zip(*columns[:taken], strict=True))
+        lines += [INDENT + line for line in table(rows, gap=" ")]
+        columns = columns[taken:]
+    return lines
+
+
+def shown(token: str) -> str:
+    """The token as a cell; right-to-left writing followed by a mark that keeps it in its column on a terminal."""
+    backwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in token)
+    return token + LEFT_TO_RIGHT if backwards else token
+
+
+def layer_lines(found: Trace, layers: int) -> list[str]:
+    """Shape and statistics of the embeddings, of some places in each layer, and of the pooler."""
+    inner = [f"encoder.layers.{i}.{name}" for i in range(layers) for name in OF_EACH_LAYER]
+    names = ["embeddings.layer_norm", *inner, "pooler.activation"]
+    return entry_table([found[name] for name in names], digits=3)
+
+
+def cosine_lines(sentences: Sequence[str], vectors: Array) -> list[str]:  # B, (B, E) -> a table
+    """The cosine of each pair of vectors, two decimals."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    columns = range(1, len(sentences) + 1)
+    rows = [("", *map(str, columns), "")]
+    for i, sentence in enumerate(sentences):
+        rows.append((str(i + 1), *(number(value, 2) for value in cosines[i]), sentence))
+    return table(rows, right=(0, *columns))

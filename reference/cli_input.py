@@ -1,0 +1,110 @@
+"""What the commands read: texts from arguments, a file or standard input, one line after the other.
+
+    TEXT ...       each argument is one text
+    --file FILE    each line of a UTF-8 file is one text
+    neither        each line of standard input is one text
+
+A line ends with "\\n" or "\\r\\n"; the last one needs no end; an empty line is an empty text. Only one window of lines
+is held at a time, so the file may be of any size.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST_LINE = 4 * 2**20  # bytes
+WINDOW_CHARACTERS = 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text and where it came from, such as "line 3 of corpus.txt"."""
+
+    text: str
+    origin: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """TEXT and --file."""
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; without any, the lines of FILE or of stdin")
+    parser.add_argument("--file", metavar="FILE", help="read texts from a UTF-8 file, one on each line (- is stdin)")
+
+
+def texts(arguments: Namespace) -> Iterator[Text]:
+    """The texts that the arguments ask for, in order.
+
+    Raises ValueError if both TEXT and --file are given, and for a text that is not UTF-8; OSError if FILE cannot be
+    read.
+    """
+    if arguments.texts and arguments.file is not None:
+        raise ValueError("TEXT, --file: expected only one of the two")
+    if arguments.texts:
+        return from_arguments(arguments.texts)
+    if arguments.file in (None, "-"):
+        return _from_stdin()
+    # Opened before the first text is asked for: a wrong name is to be an error before any work.
+    return _from_file(open(arguments.file, "rb"), arguments.file)
+
+
+def windows(found: Iterable[Text], lines: int) -> Iterator[list[Text]]:
+    """Group texts into lists of at most `lines`, or fewer if they are long."""
+    window: list[Text] = []
+    characters = 0
+    for text in found:
+        window.append(text)
+        characters += len(text.text)
+        if len(window) >= lines or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def from_arguments(given: list[str]) -> Iterator[Text]:
+    """Texts that were given on the command line. Raises ValueError for one that is not UTF-8."""
+    for number, text in enumerate(given, start=1):
+        # Bytes that are not UTF-8 come from the shell as lone surrogates.
+        wrong = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+        if wrong is not None:
+            raise ValueError(f"TEXT {number}: expected UTF-8, got {text[wrong]!r} at character {wrong}")
+        yield Text(text, f"TEXT {number}")
+
+
+def _from_stdin() -> Iterator[Text]:
+    if sys.stdin is None:
+        raise ValueError("standard input: expected texts, but it is closed")
+    if sys.stdin.isatty():
+        print("reading one text from each line; end with Ctrl-D", file=sys.stderr)
+    return _lines(sys.stdin.buffer, "stdin")
+
+
+def _from_file(stream: BinaryIO, name: str) -> Iterator[Text]:
+    with stream:
+        yield from _lines(stream, Path(name).name)
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[Text]:
+    number, offset = 0, 0
+    # Not `for line in stream`: a file without line ends would be read whole.
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"line {number} of {name}: expected at most {LONGEST_LINE} bytes, got more")
+        skipped = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
+        try:
+            text = line[skipped:].decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = skipped + error.start
+            raise ValueError(
+                f"line {number} of {name}: expected UTF-8, got byte 0x{line[at]:02x} at byte {at} of the line, "
+                f"byte {offset + at} of the file (both counted from 0)"
+            ) from None
+        offset += len(line)
+        text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+        yield Text(text, f"line {number} of {name}")

@@ -1,0 +1,174 @@
+"""`ernie-m trace`: every named intermediate of one forward pass, as a table, as JSON or in a file, or compared.
+
+The texts are one batch; of a multiple-choice checkpoint they are the choices of one example. Padding is left out of
+the pass, so shapes are those of packed tokens, and statistics count tokens only.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ernie_m.reference as ernie
+
+from .checkpoint_names import architecture_of
+from .cli_input import add_arguments, texts
+from .cli_model import add_model, load_tokenizer, model_directory
+from .cli_output import print_json, writable
+from .cli_table import entry_table, entry_values, statistics
+from .compare import Comparison, compare
+from .files import replacing
+from .parameters import Array
+from .trace import Trace, trace
+
+MOST_TEXTS = 64
+
+DESCRIPTION = "Run the model once and show every named intermediate: its shape, mean, standard deviation and range."
+EPILOG = """\
+All texts are one batch. Names are those of the checkpoint's modules. Computed in float64 unless --dtype says otherwise.
+
+--save writes an .npz with each value on the padded rectangle (0 where there is no token), input_ids and attention_mask.
+--compare runs DIR2 on the same ids and says where it first differs by more than --tolerance, relative to the value's
+largest magnitude where that is above 1; the exit code is then 1.
+
+examples:
+  ernie-m trace "Good morning!" "Guten Morgen!"
+  ernie-m trace --model DIR --ids 0 17 23 2 --json
+  ernie-m trace --model DIR --compare CONVERTED_DIR "Good morning!" """.rstrip()
+
+
+def add(commands: Any) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "trace",
+        help="every intermediate of a forward pass",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    add_model(parser)
+    parser.add_argument("--ids", metavar="ID", nargs="+", type=int, help="one row of token ids, in place of texts")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="what to compute in")
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line for each intermediate")
+    parser.add_argument("--save", metavar="FILE", help="write all values to FILE.npz")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--compare", metavar="DIR2", help="another checkpoint to run on the same ids")
+    parser.add_argument(
+        "--tolerance", metavar="X", type=tolerance, default=1e-5, help="for --compare (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def tolerance(text: str) -> float:
+    """A number from 0 on, for argparse."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trace, print or compare; 1 if a comparison finds a difference."""
+    if arguments.save is not None and Path(arguments.save).suffix != ".npz":
+        raise ValueError(f"--save: expected a name that ends in .npz, got {arguments.save!r}")
+    target = None if arguments.save is None else writable(arguments.save, arguments.overwrite)
+    directory = model_directory(arguments)
+    config = ernie.ErnieMConfig.from_pretrained(directory)
+    input_ids, mask = batch(arguments, directory, config.pad_token_id)
+    model = load(directory, arguments.dtype)
+    found = run_traced(model, input_ids, mask)
+    if target is not None:
+        save(target, found, input_ids, mask)
+    if arguments.compare is None:
+        show(found, arguments.json)
+        return 0
+    other = run_traced(load(Path(arguments.compare), arguments.dtype), input_ids, mask)
+    result = compare(found, other, tolerance=arguments.tolerance)
+    show_comparison(result, arguments.json)
+    return 0 if result else 1
+
+
+def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Array, Array]:  # (B, S), (B, S)
+    """Ids and mask of what the arguments name. Raises ValueError if that is nothing, too much, or two things."""
+    if arguments.ids is not None:
+        if arguments.texts or arguments.file is not None:
+            raise ValueError("TEXT, --file, --ids: expected only one of them")
+        input_ids = np.array([arguments.ids])
+        return input_ids, np.ones_like(input_ids)
+    found = []
+    for item in texts(arguments):
+        found.append(item.text)
+        if len(found) > MOST_TEXTS:
+            raise ValueError(f"{item.origin}: expected at most {MOST_TEXTS} texts, as their trace is held in memory")
+    if not found:
+        raise ValueError("TEXT: expected at least one, got none")
+    rows = load_tokenizer(directory)(found)["input_ids"]
+    lengths = np.array([len(row) for row in rows])
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    input_ids = np.full(mask.shape, pad, np.int64)
+    input_ids[mask == 1] = np.concatenate(rows)
+    return input_ids, mask
+
+
+def load(directory: Path, dtype: str) -> Any:
+    """The model in a directory, of the class that it was saved from."""
+    config = ernie.ErnieMConfig.from_pretrained(directory)
+    found = getattr(ernie, architecture_of(config, ()))
+    return found.from_pretrained(directory, dtype=dtype)
+
+
+def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:
+    """The trace of one call."""
+    if isinstance(model, ernie.ErnieMForMultipleChoice):
+        input_ids, mask = input_ids[None], mask[None]
+    with trace() as found:
+        model(input_ids, attention_mask=mask)
+    return found
+
+
+def save(target: Path, found: Trace, input_ids: Array, mask: Array) -> None:
+    """Write the values of a trace, padded, and what was fed in."""
+    values = {name: entry.padded() for name, entry in found.items()}
+    with replacing(target) as (file,):
+        np.savez(file, input_ids=input_ids, attention_mask=mask, **values)
+
+
+def show(found: Trace, as_json: bool) -> None:
+    """Print a trace, as JSON lines or as a table."""
+    if not as_json:
+        print(*entry_table(list(found.values())), sep="\n")
+        return
+    for entry in found.values():
+        values = entry_values(entry)
+        # Packed maps: one shape for each sequence.
+        packed_maps = isinstance(entry.value, tuple)
+        shape = [part.shape for part in entry.value] if packed_maps else entry.value.shape
+        print_json({"name": entry.name, "shape": shape, "dtype": values.dtype.name, **statistics(values)})
+
+
+def show_comparison(result: Comparison, as_json: bool) -> None:
+    """Print where two traces part, or that they agree."""
+    if not as_json:
+        print(result)
+        if result.not_compared:
+            print(f"not compared, as only one of them has it: {', '.join(result.not_compared)}")
+        return
+    parted = (
+        None if result else {"name": result.name, "index": result.index, "values": [float(v) for v in result.values]}
+    )
+    # JSON has no infinity, which stands for nan and for shapes that differ.
+    errors = {name: error if np.isfinite(error) else None for name, error in result.errors.items()}
+    print_json(
+        {
+            "agree": bool(result),
+            "tolerance": result.tolerance,
+            "parted": parted,
+            "errors": errors,
+            "not_compared": result.not_compared,
+        }
+    )

@@ -1,0 +1,106 @@
+"""Where `ernie-m encode` puts vectors: a `.npy` or `.npz` file, or JSON lines; as they come, never all at once.
+
+    .npy    a header of fixed size, then rows; at the end the number of rows is written into the header
+    .npz    such a file, called "vectors", in an uncompressed zip
+    -       {"index": 0, "vector": [...]} on one line for each text, on standard output
+
+Files are written under another name and renamed when complete (`files.replacing`): there is never half of one.
+
+Source: numpy's documentation, `numpy.lib.format`, for the header.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .cli_output import writable
+from .files import replacing
+from .parameters import Array
+
+MEMBER = "vectors"
+HEADER_BYTES = 128
+SUFFIXES = (".npy", ".npz")
+
+Write = Callable[[Array], None]
+
+
+def vector_writer(output: str, overwrite: bool) -> AbstractContextManager[Write]:
+    """A context that gives a function to write (n, E) float32 vectors with; what `output` names is made at its end.
+
+    Raises ValueError for a name that says no format, OSError for one that cannot be written.
+    """
+    if output == "-":
+        return _json_lines()
+    if Path(output).suffix not in SUFFIXES:
+        raise ValueError(f"--output: expected a name that ends in .npy or .npz, or -, got {output!r}")
+    target = writable(output, overwrite)
+    return _npy_file(target) if target.suffix == ".npy" else _npz_file(target)
+
+
+@contextmanager
+def _json_lines() -> Iterator[Write]:
+    count = 0
+
+    def write(vectors: Array) -> None:
+        nonlocal count
+        for vector in vectors:
+            # 9 digits give every float32 back.
+            values = [float(f"{value:.9g}") for value in vector]
+            sys.stdout.write(json.dumps({"index": count, "vector": values}, allow_nan=False) + "\n")
+            count += 1
+        sys.stdout.flush()
+
+    yield write
+
+
+@contextmanager
+def _npy_file(path: Path) -> Iterator[Write]:
+    with replacing(path) as (file,), _npy_rows(file) as write:
+        yield write
+
+
+@contextmanager
+def _npz_file(path: Path) -> Iterator[Write]:
+    # A zip names size and checksum of a member that it holds, and rewriting the header would change both: so the
+    # member is completed first, in a file without a name.
+    with replacing(path) as (file,), tempfile.TemporaryFile(dir=path.parent) as rows:
+        with _npy_rows(rows) as write:
+            yield write
+        rows.seek(0)
+        with (
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+            archive.open(f"{MEMBER}.npy", "w", force_zip64=True) as member,
+        ):
+            shutil.copyfileobj(rows, member, 2**20)
+
+
+@contextmanager
+def _npy_rows(file: BinaryIO) -> Iterator[Write]:
+    shape = (0, 0)
+
+    def write(vectors: Array) -> None:
+        nonlocal shape
+        shape = (shape[0] + vectors.shape[0], vectors.shape[1])
+        file.write(np.ascontiguousarray(vectors, "<f4").data)
+
+    file.write(npy_header(shape))
+    yield write
+    file.seek(0)
+    file.write(npy_header(shape))
+
+
+def npy_header(shape: tuple[int, int]) -> bytes:
+    """The header of a `.npy` file of float32, of the same size whatever the shape."""
+    text = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode("ascii")
+    start = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return start + text.ljust(HEADER_BYTES - 11) + b"\n"

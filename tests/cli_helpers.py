@@ -1,0 +1,49 @@
+"""Checkpoints to run the command line on, and ways to run it in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helpers import random_model
+
+import ernie_m.reference as ernie
+from ernie_m.reference.cli_model import demo_directory
+from ernie_m.tokenizer import ErnieMTokenizer
+
+TOKENIZER_FILES = ("sentencepiece.bpe.model", "vocab.txt")
+PROGRAM = [sys.executable, "-m", "ernie_m.reference"]
+# One thread: on a busy machine a second one waits for its turn longer than it works.
+ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+LONGEST = 34
+
+
+def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0, **fields: Any) -> Path:
+    """A checkpoint of a tiny model for 34 tokens, all weights random, with the demo's tokenizer."""
+    vocab = ErnieMTokenizer.from_pretrained(demo_directory())
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = random_model(
+        cls, seed, np.float32, vocab_size=len(vocab), max_position_embeddings=LONGEST + 2, **{**sizes, **fields}
+    )
+    model.save_pretrained(directory)
+    for name in TOKENIZER_FILES:
+        shutil.copy(demo_directory() / name, directory / name)
+    return directory
+
+
+def corpus(*languages: str) -> list[str]:
+    """Sentences of the demo corpus, by language code."""
+    return [line for code in languages for line in (CORPUS / f"{code}.txt").read_text("utf-8").splitlines()]
+
+
+CORPUS = Path(__file__).resolve().parent.parent / "reference" / "demo" / "corpus"
+
+
+def run_program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """`ernie-m` in a process of its own."""
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=ENVIRONMENT, timeout=120, **options)

@@ -1,0 +1,123 @@
+"""`ernie-m` itself: help, versions, and how errors reach the user."""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from cli_helpers import run_program
+
+from ernie_m.reference import cli_demo
+from ernie_m.reference.cli import COMMANDS, describe, main
+
+NAMES = [module.__name__.rpartition("cli_")[2] for module in COMMANDS]
+
+
+def test_commands_are_those_promised() -> None:
+    assert NAMES == ["demo", "encode", "tokenize", "trace", "inspect", "convert"]
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_help_of_each_command_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"usage: ernie-m {command}" in captured.out
+    examples = captured.out.partition("examples:\n")[2]
+    assert re.search(rf"^  (.*\| )?ernie-m {command}\b", examples, flags=re.M)
+    # Each option has its own words.
+    assert not re.search(r"^  --[a-z-]+( [A-Z]+)?$\n(?! {8})", captured.out, flags=re.M)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^    {command} +\w", out, flags=re.M) for command in NAMES)
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ernie-m {metadata.version('ernie-m')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["bogus"], "invalid choice: 'bogus'"),
+        (["encode", "--bogus"], "unrecognized arguments: --bogus"),
+        (["encode", "--pooling", "max", "a"], "argument --pooling: invalid choice: 'max'"),
+        (["encode", "--pool", "cls", "a"], "unrecognized arguments"),
+        (["inspect"], "the following arguments are required: DIR"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"ernie-m: error: .* \(see ernie-m( \w+)? --help\)\n", captured.err) and message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("x: expected 1, got 2"), 2, "ernie-m: error: x: expected 1, got 2\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), 2, "ernie-m: error: a/b: No such file\n"),
+        (OSError(errno.ENOSPC, "No space left"), 2, "ernie-m: error: No space left\n"),
+        (FileNotFoundError("a: no checkpoint"), 2, "ernie-m: error: a: no checkpoint\n"),
+        (ImportError("reading .bin needs torch"), 2, "ernie-m: error: reading .bin needs torch\n"),
+        (MemoryError(), 2, "ernie-m: error: out of memory\n"),
+        (KeyboardInterrupt(), 130, "ernie-m: interrupted\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+    ],
+)
+def test_main_turns_an_exception_into_a_line_and_an_exit_code(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli_demo, "run", fail)
+    assert main(["demo"]) == status
+    assert capsys.readouterr().err == line
+
+
+def test_main_does_not_hide_a_mistake_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: object) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli_demo, "run", fail)
+    with pytest.raises(KeyError):
+        main(["demo"])
+
+
+def test_describe_never_says_nothing() -> None:
+    assert describe(ValueError()) == "ValueError"
+    assert describe(MemoryError("cannot allocate 1 GiB")) == "out of memory: cannot allocate 1 GiB"
+
+
+@pytest.mark.parametrize("command", ["encode", "tokenize", "trace", "demo", "inspect", "convert"])
+def test_a_directory_that_is_no_checkpoint_is_an_error(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "source").mkdir()
+    for source in (tmp_path / "source", tmp_path / "none"):
+        positional = {"inspect": [str(source)], "convert": [str(source), str(tmp_path / "to")]}
+        arguments = positional.get(command, ["--model", str(source), "text"])
+        assert main([command, *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith("ernie-m: error: ") and str(source) in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_program_runs_as_a_module_and_as_a_script(tmp_path: Path) -> None:
+    assert run_program("--version", cwd=tmp_path).stdout == f"ernie-m {metadata.version('ernie-m')}\n".encode()
+    script = Path(sys.executable).parent / "ernie-m"
+    if script.exists():
+        done = subprocess.run([script, "tokenize", "猫"], capture_output=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr

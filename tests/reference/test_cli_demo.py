@@ -1,0 +1,77 @@
+"""`ernie-m demo` says what the model is, and shows what the tokenizer and the model really give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import make_checkpoint
+
+from ernie_m.reference import ErnieMModel
+from ernie_m.reference.cli import main
+from ernie_m.reference.cli_demo import own_sentences, token_lines
+from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.cli_table import width
+from ernie_m.tokenizer import ErnieMTokenizer
+
+
+def demo(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert main(["demo", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+def test_demo_says_that_the_weights_are_random_and_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = demo(capsys)
+    assert "RANDOM" in lines[1] and "never trained" in lines[1]
+    assert len(lines) <= 62
+    assert max(map(width, lines)) <= 120
+    assert demo(capsys) == lines
+
+
+def test_demo_shows_ids_and_offsets_of_each_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = demo(capsys)
+    tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
+    for number, sentence in enumerate(own_sentences(), start=1):
+        at = lines.index(f"{number}  {sentence}")
+        batch = tokenizer(sentence, return_offsets_mapping=True)
+        assert lines[at + 1].replace("\u200e", "").split() == ["[CLS]", *tokenizer.tokenize(sentence), "[SEP]"]
+        assert lines[at + 2].split() == [str(i) for i in batch["input_ids"]]
+        spans = [tuple(map(int, cell.split(":"))) for cell in lines[at + 3].split()]
+        assert spans == [tuple(span) for span in batch["offset_mapping"] if span[1] > span[0]]
+
+
+def test_demo_table_holds_the_cosines_of_mean_vectors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path)
+    texts = ["One sentence.", "二つ目の文です。", "Three"]
+    lines = demo(capsys, "--model", str(directory), *texts)
+    assert str(directory) in lines[0] and not any("RANDOM" in line for line in lines)
+    model = ErnieMModel.from_pretrained(directory, dtype=np.float64)
+    tokenizer = ErnieMTokenizer.from_pretrained(directory)
+    vectors = np.array([model(np.array([tokenizer(t)["input_ids"]])).last_hidden_state[0].mean(0) for t in texts])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for line, text, row in zip(lines[-3:], texts, unit @ unit.T, strict=True):
+        assert line.endswith(text)
+        assert [float(cell) for cell in re.findall(r"-?\d\.\d\d", line)] == [round(x, 2) for x in row]
+
+
+def test_demo_takes_sentences_that_are_long_or_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = demo(capsys, "", "word " * 300)
+    assert max(map(width, lines[:-3])) <= 1600  # the sentence itself
+    assert all(width(line) <= 120 for line in lines if line.startswith("   "))
+    assert re.search(r"^encoder\.layers\.3\.norm2 +\(130, 32\)", "\n".join(lines), flags=re.M)  # 2 + 128, cut
+
+
+def test_token_lines_keep_columns_and_order() -> None:
+    tokens, ids, spans = ["[CLS]", "▁القط", "猫", "x"], [0, 12345, 7, 8], [(0, 0), (0, 4), (5, 6), (6, 7)]
+    lines = token_lines(tokens, ids, spans)
+    assert len(lines) == 3
+    places = [(line.index(cell), cell) for line, cell in zip(lines, ("▁القط", "12345", "0:4"), strict=True)]
+    assert len({width(line[:at]) for line, (at, _) in zip(lines, places, strict=True)}) == 1
+    # A mark keeps a terminal from going on from right to left.
+    assert "▁القط\u200e" in lines[0] and "猫\u200e" not in lines[0]
+    long = token_lines(["token"] * 100, [1] * 100, [(0, 1)] * 100)
+    assert len(long) > 3 and len(long) % 3 == 0 and sum(line.count("token") for line in long) == 100

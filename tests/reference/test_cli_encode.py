@@ -1,0 +1,192 @@
+"""`ernie-m encode`: what the vectors are, and in which order, however texts are read, sorted and batched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import LONGEST, corpus, make_checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_m.reference import ErnieMModel, cli_encode
+from ernie_m.reference.cli import main
+from ernie_m.reference.cli_long import parts, window_starts
+from ernie_m.tokenizer import ErnieMTokenizer
+
+LONG = " ".join(corpus("de")[:6])
+SENTENCES = corpus("en", "ja", "ar", "th")[::9]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> ErnieMModel:
+    found: ErnieMModel = ErnieMModel.from_pretrained(checkpoint, dtype=np.float32)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> ErnieMTokenizer:
+    return ErnieMTokenizer.from_pretrained(checkpoint)
+
+
+def alone(model: ErnieMModel, ids: Sequence[int], pooling: str) -> np.ndarray:  # (S,) -> (E,)
+    """The vector of one row of ids, which is the whole batch."""
+    out = model(np.array([ids]))
+    assert out.pooler_output is not None
+    if pooling == "pooler":
+        return out.pooler_output[0]
+    return out.last_hidden_state[0, 0] if pooling == "cls" else out.last_hidden_state[0].mean(axis=0)
+
+
+def assert_close(found: np.ndarray, expected: Sequence[np.ndarray]) -> None:
+    """Equal up to the rounding of float32 in this model of one layer."""
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+def test_encode_gives_each_line_the_vector_that_it_has_alone(
+    checkpoint: Path, model: ErnieMModel, tokenizer: ErnieMTokenizer, tmp_path: Path, pooling: str
+) -> None:
+    lines = [*SENTENCES, "", "a", "", LONG]
+    np.random.default_rng(0).shuffle(lines)
+    (tmp_path / "texts.txt").write_bytes("\n".join(lines).encode("utf-8"))
+    output = tmp_path / "x.npy"
+    arguments = ["--model", checkpoint, "--pooling", pooling, "--file", tmp_path / "texts.txt", "--output", output]
+    assert main(["encode", *map(str, arguments), "--window", "7", "--batch-size", "3"]) == 0
+    ids = tokenizer(lines, truncation=True, max_length=LONGEST)["input_ids"]
+    assert_close(np.load(output), [alone(model, row, pooling) for row in ids])
+
+
+def test_encode_writes_the_same_vectors_in_every_form(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["encode", "--model", str(checkpoint), "one", "two words", "", "drei Wörter hier"]
+    assert main([*arguments, "--output", str(tmp_path / "x.npy")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "x.npz")]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    vectors = np.load(tmp_path / "x.npy")
+    assert vectors.shape == (4, 16)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["vectors"], vectors)
+    np.testing.assert_array_equal(np.array([line["vector"] for line in lines], np.float32), vectors)
+    assert [line["index"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_encode_of_no_lines_is_an_array_without_rows(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.txt").touch()
+    for name in ("x.npy", "x.npz"):
+        arguments = ["--model", checkpoint, "--file", tmp_path / "none.txt", "--output", tmp_path / name]
+        assert main(["encode", *map(str, arguments)]) == 0
+    assert np.load(tmp_path / "x.npy").shape == np.load(tmp_path / "x.npz")["vectors"].shape == (0, 16)
+
+
+def test_encode_counts_what_it_cuts(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["encode", "--model", str(checkpoint)]
+    assert main([*arguments, "short", LONG, LONG, "short"]) == 0
+    assert "longer than the model's 34 tokens, which were cut: 2 of 4\n" in capsys.readouterr().err
+    assert main([*arguments, "short"]) == main([*arguments, "--long", "window-mean", LONG]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_encode_long_error_names_line_and_length(
+    checkpoint: Path, tokenizer: ErnieMTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = len(tokenizer(LONG)["input_ids"])
+    (tmp_path / "texts.txt").write_text(f"fits\n\n{LONG}\n", encoding="utf-8")
+    arguments = ["--model", checkpoint, "--file", tmp_path / "texts.txt", "--output", tmp_path / "x.npy"]
+    assert main(["encode", *map(str, arguments), "--long", "error"]) == 2
+    expected = f"line 3 of texts.txt: expected at most 34 tokens, [CLS] and [SEP] included, got {n}"
+    assert capsys.readouterr().err == f"ernie-m: error: {expected}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt"]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+def test_encode_window_mean_is_the_mean_of_windows_run_alone(
+    checkpoint: Path, model: ErnieMModel, tokenizer: ErnieMTokenizer, tmp_path: Path, pooling: str
+) -> None:
+    arguments = ["encode", "--model", str(checkpoint), "--long", "window-mean", "--pooling", pooling]
+    arguments += ["--output", str(tmp_path / "x.npy"), "--batch-size", "2"]
+    assert main([*arguments, "short", LONG, "also short"]) == 0
+    rows = tokenizer(["short", LONG, "also short"])["input_ids"]
+    n = len(rows[1]) - 2
+    # 24 of 32 tokens further at most, in equal steps.
+    count = 1 + int(np.ceil((n - 32) / 24))
+    starts = [int(i * (n - 32) / (count - 1)) for i in range(count)]
+    assert count > 3
+    windows = [[0, *rows[1][1 + start : 33 + start], 2] for start in starts]
+    means = [alone(model, window, pooling) for window in windows]
+    expected = [alone(model, rows[0], pooling), np.mean(means, axis=0), alone(model, rows[2], pooling)]
+    assert_close(np.load(tmp_path / "x.npy"), expected)
+
+
+@given(st.integers(1, 600), st.integers(1, 5000))
+def test_window_starts_cover_the_text_and_overlap(longest: int, more: int) -> None:
+    n = longest + more
+    starts = window_starts(n, longest)
+    steps = np.diff(starts)
+    assert starts[0] == 0 and starts[-1] == n - longest
+    assert (steps >= 1).all() and steps.max() - steps.min() <= 1
+    # A quarter of a window is shared, where a window can be shared at all.
+    furthest = max(1, longest - int(np.ceil(longest / 4)))
+    assert steps.max() <= furthest
+    assert len(starts) == 2 or (n - longest) / (len(starts) - 2) > furthest, "one window less would have done"
+
+
+def test_parts_of_a_text_that_fits_is_the_text() -> None:
+    for policy in ("error", "truncate", "window-mean"):
+        assert parts([1, 2, 3], 3, policy) == [[1, 2, 3]]
+        assert parts([], 3, policy) == [[]]
+    assert parts([1, 2, 3, 4], 3, "truncate") == [[1, 2, 3]]
+
+
+def test_encode_refuses_an_output_before_any_work(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_encode.Encoder, "load", lambda *arguments: pytest.fail("loaded a model first"))
+    (tmp_path / "old.npy").write_bytes(b"old")
+    for output, message in {
+        "old.npy": "exists already",
+        "none/x.npy": "is not a directory",
+        "x.csv": "ends in .npy",
+    }.items():
+        arguments = ["encode", "text", "--model", str(checkpoint), "--output", str(tmp_path / output)]
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith("ernie-m: error: ") and message in captured.err
+    assert main(["encode", "--file", str(tmp_path / "none"), "--output", str(tmp_path / "x.npy")]) == 2
+    assert (tmp_path / "old.npy").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_encode_leaves_nothing_of_a_file_that_is_no_text(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.txt").write_bytes(b"fine\n" * 20 + b"\xff\n")
+    arguments = ["--model", checkpoint, "--file", tmp_path / "texts.txt", "--output", tmp_path / "x.npy"]
+    assert main(["encode", *map(str, arguments), "--window", "4"]) == 2
+    assert "line 21 of texts.txt: expected UTF-8, got byte 0xff" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--window"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "²"])
+def test_encode_refuses_a_size_that_is_none(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "text", f"{option}={value}"]) == 2
+    message = f"argument {option}: expected a whole number of at least 1, got {value!r}"
+    assert capsys.readouterr().err == f"ernie-m: error: {message} (see ernie-m encode --help)\n"
+
+
+def test_encode_says_that_the_demo_is_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "text"]) == 0
+    captured = capsys.readouterr()
+    assert "demo checkpoint, whose weights are random, not trained" in captured.err
+    assert len(json.loads(captured.out)["vector"]) == 32

@@ -1,0 +1,162 @@
+"""The command line as a process: signals, pipes, full disks, memory, encodings."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_helpers import ENVIRONMENT, PROGRAM, corpus, make_checkpoint, run_program
+
+# Not getrusage: on Linux its maximum begins with what the parent held when it started the process.
+PEAK = """
+import sys
+from ernie_m.reference.cli import main
+code = main(sys.argv[1:])
+print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def interruptible() -> None:
+    """A process whose parent was started in the background would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([*PROGRAM, *map(str, arguments)], env=ENVIRONMENT, preexec_fn=interruptible, **pipes)
+
+
+def wait_for_file(folder: Path, size: int) -> None:
+    """Until a file in `folder` has that size."""
+    for _ in range(600):
+        if any(path.stat().st_size >= size for path in folder.iterdir()):
+            return
+        time.sleep(0.05)
+    pytest.fail("no output within 30 s")
+
+
+# Until rows are written; those of an .npz are in a file that has no name.
+@pytest.mark.parametrize(("name", "size"), [("x.npy", 8192), ("x.npz", 0)])
+def test_encode_interrupted_leaves_no_file(checkpoint: Path, tmp_path: Path, name: str, size: int) -> None:
+    # Texts without end: only the signal can stop it.
+    feeder = subprocess.Popen(["yes", "a line of text"], stdout=subprocess.PIPE)
+    arguments = ("encode", "--model", checkpoint, "--output", tmp_path / name, "--window", 64)
+    process = started(*arguments, stdin=feeder.stdout)
+    try:
+        wait_for_file(tmp_path, size)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        feeder.kill()
+        feeder.wait()
+    assert process.returncode == 130
+    assert err == b"ernie-m: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["encode", "tokenize"])
+def test_closed_pipe_ends_the_program_quietly(checkpoint: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "texts.txt").write_text("a line of text\n" * 5000)
+    process = started(command, "--model", checkpoint, "--file", tmp_path / "texts.txt")
+    assert process.stdout is not None and process.stderr is not None
+    first = json.loads(process.stdout.readline())
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert first["index"] == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_encode_streams_vectors_before_its_input_ends(checkpoint: Path) -> None:
+    process = started("encode", "--model", checkpoint, "--window", 2)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"one\ntwo\nthree\n")
+    process.stdin.flush()
+    assert [json.loads(process.stdout.readline())["index"] for _ in range(2)] == [0, 1]
+    out, err = process.communicate(timeout=30)
+    assert json.loads(out)["index"] == 2
+    assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", ["encode", "tokenize", "trace", "demo"])
+def test_full_disk_is_an_error(checkpoint: Path, command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        process = started(command, "--model", checkpoint, "text", stdout=full)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err == b"ernie-m: error: No space left on device\n"
+
+
+def test_encode_that_outgrows_the_disk_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a line of text\n" * 500)
+    (tmp_path / "out").mkdir()
+    done = run_program(
+        *("encode", "--model", str(checkpoint), "--file", str(tmp_path / "texts.txt")),
+        *("--output", str(tmp_path / "out" / "x.npy"), "--window", "50"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+    )
+    assert done.returncode == 2
+    assert done.stderr == b"ernie-m: error: File too large\n"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def peak_memory(checkpoint: Path, lines: list[str], folder: Path) -> int:
+    """Peak memory in bytes of encoding a file with these lines; checks what was written, too."""
+    source, output = folder / f"{len(lines)}.txt", folder / f"{len(lines)}.npy"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    arguments = ["encode", "--model", checkpoint, "--file", source, "--output", output, "--window", "256"]
+    command = [sys.executable, "-c", PEAK, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
+    assert np.load(output, mmap_mode="r").shape == (len(lines), 16)
+    return 1024 * int(done.stderr.split()[-2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_encode_needs_no_more_memory_for_ten_times_the_lines(checkpoint: Path, tmp_path: Path) -> None:
+    sentences = corpus("en", "fr")
+    lines = [f"{i} {sentences[i % len(sentences)]} {sentences[i % 7]}" for i in range(20_000)]
+    few, many = peak_memory(checkpoint, lines[:2000], tmp_path), peak_memory(checkpoint, lines, tmp_path)
+    # The vectors alone are 1.3 MB, the texts 2.7 MB, as Python objects several times as much.
+    assert many - few < 1_000_000
+    # Order: any line encoded alone gives the same row.
+    chosen = list(range(0, 20_000, 2111))
+    (tmp_path / "chosen.txt").write_text("\n".join(lines[i] for i in chosen), encoding="utf-8")
+    arguments = ["--model", checkpoint, "--file", tmp_path / "chosen.txt", "--output", tmp_path / "chosen.npy"]
+    assert run_program("encode", *map(str, arguments)).returncode == 0
+    rows = np.load(tmp_path / "20000.npy")[chosen]
+    np.testing.assert_allclose(rows, np.load(tmp_path / "chosen.npy"), rtol=0, atol=2e-5 * np.abs(rows).max())
+    assert len(np.unique(rows, axis=0)) == len(chosen)
+
+
+def test_output_is_utf8_wherever_it_goes(checkpoint: Path) -> None:
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    command = [*PROGRAM, "tokenize", "--model", str(checkpoint), "猫が"]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 0 and done.stderr == b""
+    assert json.loads(done.stdout.decode("utf-8"))["tokens"] == ["[CLS]", "猫", "が", "[SEP]"]
+
+
+def test_closed_standard_output_is_an_error(checkpoint: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "tokenize", "--model", str(checkpoint), "text"],
+        stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60, preexec_fn=lambda: os.close(1),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"ernie-m: error: ") and b"Traceback" not in done.stderr
