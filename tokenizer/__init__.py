@@ -1,1 +1,12 @@
-"""Text to ids and back, with character offsets."""
+"""Text to ids and back, with character offsets.
+
+A text goes through the files of this room in this order: `segments` (lower-casing, special tokens), `piece_model`
+(sentencepiece), `cutting` (ERNIE-M's two rules), `token_table` (ids), `truncation`, `layout` ([CLS] and [SEP]),
+`padding`, `batch_encoding`. `offsets` follows each token back to the text, `decoding` makes text of tokens.
+"""
+
+from .added_tokens import AddedToken
+from .batch_encoding import BatchEncoding
+from .tokenizer import ErnieMTokenizer
+
+__all__ = ["AddedToken", "BatchEncoding", "ErnieMTokenizer"]

@@ -1,0 +1,74 @@
+"""What a tokenizer does with ids alone: rows of them, masks over rows, and text again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .decoding import clean_up, join_tokens, join_with_added
+from .layout import SPECIAL_PAIR, SPECIAL_SINGLE, lay_out, type_ids
+from .token_table import TokenTable
+
+
+class IdRows(TokenTable):
+    """A token table that also puts rows together (`layout`) and decodes them (`decoding`)."""
+
+    clean_up_tokenization_spaces: bool
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        spaces_between_special_tokens: bool = True,
+    ) -> str:
+        """The text of ids (an id, a list, or a one-dimensional array or tensor): see `decoding` for what is lost."""
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        tokens = self.convert_ids_to_tokens(ids, skip_special_tokens)
+        outside = {token for token in self.additional_special_tokens if self.id_of(token) >= self.vocab_size}
+        set_off = self.added_tokens_encoder.keys() - set(self.all_special_tokens) | outside
+        text = join_with_added(tokens, set_off, spaces_between_special_tokens)
+        asked = clean_up_tokenization_spaces
+        return clean_up(text) if (self.clean_up_tokenization_spaces if asked is None else asked) else text
+
+    def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
+        """`decode` for each of several rows of ids."""
+        return [self.decode(ids, **options) for ids in sequences]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Tokens joined, markers as spaces."""
+        return join_tokens(tokens)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens a row has: 2, or 4 for a pair."""
+        return SPECIAL_PAIR if pair else SPECIAL_SINGLE
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        """[CLS] A [SEP], or [CLS] A [SEP] [SEP] B [SEP]."""
+        return lay_out(token_ids_0, token_ids_1, self.cls_token_id, self.sep_token_id)
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        """The type ids of the row that `build_inputs_with_special_tokens` makes of these."""
+        return type_ids(len(token_ids_0), None if token_ids_1 is None else len(token_ids_1))
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Sequence[int],
+        token_ids_1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 for special tokens, 0 for text: of the row made of these ids or, if it is already made, of `token_ids_0`.
+
+        In a row already made, every special token counts but [UNK], which stands for text.
+        """
+        if not already_has_special_tokens:
+            zeros = None if token_ids_1 is None else [0] * len(token_ids_1)
+            return lay_out([0] * len(token_ids_0), zeros, 1, 1)
+        if token_ids_1 is not None:
+            raise ValueError("token_ids_1: expected None with already_has_special_tokens=True")
+        special = set(self.all_special_ids) - {self.unk_token_id}
+        return [int(index in special) for index in token_ids_0]

@@ -1,0 +1,99 @@
+"""The options of a call, checked, and the strategies behind their short forms.
+
+    padding      False "do_not_pad", True "longest", "max_length"
+    truncation   False "do_not_truncate", True "longest_first", "only_first", "only_second"
+
+`max_length` alone, with neither, means truncation, as in transformers. Without `max_length`, the tokenizer's
+`model_max_length` is meant; by default it has none, and truncation then has nothing to cut.
+
+Source: transformers 4.40.2 `tokenization_utils_base.py`, `_get_padding_truncation_strategies`.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+PADDING = ("do_not_pad", "longest", "max_length")
+TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
+SIDES = ("right", "left")
+TENSORS = (None, "np", "pt")
+
+# transformers writes this for "no limit", and takes anything above 1e20 for it.
+NO_LIMIT = int(1e30)
+LARGE = int(1e20)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options. Raises ValueError or TypeError with the argument's name, its value and what is allowed."""
+
+    padding: Any = False
+    truncation: Any = None
+    max_length: int | None = None
+    stride: int = 0
+    pad_to_multiple_of: int | None = None
+    return_tensors: str | None = None
+    overflow: bool = False
+    model_max_length: int = NO_LIMIT
+    padding_side: str = "right"
+    truncation_side: str = "right"
+
+    def __post_init__(self) -> None:
+        alone = self.max_length is not None and self.padding is False and self.truncation is None
+        truncation = "longest_first" if alone else strategy("truncation", self.truncation, TRUNCATION)
+        object.__setattr__(self, "truncation", truncation)
+        object.__setattr__(self, "padding", strategy("padding", self.padding, PADDING))
+        if self.max_length is not None:
+            object.__setattr__(self, "max_length", integer("max_length", self.max_length, 0))
+        object.__setattr__(self, "stride", integer("stride", self.stride, 0))
+        if self.pad_to_multiple_of is not None:
+            object.__setattr__(self, "pad_to_multiple_of", integer("pad_to_multiple_of", self.pad_to_multiple_of, 1))
+        choice("return_tensors", self.return_tensors, TENSORS)
+        choice("padding_side", self.padding_side, SIDES)
+        choice("truncation_side", self.truncation_side, SIDES)
+        limit, multiple = self.truncation_length, self.pad_to_multiple_of
+        if limit is not None and multiple is not None and self.padding != "do_not_pad" and limit % multiple:
+            raise ValueError(f"max_length: expected a multiple of pad_to_multiple_of={multiple}, got {limit}")
+        if self.padding == "max_length" and self.limit is None:
+            raise ValueError("padding='max_length': max_length is not given, and the tokenizer has no model_max_length")
+
+    @property
+    def limit(self) -> int | None:
+        """`max_length`, or the model's; None for no limit."""
+        if self.max_length is not None:
+            return self.max_length
+        return self.model_max_length if self.model_max_length < LARGE else None
+
+    @property
+    def truncation_length(self) -> int | None:
+        """The length that rows are cut to; None if nothing is cut."""
+        return None if self.truncation == "do_not_truncate" else self.limit
+
+
+def strategy(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """`value`, or what False, None and True stand for: the first two of `choices`."""
+    if value is None or isinstance(value, bool):
+        return choices[1] if value else choices[0]
+    return choice(name, getattr(value, "value", value), choices)
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """`value`, which must be one of `choices`."""
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """`value` as int: any integer type but bool, not below `least`."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected {least} or more, got {number}")
+    return number

@@ -1,0 +1,68 @@
+"""Padding: rows made equally long with [PAD].
+
+    input_ids        the id of [PAD]     token_type_ids        0          offset_mapping   (0, 0)
+    attention_mask   0                   special_tokens_mask   1
+
+Source: transformers 4.40.2 `tokenization_utils_base.py`, `PreTrainedTokenizerBase.pad` and `_pad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .options import Options
+
+
+def as_columns(encoded_inputs: Any) -> tuple[dict[str, list[Any]], bool]:
+    """Lists of rows by name, from a mapping of them or a list of mappings; and whether it was one row, not several."""
+    if isinstance(encoded_inputs, Mapping):
+        columns = {name: to_list(value) for name, value in encoded_inputs.items()}
+    elif isinstance(encoded_inputs, Sequence) and all(isinstance(row, Mapping) for row in encoded_inputs):
+        names = encoded_inputs[0].keys() if encoded_inputs else ()
+        odd = [i for i, row in enumerate(encoded_inputs) if row.keys() != names]
+        if odd:
+            raise ValueError(f"encoded_inputs: row {odd[0]} has other keys than row 0, which has {', '.join(names)}")
+        columns = {name: [to_list(row[name]) for row in encoded_inputs] for name in names}
+    else:
+        raise TypeError(f"encoded_inputs: expected a mapping or a list of them, got {type(encoded_inputs).__name__}")
+    ids = columns.get("input_ids")
+    if ids is None:
+        raise ValueError(f"encoded_inputs: expected the key input_ids, got {', '.join(columns) or 'no key'}")
+    single = not ids or not isinstance(ids[0], list)
+    if single and not isinstance(encoded_inputs, Mapping):
+        raise TypeError("encoded_inputs: expected input_ids to be a list of ids in every row")
+    return ({name: [value] for name, value in columns.items()} if single else columns), single
+
+
+def to_list(value: Any) -> Any:
+    """A new list: of an array or tensor, or of a list of them. Anything else stays, as do the rows of lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [item.tolist() if hasattr(item, "tolist") else item for item in value]
+    return value
+
+
+def pad_columns(columns: dict[str, list[Any]], options: Options, pad_id: int, pad_type_id: int = 0) -> None:
+    """Lengthen the rows of every column that is known here, in place; others (labels) stay as they are."""
+    lengths = [len(row) for row in columns["input_ids"]]
+    if options.padding == "do_not_pad":
+        return
+    target = options.limit if options.padding == "max_length" else max(lengths, default=0)
+    assert target is not None  # Options refuses "max_length" without a limit
+    if options.pad_to_multiple_of is not None:
+        target = -(-target // options.pad_to_multiple_of) * options.pad_to_multiple_of
+    fills: dict[str, Any] = {
+        "input_ids": pad_id,
+        "attention_mask": 0,
+        "token_type_ids": pad_type_id,
+        "special_tokens_mask": 1,
+        "offset_mapping": (0, 0),
+    }
+    for name, fill in fills.items():
+        for i, row in enumerate(columns.get(name, ())):
+            if len(row) != lengths[i]:
+                raise ValueError(f"{name}: row {i}: expected the length of its input_ids, {lengths[i]}, got {len(row)}")
+            more = [fill] * (target - lengths[i])
+            columns[name][i] = row + more if options.padding_side == "right" else more + row

@@ -1,0 +1,172 @@
+"""The sentencepiece model: it normalises a text and cuts it into pieces. Ids never come from here.
+
+    "Zwei Äpfel"  ->  "▁Zwei▁Äpfel"  ->  ["▁Z", "wei", "▁", "Ä", "pfel"]
+
+A space becomes the marker ▁ (U+2581), and the text gets one in front. How characters are normalised (for ERNIE-M,
+nearly NFKC) is a table in the model file. The pieces of a text, joined, are its normalised form.
+
+Source: SentencePiece (Kudo and Richardson, 2018); `ModelProto` in its `sentencepiece_model.proto`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import sentencepiece
+
+MARKER = "▁"
+
+# A piece by the model's number for it, which is quicker to have and to look up, or, unknown to the model, by its text.
+Piece: TypeAlias = "int | str"
+
+# Fields of `ModelProto` that every complete model has, by their numbers.
+FIELDS = {1: "pieces", 2: "trainer_spec", 3: "normalizer_spec"}
+SAMPLING_OPTIONS = ("enable_sampling", "nbest_size", "alpha")
+
+
+class PieceModel:
+    """A loaded sentencepiece model, and how to sample from it. Pickles without its file."""
+
+    def __init__(self, data: bytes, source: str, sampling: Mapping[str, Any] | None = None) -> None:
+        """Load a model from a file's bytes; `source` names the file in errors. `sampling`: see `sampling_options`."""
+        self.sampling = dict(sampling or {})
+        self._options = sampling_options(self.sampling)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        hint = "is this the file, and is vocab.txt the second argument?"
+        try:
+            # An empty string would be taken for "no model given".
+            complete = bool(data) and self._processor.LoadFromSerializedProto(data) is not False
+        except Exception as error:
+            raise ValueError(f"sentencepiece_model_file: {source} is not a sentencepiece model ({hint})") from error
+        if not complete:
+            raise ValueError(f"sentencepiece_model_file: {source} is empty, expected a sentencepiece model")
+        self.byte_fallback: bool = self._processor.is_byte(self._processor.piece_to_id("<0x00>"))
+        missing = [name for number, name in FIELDS.items() if number not in field_numbers(data)]
+        if missing:
+            raise ValueError(f"sentencepiece_model_file: {source} has no {' and no '.join(missing)}: is it complete?")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], sampling: Mapping[str, Any] | None = None) -> PieceModel:
+        """Load a model file. FileNotFoundError or ValueError name the file."""
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"sentencepiece_model_file: {path} does not exist") from None
+        return cls(data, str(path), sampling)
+
+    def pieces(self, texts: list[str]) -> list[list[Piece]]:
+        """The pieces of each text, in one call: sentencepiece runs through the batch without Python.
+
+        One thread, so that a data loader with many processes has as many threads as processes.
+        """
+        if self._options:
+            # Each call draws anew, so that the numbers and the texts of the same pieces cannot be had.
+            drawn: list[list[Piece]] = self._processor.encode(texts, out_type=str, num_threads=1, **self._options)
+            return drawn
+        pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
+        unknown = self._processor.unk_id()
+        partly = [i for i, row in enumerate(pieces) if unknown in row]
+        spelled = self._processor.encode([texts[i] for i in partly], out_type=str, num_threads=1)
+        for i, texts_of_pieces in zip(partly, spelled, strict=True):
+            at = -1
+            for _ in range(pieces[i].count(unknown)):
+                at = pieces[i].index(unknown, at + 1)
+                pieces[i][at] = texts_of_pieces[at]
+        return pieces
+
+    def text_of(self, piece: Piece) -> str:
+        """The text of a piece."""
+        text: str = self._processor.id_to_piece(piece) if isinstance(piece, int) else piece
+        return text
+
+    def piece_of(self, text: str) -> Piece:
+        """The piece with this text."""
+        number: int = self._processor.piece_to_id(text)
+        return text if number == self._processor.unk_id() else number
+
+    def is_plain(self, text: str) -> bool:
+        """Whether normalisation does no more to `text` than to write markers for spaces, and one in front."""
+        normalised: str = self._processor.normalize(text)
+        return normalised == MARKER + text.replace(" ", MARKER)
+
+    def normalise(self, text: str) -> tuple[str, list[int]]:
+        """The normalised text, n characters, and n + 1 positions in `text`: where each comes from, and the end."""
+        normalised, source = self._processor.normalize(text, with_offsets=True)
+        return normalised, source
+
+    def table(self) -> list[str]:
+        """The model's own pieces in the order of its own ids."""
+        return [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+
+    def serialised(self) -> bytes:
+        """The model file's bytes."""
+        data: bytes = self._processor.serialized_model_proto()
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"data": self.serialised(), "sampling": self.sampling}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["data"], "a pickled tokenizer", state["sampling"])  # type: ignore[misc]
+
+
+def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Check `sp_model_kwargs`, and give the arguments of `encode` that it stands for.
+
+    `enable_sampling` draws one of the `nbest_size` (2 to 512, default 64) most probable ways to cut, or one of all of
+    them (-1), with probability proportional to p^`alpha` (default 0.1). Without it the other two have no effect.
+    """
+    unknown = [name for name in sampling if name not in SAMPLING_OPTIONS]
+    if unknown:
+        raise TypeError(f"sp_model_kwargs: expected {', '.join(SAMPLING_OPTIONS)}, got {', '.join(map(repr, unknown))}")
+    if not sampling.get("enable_sampling"):
+        return {}
+    best, alpha = sampling.get("nbest_size", 64), sampling.get("alpha", 0.1)
+    if not isinstance(best, int) or not (best == -1 or 2 <= best <= 512):
+        raise ValueError(f"sp_model_kwargs: nbest_size: expected -1 or 2 to 512, got {best!r}")
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+        raise TypeError(f"sp_model_kwargs: alpha: expected a number, got {alpha!r}")
+    return {"enable_sampling": True, "nbest_size": best, "alpha": float(alpha)}
+
+
+def check_unicode(text: str) -> None:
+    """Raise ValueError if `text` holds a surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(f"text: lone surrogate {code} at position {error.start}: not a Unicode text") from None
+
+
+def field_numbers(data: Sequence[int]) -> set[int]:
+    """The numbers of the top-level fields of a protobuf message.
+
+    A file that was cut between two fields is still a valid message, for sentencepiece too, which then normalises by
+    its defaults; so it is these numbers that tell a complete model from the front of one.
+    """
+    numbers, at = set(), 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        numbers.add(tag >> 3)
+        if tag & 7 == 2:
+            length, at = varint(data, at)
+            at += length
+        elif tag & 7 == 0:
+            _, at = varint(data, at)
+        else:
+            at += 8 if tag & 7 == 1 else 4
+    return numbers
+
+
+def varint(data: Sequence[int], at: int) -> tuple[int, int]:
+    """The base-128 number that starts at `at`, and where it ends."""
+    value, shift = 0, 0
+    while at < len(data):
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            break
+    return value, at

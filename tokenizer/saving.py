@@ -1,0 +1,155 @@
+"""A tokenizer's directory, as transformers 4.40.2 writes and reads it.
+
+    sentencepiece.bpe.model    the piece model
+    vocab.txt                  the vocabulary
+    tokenizer_config.json      the options, and every added token with its id and flags
+    special_tokens_map.json    the special tokens by role
+    added_tokens.json          ids of added tokens outside the vocabulary, if there are any; Paddle reads it
+
+Only the first two are needed. In older directories, and Paddle's, the added tokens are in the last two alone.
+
+Source: transformers 4.40.2 `tokenization_utils_base.py`, `save_pretrained` and `_from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from .added_tokens import AddedToken
+from .piece_model import PieceModel
+from .token_table import ADDITIONAL, ROLES, TokenTable
+from .vocabulary import Vocabulary
+
+MODEL, VOCABULARY = "sentencepiece.bpe.model", "vocab.txt"
+CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+
+# Arguments of the constructor that tokenizer_config.json holds under their own names.
+SAVED = (
+    "do_lower_case",
+    "lone_marker",
+    "sp_model_kwargs",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_up_tokenization_spaces",
+)
+
+
+def write_all(folder: Path, contents: Mapping[str, bytes | None]) -> tuple[str, ...]:
+    """Write each file under a temporary name, then rename them all: a failure leaves what was there before.
+
+    None removes a file, which an earlier save may have left. Gives the paths of the files written.
+    """
+    temporary = {folder / f".{name}.{os.getpid()}.tmp": name for name, data in contents.items() if data is not None}
+    with ExitStack() as stack:
+        for source, name in temporary.items():
+            with open(source, "xb") as file:
+                stack.callback(source.unlink, missing_ok=True)
+                file.write(contents[name] or b"")
+        for source, name in temporary.items():
+            os.replace(source, folder / name)
+    for name, data in contents.items():
+        if data is None:
+            (folder / name).unlink(missing_ok=True)
+    return tuple(str(folder / name) for name in temporary.values())
+
+
+def vocabulary_files(vocabulary: Vocabulary, model: PieceModel, prefix: str | None = None) -> dict[str, bytes | None]:
+    """The two files that every tokenizer has."""
+    before = f"{prefix}-" if prefix else ""
+    return {before + VOCABULARY: vocabulary.text().encode(), before + MODEL: model.serialised()}
+
+
+def table_files(table: TokenTable, options: Mapping[str, Any]) -> dict[str, bytes | None]:
+    """The files that hold the options and what was added to the vocabulary."""
+    roles, added = table.special_tokens_map, table.added_tokens_decoder
+    outside = {token.content: index for index, token in added.items() if index >= table.vocab_size}
+    config = {
+        **options,
+        **roles,
+        "added_tokens_decoder": {str(index): token.to_json() for index, token in sorted(added.items())},
+        "tokenizer_class": "ErnieMTokenizer",
+    }
+    return {
+        CONFIG: to_json(config),
+        SPECIAL: to_json(special_tokens_file(roles, table.added)),
+        ADDED: to_json(outside) if outside else None,
+    }
+
+
+def to_json(value: Any) -> bytes:
+    """As transformers formats these files."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is no such file. ValueError names the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
+    """The content of special_tokens_map.json: a string, or a mapping for a token whose flags are not the usual ones."""
+
+    def entry(content: str) -> Any:
+        token = added[content]
+        usual = token in (AddedToken(content, special=True), AddedToken(content))
+        return content if usual else token.to_json(special=False)
+
+    return {role: [entry(t) for t in tokens] if role == ADDITIONAL else entry(tokens) for role, tokens in roles.items()}
+
+
+def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that make the tokenizer of a directory again; those in `given` win over the files'.
+
+    Raises FileNotFoundError that says what was looked for, ValueError for files that hold something else.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{directory} is not a directory with {MODEL} and {VOCABULARY}")
+    missing = [name for name in (MODEL, VOCABULARY) if not (folder / name).is_file() and argument(name) not in given]
+    if missing:
+        raise FileNotFoundError(f"{directory} has no {' and no '.join(missing)}")
+    config = read_json(folder / CONFIG)
+    arguments = {name: config[name] for name in (*SAVED, *ROLES, ADDITIONAL) if config.get(name) is not None}
+    if isinstance(config.get("added_tokens_decoder"), dict):
+        decoder = config["added_tokens_decoder"]
+    else:
+        roles = {k: v for k, v in read_json(folder / SPECIAL).items() if k in ROLES or k == ADDITIONAL}
+        arguments.update(roles)
+        decoder = older_added_tokens(read_json(folder / ADDED), [*arguments.items(), *given.items()])
+    return {
+        "sentencepiece_model_file": folder / MODEL,
+        "vocab_file": folder / VOCABULARY,
+        **arguments,
+        "added_tokens_decoder": decoder,
+        **given,
+    }
+
+
+def argument(file: str) -> str:
+    """The constructor's argument that a file is for."""
+    return "sentencepiece_model_file" if file == MODEL else "vocab_file"
+
+
+def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[Any, AddedToken]:
+    """The added tokens of a directory that has only added_tokens.json: those that play a role are special."""
+    named: list[Any] = []
+    for name, value in arguments:
+        if name in ROLES or name == ADDITIONAL:
+            named += value if isinstance(value, list) else [value]
+    special = {AddedToken.of(value).content for value in named}
+    return {index: AddedToken(content, special=content in special) for content, index in ids.items()}

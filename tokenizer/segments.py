@@ -1,0 +1,101 @@
+"""What happens to a text before sentencepiece sees it: lower-casing, and taking the special tokens out.
+
+    "Ein [MASK] Tag"  ->  "Ein ", [MASK], " Tag"
+
+Lower-casing works on one character at a time, so Σ becomes σ at the end of a word too, and it comes before
+normalisation, so 𝐀 or ™ become A or TM afterwards and stay upper case. Special tokens in the text are left as they are.
+
+Special and added tokens are found by their exact characters, anywhere, leftmost first, the longest first. Each of the
+ordinary segments between them goes to sentencepiece on its own.
+
+Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer.tokenize` (which looks for added tokens with
+a trie that can miss one where several overlap; the regular expression here does not).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from .added_tokens import AddedToken
+
+# The only character whose lower case is longer: i and U+0307, a combining dot.
+DOTTED_I = "İ"
+
+
+class Segment(NamedTuple):
+    """A stretch of a text: its characters, where they start, and whether they are one special or added token."""
+
+    text: str
+    start: int
+    special: bool
+
+
+def alternation(contents: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern that finds any of these strings, of several at one place the longest; None if there are none."""
+    ordered = sorted(set(contents), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, ordered))})") if ordered else None
+
+
+def lower(text: str) -> str:
+    """Each character's lower case. `str.lower` is the same but for Σ, which it looks at in context."""
+    return text.replace("Σ", "σ").lower()
+
+
+def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] | None]:
+    """`text` in lower case except what `keep` matches; and for each new character the index of the one it came from.
+
+    The indices are None where they would be 0, 1, 2, ..., that is without İ.
+    """
+    parts = keep.split(text) if keep else [text]
+    parts[0::2] = map(lower, parts[0::2])
+    lowered = "".join(parts)
+    if len(lowered) == len(text):
+        return lowered, None
+    source: list[int] = []
+    at = 0
+    for i, part in enumerate(keep.split(text) if keep else [text]):
+        for character in part:
+            source.extend([at] * (2 if character == DOTTED_I and i % 2 == 0 else 1))
+            at += 1
+    return lowered, source
+
+
+def split(text: str, pattern: re.Pattern[str] | None, tokens: Mapping[str, AddedToken]) -> list[Segment]:
+    """Cut `text` at the tokens that `pattern` finds. Segments are never empty; an empty text has none."""
+    parts = pattern.split(text) if pattern else [text]
+    if len(parts) == 1:
+        return [Segment(text, 0, False)] if text else []
+    segments, at = [], 0
+    for i, part in enumerate(parts):
+        if part:
+            segments.append(Segment(part, at, i % 2 == 1))
+        at += len(part)
+    if any(tokens[segment.text].takes_neighbours for segment in segments if segment.special):
+        segments = apply_flags(segments, tokens)
+    return segments
+
+
+def apply_flags(segments: list[Segment], tokens: Mapping[str, AddedToken]) -> list[Segment]:
+    """What an added token's flags say about its neighbours.
+
+    `lstrip`, `rstrip`: it takes the white space on that side. `single_word`: where it touches another segment, spaces
+    apart, it is no token and becomes part of that segment, first of the left one.
+    """
+    segments = [*segments, Segment("", 0, False)]  # so that the last one has a right neighbour
+    for i, (text, start, special) in enumerate(segments):
+        flags = tokens[text] if special else None
+        if flags is None or not flags.takes_neighbours:
+            continue
+        left, right = segments[i - 1] if i else Segment("", 0, False), segments[i + 1]
+        if flags.rstrip:
+            stripped = right.text.lstrip()
+            segments[i + 1] = right = Segment(stripped, right.start + len(right.text) - len(stripped), right.special)
+        if flags.lstrip and i:
+            segments[i - 1] = left = left._replace(text=left.text.rstrip())
+        if flags.single_word and left.text and left.text[-1] != " ":
+            segments[i - 1 : i + 1] = [Segment(left.text + text, left.start, False), Segment("", start, False)]
+        elif flags.single_word and right.text and right.text[0] != " ":
+            segments[i : i + 2] = [Segment("", start, False), Segment(text + right.text, start, False)]
+    return [segment for segment in segments if segment.text]

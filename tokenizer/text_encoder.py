@@ -1,0 +1,174 @@
+"""Texts to tokens, ids and offsets: lower-casing, special tokens, sentencepiece, and rules A and B, for a batch.
+
+What each stage costs decides the speed: sentencepiece gets all segments of all texts in one call, and the rules are
+applied to pieces, not to characters. A piece is cut and looked up once and then remembered (rule B depends on the
+piece alone), so that the ids of a text are a chain of dictionary look-ups.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Generic, TypeVar
+
+from .cutting import cut, drop_markers
+from .offsets import Span, byte_ranges, follow, ranges, steps
+from .piece_model import MARKER, Piece, PieceModel, check_unicode
+from .segments import Segment, lower_case, split
+from .token_table import TokenTable
+
+# The pieces of ERNIE-M's vocabulary are 250,002. Pieces beyond it (unknown characters, of which a run is one piece)
+# are without number, so the memory of them has a bound.
+REMEMBERED = 300_000
+
+Value = TypeVar("Value")
+
+
+class Remembered(dict[Piece, Value], Generic[Value]):
+    """`make(text of the piece)`, kept for the next time."""
+
+    def __init__(self, model: PieceModel, make: Callable[[str], Value]) -> None:
+        super().__init__()
+        self.text_of = model.text_of
+        self.make = make
+
+    def __missing__(self, piece: Piece) -> Value:
+        value = self.make(self.text_of(piece))
+        if len(self) < REMEMBERED:
+            self[piece] = value
+        return value
+
+
+@dataclass(slots=True)
+class Encoded:
+    """One text: the ids of its tokens; their spans, if asked for; and, if it came as words, the word of each."""
+
+    ids: list[int]
+    offsets: list[Span] | None = None
+    words: list[int] | None = None
+    text: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, end: int) -> Encoded:
+        """The tokens from `start` to `end`."""
+        return Encoded(
+            self.ids[start:end],
+            None if self.offsets is None else self.offsets[start:end],
+            None if self.words is None else self.words[start:end],
+            self.text,
+        )
+
+    def word_ids(self) -> list[int]:
+        """Which word each token is part of: of those given, or of `text.split()`. A lone marker is of the next one."""
+        if self.words is not None:
+            return self.words
+        if self.offsets is None:
+            raise ValueError("word_ids: words are known with return_offsets_mapping=True or is_split_into_words=True")
+        ends = [match.end() for match in re.finditer(r"\S+", self.text)]
+        return [bisect_right(ends, start) for start, _ in self.offsets]
+
+
+def join_words(parts: Sequence[Encoded]) -> Encoded:
+    """The words of one text behind each other. Spans stay relative to their word, whose index says which it is."""
+    located = all(part.offsets is not None for part in parts)
+    return Encoded(
+        [index for part in parts for index in part.ids],
+        [span for part in parts for span in part.offsets or ()] if located else None,
+        [word for word, part in enumerate(parts) for _ in part.ids],
+    )
+
+
+class TextEncoder:
+    """Cuts texts with one piece model and one token table. Make a new one when tokens are added."""
+
+    def __init__(self, model: PieceModel, table: TokenTable, lone_marker: str) -> None:
+        self.model = model
+        self.table = table
+        self.lone_marker = lone_marker
+        self.marker = model.piece_of(MARKER)
+        self.runs_meet = MARKER + MARKER in model.normalise("a  b")[0]
+        self.text = Remembered(model, str)
+        self.starts_marked = Remembered(model, lambda text: text.startswith(MARKER))
+        self.ids = Remembered(model, lambda text: tuple(table.id_of(text[start:end]) for start, end in cut(text)))
+        # Pieces are many, but walks over them are few: shared, they stay in the processor's cache.
+        walks: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.steps = Remembered(model, lambda text: walks.setdefault(steps(text), steps(text)))
+        self.vanishes = lru_cache(4096)(lambda character: not model.normalise(character)[0].strip(MARKER))
+
+    def segments(self, text: str, split_special: bool) -> tuple[list[Segment], list[int] | None]:
+        """The segments of a text and, where lower-casing moved characters, the source index of each character."""
+        check_unicode(text)
+        source = None
+        if self.table.do_lower_case:
+            text, source = lower_case(text, self.table.cased_pattern)
+        return split(text, None if split_special else self.table.added_pattern, self.table.added), source
+
+    def pieces(self, segments: Iterable[Segment]) -> Iterator[list[Piece]]:
+        """The pieces of each ordinary segment, lone markers dropped."""
+        texts = [segment.text for segment in segments if not segment.special]
+        marked = self.starts_marked.__getitem__
+        for text, pieces in zip(texts, self.model.pieces(texts), strict=True):
+            meet = self.runs_meet or MARKER in text
+            yield drop_markers(pieces, self.marker, self.lone_marker, marked if meet else None)
+
+    def tokens(self, text: str, split_special: bool) -> list[str]:
+        """The tokens of a text, as strings."""
+        segments, _ = self.segments(text, split_special)
+        pieces = self.pieces(segments)
+        tokens: list[str] = []
+        for segment in segments:
+            if segment.special:
+                tokens.append(segment.text)
+            else:
+                texts = [self.text[piece] for piece in next(pieces)]
+                tokens += [piece[start:end] for piece in texts for start, end in cut(piece)]
+        return tokens
+
+    def encode(self, texts: Sequence[str], split_special: bool, with_offsets: bool) -> list[Encoded]:
+        """The ids of each text, and the spans of its tokens if asked for."""
+        segmented = [self.segments(text, split_special) for text in texts]
+        pieces = self.pieces(segment for segments, _ in segmented for segment in segments)
+        encoded = []
+        for text, (segments, source) in zip(texts, segmented, strict=True):
+            ids: list[int] = []
+            offsets: list[Span] = []
+            for segment in segments:
+                if segment.special:
+                    ids.append(self.table.id_of(segment.text))
+                    offsets.append((segment.start, segment.start + len(segment.text)))
+                    continue
+                own = next(pieces)
+                own_ids = list(chain.from_iterable(map(self.ids.__getitem__, own)))
+                if with_offsets:
+                    spans = self.locate(segment, own, len(own_ids))
+                    offsets = offsets + spans if offsets else spans
+                ids = ids + own_ids if ids else own_ids
+            if source is not None:
+                offsets = [(source[start], source[end - 1] + 1) for start, end in offsets]
+            encoded.append(Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids))
+        return encoded
+
+    def locate(self, segment: Segment, pieces: list[Piece], count: int) -> list[Span]:
+        """The spans, from the start of the text, of the `count` tokens of an ordinary segment."""
+        text, start, _ = segment
+        walks = map(self.steps.__getitem__, pieces)
+        bytewise = self.model.byte_fallback
+        if not bytewise and self.model.is_plain(text):
+            # Most text is like this. The marker in front stands for no character.
+            return ranges(walks, start - 1, count)
+        normalised, source = self.model.normalise(text)
+        if not bytewise and normalised.startswith(MARKER) and source[1:] == list(range(len(text) + 1)):
+            # Other characters, but one for one.
+            return ranges(walks, start - 1, count)
+        if bytewise:
+            found = byte_ranges((self.text[piece] for piece in pieces), normalised)
+        else:
+            found = ranges(walks, 0, count)
+        spans = follow(found, text, source, self.vanishes)
+        return [(start + first, start + end) for first, end in spans] if start else spans

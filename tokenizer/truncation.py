@@ -1,0 +1,78 @@
+"""Truncation: which tokens of a row stay when it would be longer than `max_length`.
+
+    longest_first   one token at a time from the longer text, from the second if both are as long
+    only_first      from the first text alone
+    only_second     from the second text alone
+
+The special tokens always stay. With `overflow` what does not fit is not lost: a row becomes several, which hold
+windows of the text that is cut, each window beginning `stride` tokens before the end of the one before. With
+truncation_side "left" the end of a text is kept, and windows run from its end to its start.
+
+Source: transformers 4.40.2 `tokenization_utils_base.py`, `truncate_sequences`, for the rules; its fast tokenizers
+(tokenizers `Encoding::truncate`) for overflow as rows.
+"""
+
+from __future__ import annotations
+
+from .layout import SPECIAL_PAIR, SPECIAL_SINGLE, Row
+from .options import Options
+from .text_encoder import Encoded
+
+
+def truncate(row: Row, options: Options) -> list[Row]:
+    """The row, cut to `options.max_length`, or the rows with all its windows.
+
+    Raises ValueError where `max_length` cannot be reached by the strategy, and for a stride that leaves no progress.
+    """
+    limit = options.truncation_length
+    if limit is None or len(row) <= limit:
+        return [row]
+    first, second = row.first, row.second
+    strategy = "only_first" if second is None and options.truncation == "longest_first" else options.truncation
+    room = limit - row.special * (SPECIAL_SINGLE if second is None else SPECIAL_PAIR)
+    if room < 0:
+        raise ValueError(f"max_length: expected at least {limit - room}, the number of special tokens, got {limit}")
+    if strategy == "only_second":
+        if second is None:
+            raise ValueError("truncation='only_second': there is no second text to cut")
+        parts = windows(second, room - len(first), options, "second")
+        return [Row(first, part, row.special, row.sample) for part in parts]
+    if strategy == "only_first":
+        parts = windows(first, room - (0 if second is None else len(second)), options, "first")
+        return [Row(part, second, row.special, row.sample) for part in parts]
+    assert second is not None  # a single text is cut by "only_first"
+    keep_first, keep_second = shares(len(first), len(second), room)
+    return [Row(window(first, keep_first, options), window(second, keep_second, options), row.special, row.sample)]
+
+
+def shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """What "longest_first" leaves of two lengths: equal shares, the odd token to the first, the shorter whole."""
+    if first <= room - room // 2:
+        return first, room - first
+    if second <= room // 2:
+        return room - second, second
+    return room - room // 2, room // 2
+
+
+def window(text: Encoded, size: int, options: Options) -> Encoded:
+    """The `size` tokens that truncation keeps."""
+    return text.part(0, size) if options.truncation_side == "right" else text.part(len(text) - size, len(text))
+
+
+def windows(text: Encoded, size: int, options: Options, name: str) -> list[Encoded]:
+    """The window that truncation keeps and, with overflow, all others."""
+    if size < 0:
+        raise ValueError(
+            f"truncation: max_length {options.truncation_length} cannot be reached: "
+            f"it takes {-size} tokens more than the {name} text has"
+        )
+    if not options.overflow:
+        return [window(text, size, options)]
+    step = size - options.stride
+    if step <= 0:
+        raise ValueError(f"stride: expected less than {size}, the tokens that a row has room for, got {options.stride}")
+    count = 1 + -(-(len(text) - size) // step)
+    starts = [i * step for i in range(count)]
+    if options.truncation_side == "right":
+        return [text.part(start, start + size) for start in starts]
+    return [text.part(max(len(text) - start - size, 0), len(text) - start) for start in starts]

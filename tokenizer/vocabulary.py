@@ -1,0 +1,90 @@
+"""vocab.txt: one token on each line, and the token's id is its line's number, counted from 0.
+
+    [CLS] [PAD] [SEP] [UNK]   0 to 3
+    the pieces                the sentencepiece model's own, in its order, without its control and unknown pieces
+    [MASK]                    last
+
+A line ends at "\\n"; "\\r\\n" is a line end only if every line ends so. Python's universal newlines would also end a
+line at the lone "\\r" that may be a token, and so shift the id of every token behind it. A token on two lines encodes
+to the later id, as in transformers; each of the two ids decodes to the token.
+
+Source: transformers 4.40.2 `tokenization_ernie_m.py`, `load_vocab` and `save_vocabulary`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# How many duplicates a message lists; a wrong file may have a hundred thousand.
+LISTED = 5
+
+
+class Vocabulary:
+    """The tokens by id (`tokens`), and the id of each (`ids`). Ids of tokens added later are not here."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], strict: bool = False) -> Vocabulary:
+        """Read a vocab.txt. A duplicate line is reported on stderr, or is a ValueError if `strict`.
+
+        Raises FileNotFoundError (or another OSError) for a file that cannot be read, ValueError for one that is not
+        UTF-8 or holds no token; each names the file.
+        """
+        vocabulary = cls(split_lines(read_text(Path(path))))
+        if not vocabulary.tokens:
+            raise ValueError(f"vocab_file: {path} is empty, expected one token on each line")
+        if len(vocabulary.ids) < len(vocabulary.tokens):
+            report = f"vocab_file: {path}: {vocabulary.duplicates()}"
+            if strict:
+                raise ValueError(report)
+            print(f"{report}; text encodes to the last of them", file=sys.stderr)
+        return vocabulary
+
+    def duplicates(self) -> str:
+        """Say which tokens stand on more than one line, with the lines' numbers, counted from 1 as editors do."""
+        # Only tokens that are not where `ids` says can have a second line: this stays short for a large vocabulary.
+        lines: dict[str, list[int]] = {}
+        for i, token in enumerate(self.tokens):
+            if self.ids[token] != i:
+                lines.setdefault(token, []).append(i + 1)
+        said = [f"{token!r} on lines {', '.join(map(str, n))} and {self.ids[token] + 1}" for token, n in lines.items()]
+        more = f"; and {len(said) - LISTED} more" if len(said) > LISTED else ""
+        return f"{len(said)} duplicate token{'s' * (len(said) > 1)}: {'; '.join(said[:LISTED])}{more}"
+
+    def text(self) -> str:
+        """The content of a vocab.txt with these tokens, duplicates included, so that each keeps its id."""
+        for i, token in enumerate(self.tokens):
+            if "\n" in token:
+                raise ValueError(f"vocabulary: token {i}, {token!r}, holds a line end, vocab.txt cannot")
+        return "".join(f"{token}\n" for token in self.tokens)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, from UTF-8, with or without a byte order mark."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"vocab_file: {path} does not exist; for the sentencepiece model's own ids say vocab_file='sentencepiece'"
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"vocab_file: {path} is not UTF-8: {error.reason} on line {line}") from None
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of `text` without their ends; the last line may lack one."""
+    ends = text.count("\n")
+    lines = text.split("\r\n" if ends and text.count("\r\n") == ends else "\n")
+    return lines[:-1] if lines[-1] == "" else lines
