@@ -65,8 +65,8 @@ def attention_by_sequence(
     with per_sequence():
         for start, end in pairwise(cu_seqlens.tolist()):
             if start < end:
-                heads_first = (x[start:end].swapaxes(0, 1) for x in (q, k, v))  # 3 x (H, n, D)
-                context[start:end] = attention(*heads_first, None, head_mask, drop)[0].swapaxes(0, 1)
+                own_q, own_k, own_v = (x[start:end].swapaxes(0, 1) for x in (q, k, v))  # (H, n, D)
+                context[start:end] = attention(own_q, own_k, own_v, None, head_mask, drop)[0].swapaxes(0, 1)
     return context
 
 

@@ -24,12 +24,8 @@ from typing import Any
 
 from . import config_checks as check
 from . import config_files
+from .activations import ACTIVATIONS
 from .files import replacing
-
-ACTIVATIONS = (
-    *("gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "laplace"),
-    *("leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh"),
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class ErnieMConfig:
         E, H = found["hidden_size"], found["num_attention_heads"]
         if E % H:
             raise ValueError(f"num_attention_heads: expected a divisor of hidden_size = {E}, got {H}")
-        layers = check.integer("num_hidden_layers", self.num_hidden_layers, 1, check.MOST_LAYERS)
+        layers = check.integer("num_hidden_layers", self.num_hidden_layers, 0, check.MOST_LAYERS)
         found["num_hidden_layers"] = layers
         found["max_position_embeddings"] = check.integer(
             "max_position_embeddings", self.max_position_embeddings, 3, check.LARGEST_SIZE

@@ -6,6 +6,7 @@ Whatever goes wrong on the way (a full disk, Ctrl-C), the temporary file is take
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import BinaryIO
 def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
     """Open a temporary file for each path; all are renamed once the block has ended without an exception."""
     # Not `tempfile`: its files are private to the user, and a checkpoint has the permissions of any other file.
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in paths]
     try:
         with ExitStack() as stack:
             yield tuple(stack.enter_context(open(path, "xb")) for path in temporary)

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import checkpoint
+from .checkpoint import load_parameters
+from .checkpoint_names import to_huggingface
+from .checkpoint_write import save_checkpoint
 from .config import ErnieMConfig
 from .parameters import Array, Parameters, flatten, initialise, shapes, unflatten
 
@@ -87,7 +89,7 @@ class PretrainedModel:
         holds no checkpoint, ValueError if a file is damaged or holds nan.
         """
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
-        arrays, report = checkpoint.load_parameters(
+        arrays, report = load_parameters(
             directory, config, cls.head_sizes(config), cls.has_pooler, dtype=dtype, strict=strict, seed=seed
         )
         model = cls(config, unflatten(arrays))
@@ -99,11 +101,11 @@ class PretrainedModel:
         Each is written under a temporary name and renamed. Raises FileExistsError if one exists, unless `overwrite`.
         """
         arrays = flatten(self.parameters)
-        checkpoint.save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)
+        save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)
 
     def state_dict(self) -> dict[str, Array]:
         """Every array by the name that it has in a Hugging Face checkpoint; the arrays themselves, not copies."""
-        return checkpoint.to_huggingface(flatten(self.parameters))
+        return to_huggingface(flatten(self.parameters))
 
     @property
     def dtype(self) -> np.dtype[Any]:

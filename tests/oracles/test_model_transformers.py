@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ernie_m.reference as ernie
-from ernie_m.reference import checkpoint
+from ernie_m.reference.checkpoint_names import from_huggingface
 from ernie_m.reference.parameters import unflatten
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare the reference with")
@@ -45,7 +45,7 @@ def pair(name: str, fields: dict[str, Any], seed: int, dtype: Any = np.float64) 
             drawn = centre + width * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             parameter.copy_(drawn)
     config = ernie.ErnieMConfig.from_dict(hf.config.to_dict())
-    arrays = checkpoint.from_huggingface({key: value.numpy().copy() for key, value in hf.state_dict().items()})
+    arrays = from_huggingface({key: value.numpy().copy() for key, value in hf.state_dict().items()})
     return hf, getattr(ernie, name)(config, unflatten(arrays))
 
 

@@ -19,12 +19,14 @@ transformers = pytest.importorskip(
 
 
 def both(cls: Any, directory: Path, plant: str | None = None) -> tuple[Any, Any, np.ndarray]:
-    """Traces of the same checkpoint here and there; `plant` names a peer's weight that gets 0.1 added."""
+    """Traces of the same checkpoint here and there; `plant` names a peer's weight that is disturbed."""
     cls.from_config(ernie.ErnieMConfig(**SMALL), seed=3).save_pretrained(directory)
     hf = getattr(transformers, cls.__name__).from_pretrained(directory).eval()
     if plant is not None:
         with torch.no_grad():
-            hf.get_parameter(plant).add_(0.1)
+            # Not one number for all: the inputs of a layer sum to about 0, and would not show it.
+            weight = hf.get_parameter(plant)
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     ids = np.random.default_rng(0).integers(2, 50, mask.shape)
     shape = (1, *mask.shape) if "Choice" in cls.__name__ else mask.shape

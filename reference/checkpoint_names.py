@@ -1,0 +1,138 @@
+"""How files spell the weights' names: one table, and the ways to read it.
+
+A path of `parameters.shapes` is the name of a module and, for linear maps and normalisations, `.weight` or `.bias`.
+Both makers of files put `ernie_m.` before the encoder's names where there is a head. Paddle keeps the weight of a
+linear map as (inputs, outputs), so it is to be transposed.
+
+Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .config import ErnieMConfig
+from .parameters import Array
+
+HUGGINGFACE, PADDLE = "huggingface", "paddle"
+PREFIX = "ernie_m."
+
+# path -> name in Hugging Face's files, and in Paddle's where that is another; {i} is the layer.
+TABLE: dict[str, tuple[str, ...]] = {
+    "word_embeddings": ("embeddings.word_embeddings.weight",),
+    "position_embeddings": ("embeddings.position_embeddings.weight",),
+    "layer_norm": ("embeddings.layer_norm",),
+    "layers.{i}.q_proj": ("encoder.layers.{i}.self_attn.self_attn.q_proj", "encoder.layers.{i}.self_attn.q_proj"),
+    "layers.{i}.k_proj": ("encoder.layers.{i}.self_attn.self_attn.k_proj", "encoder.layers.{i}.self_attn.k_proj"),
+    "layers.{i}.v_proj": ("encoder.layers.{i}.self_attn.self_attn.v_proj", "encoder.layers.{i}.self_attn.v_proj"),
+    "layers.{i}.out_proj": ("encoder.layers.{i}.self_attn.out_proj",),
+    "layers.{i}.norm1": ("encoder.layers.{i}.norm1",),
+    "layers.{i}.linear1": ("encoder.layers.{i}.linear1",),
+    "layers.{i}.linear2": ("encoder.layers.{i}.linear2",),
+    "layers.{i}.norm2": ("encoder.layers.{i}.norm2",),
+    "pooler": ("pooler.dense",),
+    "head.classifier": ("classifier",),
+    "head.qa_outputs": ("qa_outputs", "classifier"),
+    "head.linear_start": ("linear_start",),
+    "head.linear_end": ("linear_end",),
+}
+NOT_LINEAR = ("embeddings", "norm", "norm1", "norm2")
+# Buffers that older files hold beside the weights.
+IGNORED = ("embeddings.position_ids", "embeddings.token_type_ids")
+
+CLASSES = {
+    "ErnieMModel": "ErnieMModel",
+    "ErnieMForSequenceClassification": "ErnieMForSequenceClassification",
+    "ErnieMForMultipleChoice": "ErnieMForMultipleChoice",
+    "ErnieMForTokenClassification": "ErnieMForTokenClassification",
+    "ErnieMForQuestionAnswering": "ErnieMForQuestionAnswering",
+    "ErnieMForInformationExtraction": "ErnieMForInformationExtraction",
+    "UIEM": "ErnieMForInformationExtraction",
+}
+
+
+def file_name(path: str, form: str, prefix: str = "") -> str:
+    """A path as a file of that form, HUGGINGFACE or PADDLE, spells it; `prefix` goes before what is not the head's."""
+    parts = path.split(".")
+    layer = parts[1] if parts[0] == "layers" else ""
+    if layer:
+        parts[1] = "{i}"
+    last = "." + parts.pop() if parts[-1] in ("weight", "bias") else ""
+    names = TABLE[".".join(parts)]
+    name = names[-1] if form == PADDLE else names[0]
+    return ("" if parts[0] == "head" else prefix) + name.replace("{i}", layer) + last
+
+
+def is_transposed(path: str, form: str) -> bool:
+    """Whether files of that form hold this weight as (inputs, outputs)."""
+    module, _, last = path.rpartition(".")
+    return form == PADDLE and last == "weight" and not module.endswith(NOT_LINEAR)
+
+
+def prefix_of(names: Iterable[str]) -> str:
+    """`ernie_m.` if stored names have it."""
+    return PREFIX if any(name.startswith(PREFIX) for name in names) else ""
+
+
+def form_of(names: Iterable[str]) -> str:
+    """Whose spelling stored names are in; Hugging Face's where nothing tells them apart."""
+    paddle = {TABLE[f"layers.{{i}}.{name}"][1].partition("{i}")[2] for name in ("q_proj", "k_proj", "v_proj")}
+    for name in names:
+        layer, _, rest = name.removeprefix(PREFIX).removeprefix("encoder.layers.").partition(".")
+        if layer.isdigit() and f".{rest}".rpartition(".")[0] in paddle:
+            return PADDLE
+    return HUGGINGFACE
+
+
+def to_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays by path as a `state_dict` under Hugging Face's names; the arrays themselves, not copies."""
+    prefix = PREFIX if any(path.startswith("head.") for path in arrays) else ""
+    return {file_name(path, HUGGINGFACE, prefix): array for path, array in arrays.items()}
+
+
+def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The opposite of `to_huggingface`. Raises ValueError that names what is not a weight of the model."""
+    patterns = {names[0]: path for path, names in TABLE.items()}
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        parts = name.removeprefix(PREFIX).split(".")
+        layer = parts[2] if parts[:2] == ["encoder", "layers"] and len(parts) > 2 and parts[2].isdigit() else ""
+        if layer:
+            parts[2] = "{i}"
+        if ".".join(parts) in patterns:
+            path = patterns[".".join(parts)]
+        elif ".".join(parts[:-1]) in patterns and parts[-1] in ("weight", "bias"):
+            path = f"{patterns['.'.join(parts[:-1])]}.{parts[-1]}"
+        elif ".".join(parts) in IGNORED:
+            continue
+        else:
+            raise ValueError(f"{name}: not the name of a weight in a Hugging Face checkpoint of ERNIE-M")
+        found[path.replace("{i}", layer)] = array
+    return found
+
+
+def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
+    """Which of the six classes a checkpoint was saved from: as its configuration says, else as its names suggest.
+
+    A classifier beside a pooler is taken for sequence classification, though multiple choice looks the same.
+    """
+    for name in (config.architectures or ()) if config is not None else ():
+        if name in CLASSES:
+            return CLASSES[name]
+    modules = {name.removeprefix(PREFIX).rpartition(".")[0] for name in names}
+    if "linear_start" in modules:
+        return "ErnieMForInformationExtraction"
+    if "qa_outputs" in modules:
+        return "ErnieMForQuestionAnswering"
+    if "classifier" in modules:
+        pooled = "pooler.dense" in modules
+        return "ErnieMForSequenceClassification" if pooled else "ErnieMForTokenClassification"
+    return "ErnieMModel"
+
+
+def unused(name: str, form: str) -> bool:
+    """Whether a stored name is a known one that a class may do without: another head's, the pooler's, or a buffer."""
+    plain = name.removeprefix(PREFIX)
+    modules: set[Any] = {names[-1] if form == PADDLE else names[0] for path, names in TABLE.items() if "head." in path}
+    return plain in IGNORED or plain.rpartition(".")[0] in {*modules, "pooler.dense"}

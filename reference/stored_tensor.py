@@ -1,0 +1,92 @@
+"""One weight in a file: what it is, before and after it is loaded.
+
+    bfloat16 -> float32    the same 16 bits, followed by 16 zeros: exact
+    float32 -> bfloat16    the upper 16 bits, rounded to the nearest, ties to even
+
+NumPy has no bfloat16, so its bits travel as uint16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .parameters import Array
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+CHUNK = 1 << 18  # numbers looked at in one go
+
+
+def widen_bfloat16(bits: Array) -> Array:  # uint16 -> float32
+    """The numbers that bfloat16 bits stand for, exactly."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def round_to_bfloat16(x: Array) -> Array:  # float16, float32 or float64 -> uint16
+    """The bits of the nearest bfloat16, ties to even; beyond its range infinity, as IEEE 754 has it."""
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(x, np.float32)
+    bits = single.view(np.uint32).astype(np.uint64)
+    if x.dtype == np.float64:
+        # Rounding twice could end on the wrong side of a tie. Where float32 was not exact, give it the odd one of
+        # the two neighbours that enclose x: its last bit then says "and a bit more" to the second rounding.
+        bits -= (np.abs(single.astype(np.float64)) > np.abs(x)).astype(np.uint64)
+        bits |= (single.astype(np.float64) != x).astype(np.uint64)
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    return (bits >> 16).astype(np.uint16)
+
+
+def first_not_finite(x: Array) -> tuple[int, ...] | None:
+    """Index of the first nan or infinity in `x`, or None. Looks at pieces, so that it needs no memory to speak of."""
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        finite = np.isfinite(flat[start : start + CHUNK])
+        if not finite.all():
+            return tuple(int(i) for i in np.unravel_index(start + int(finite.argmin()), x.shape))
+    return None
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint file. `dtype` is a name, such as "float32", "bfloat16" or "int64"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bits: Array = field(repr=False)  # as it lies in the file; bfloat16 as uint16
+
+    @classmethod
+    def of(cls, name: str, array: Array, bfloat16: bool = False) -> StoredTensor:
+        """From an array as it lies in the file; `bfloat16` says that its uint16 are bfloat16 bits."""
+        dtype = "bfloat16" if bfloat16 and array.dtype == np.uint16 else array.dtype.name
+        return cls(name, dtype, array.shape, array)
+
+    @property
+    def native(self) -> str:
+        """The dtype that holds it exactly and that is computed in: its own, or float32 for half precision."""
+        return "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
+
+    def load(self, dtype: Any = None, transposed: bool = False) -> Array:
+        """The numbers, as `dtype` or as `native`; a view of the file where nothing has to be changed.
+
+        Raises ValueError if it is no floating-point tensor, or if it holds a nan, an infinity, or a number that
+        `dtype` is too small for.
+        """
+        if self.dtype not in FLOATS:
+            raise ValueError(f"{self.name}: expected one of {', '.join(FLOATS)}, got {self.dtype}")
+        wanted = np.dtype(dtype or self.native)
+        bits = np.ascontiguousarray(self.bits.T) if transposed else self.bits
+        exact = widen_bfloat16(bits) if self.dtype == "bfloat16" else bits
+        with np.errstate(over="ignore"):
+            found = exact.astype(wanted, order="C", copy=False)
+        # Matrix products copy unaligned arrays each time they meet them.
+        found = found if found.flags.aligned and found.flags.c_contiguous else found.copy()
+        where = first_not_finite(found)
+        if where is not None:
+            kind = "is too large for " + wanted.name if np.isfinite(exact[where]) else "is not a finite number"
+            raise ValueError(f"{self.name}: {exact[where]} at {where} {kind}")
+        return found
