@@ -69,7 +69,7 @@ def entry_shape(entry: Entry) -> str:
 
 def entry_table(entries: Sequence[Entry], digits: int = 4) -> list[str]:
     """Name, shape and statistics of each entry, one line each, under a line of headings."""
-    rows = [("name", "shape", *STATISTICS)]
+    rows: list[tuple[str, ...]] = [("name", "shape", *STATISTICS)]
     for entry in entries:
         found = statistics(entry_values(entry))
         rows.append((entry.name, entry_shape(entry), *(number(value, digits) for value in found.values())))

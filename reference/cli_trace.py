@@ -133,7 +133,7 @@ def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:
 
 def save(target: Path, found: Trace, input_ids: Array, mask: Array) -> None:
     """Write the values of a trace, padded, and what was fed in."""
-    values = {name: entry.padded() for name, entry in found.items()}
+    values: dict[str, Any] = {name: entry.padded() for name, entry in found.items()}
     with replacing(target) as (file,):
         np.savez(file, input_ids=input_ids, attention_mask=mask, **values)
 

@@ -20,6 +20,8 @@ TOKENIZER_FILES = ("sentencepiece.bpe.model", "vocab.txt")
 PROGRAM = [sys.executable, "-m", "ernie_m.reference"]
 # One thread: on a busy machine a second one waits for its turn longer than it works.
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+# Set, it would hide a buffer that is not flushed.
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)
 LONGEST = 34
 
 
