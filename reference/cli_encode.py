@@ -19,6 +19,8 @@ import numpy as np
 
 from ernie_m.tokenizer import ErnieMTokenizer
 
+from .checkpoint import open_checkpoint
+from .checkpoint_names import file_name
 from .cli_input import Text, add_arguments, texts, windows
 from .cli_long import POLICIES, TRUNCATE, WINDOW_MEAN, parts
 from .cli_model import add_model, load_tokenizer, model_directory
@@ -102,6 +104,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def check_pooler(directory: Path) -> None:
+    """Raise ValueError if a checkpoint has no pooler, in place of which `from_pretrained` makes a random one."""
+    checkpoint = open_checkpoint(directory)
+    if file_name("pooler.weight", checkpoint.format, checkpoint.prefix) not in checkpoint.tensors:
+        raise ValueError(f"--pooling pooler: {directory} holds no pooler; expected cls or mean")
+
+
 class Encoder:
     """A model and its tokenizer, with what the user chose; `cut` counts the texts that were cut so far."""
 
@@ -116,6 +125,8 @@ class Encoder:
     def load(cls, directory: Path, arguments: argparse.Namespace) -> Encoder:
         """From a checkpoint directory. Raises what `from_pretrained` of the two raises."""
         tokenizer = load_tokenizer(directory)
+        if arguments.pooling == "pooler":
+            check_pooler(directory)
         model = ErnieMModel.from_pretrained(directory, dtype=np.float32)
         return cls(model, tokenizer, arguments.pooling, arguments.long, arguments.batch_size)
 

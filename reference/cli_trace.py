@@ -14,12 +14,13 @@ import numpy as np
 
 import ernie_m.reference as ernie
 
-from .checkpoint_names import architecture_of
+from .checkpoint import open_checkpoint
 from .cli_input import add_arguments, texts
 from .cli_model import add_model, load_tokenizer, model_directory
 from .cli_output import print_json, writable
 from .cli_table import entry_table, entry_values, statistics
 from .compare import Comparison, compare
+from .convert import class_of
 from .files import replacing
 from .parameters import Array
 from .trace import Trace, trace
@@ -117,9 +118,8 @@ def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Arr
 
 def load(directory: Path, dtype: str) -> Any:
     """The model in a directory, of the class that it was saved from."""
-    config = ernie.ErnieMConfig.from_pretrained(directory)
-    found = getattr(ernie, architecture_of(config, ()))
-    return found.from_pretrained(directory, dtype=dtype)
+    cls = class_of(open_checkpoint(directory), ernie.ErnieMConfig.from_pretrained(directory))
+    return cls.from_pretrained(directory, dtype=dtype)
 
 
 def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:

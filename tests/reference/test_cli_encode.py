@@ -12,7 +12,7 @@ from cli_helpers import LONGEST, corpus, make_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.reference import ErnieMModel, cli_encode
+from ernie_m.reference import ErnieMForTokenClassification, ErnieMModel, cli_encode
 from ernie_m.reference.cli import main
 from ernie_m.reference.cli_long import parts, window_starts
 from ernie_m.tokenizer import ErnieMTokenizer
@@ -175,6 +175,15 @@ def test_encode_leaves_nothing_of_a_file_that_is_no_text(
     assert main(["encode", *map(str, arguments), "--window", "4"]) == 2
     assert "line 21 of texts.txt: expected UTF-8, got byte 0xff" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_encode_refuses_to_make_up_a_pooler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_checkpoint(tmp_path, ErnieMForTokenClassification)
+    assert main(["encode", "--model", str(directory), "--pooling", "pooler", "text"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"ernie-m: error: --pooling pooler: {directory} holds no pooler; expected cls or mean\n"
+    assert main(["encode", "--model", str(directory), "--pooling", "cls", "text"]) == 0
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--window"])

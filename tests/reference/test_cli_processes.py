@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,14 @@ def test_closed_pipe_ends_the_program_quietly(checkpoint: Path, tmp_path: Path, 
 def test_encode_streams_vectors_before_its_input_ends(checkpoint: Path) -> None:
     process = started("encode", "--model", checkpoint, "--window", 2)
     assert process.stdin is not None and process.stdout is not None
+    # So that a program that writes nothing yet is a failure, not a wait without end.
+    timer = threading.Timer(30, process.kill)
+    timer.start()
     process.stdin.write(b"one\ntwo\nthree\n")
     process.stdin.flush()
-    assert [json.loads(process.stdout.readline())["index"] for _ in range(2)] == [0, 1]
+    lines = [process.stdout.readline() for _ in range(2)]
+    timer.cancel()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1]
     out, err = process.communicate(timeout=30)
     assert json.loads(out)["index"] == 2
     assert (process.returncode, err) == (0, b"")

@@ -116,7 +116,7 @@ def test_trace_refuses_what_it_cannot_run(checkpoint: Path, tmp_path: Path, caps
         ("a", "--save", str(tmp_path / "t.npy")): "--save: expected a name that ends in .npz",
         ("a", "--save", str(tmp_path / "none" / "t.npz")): "none is not a directory",
         ("a", "--tolerance", "nan"): "argument --tolerance",
-        ("a", "--compare", str(tmp_path)): "config.json",
+        ("a", "--compare", str(tmp_path)): "not a checkpoint: looked for",
         ("word " * 50,): "at most 34 tokens",
     }.items():
         assert main([*arguments, *more]) == 2, more

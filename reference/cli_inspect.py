@@ -1,0 +1,138 @@
+"""`ernie-m inspect DIR`: what a checkpoint directory holds, and what its class lacks or does not know."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .checkpoint import Checkpoint, LoadReport, note_on_default_mask, open_checkpoint
+from .cli_output import print_json
+from .cli_table import table
+from .config import ErnieMConfig
+from .convert import class_of, own_names
+from .stored_tensor import StoredTensor
+
+FORMATS = {"huggingface": "Hugging Face", "paddle": "Paddle"}
+
+DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and whether these are its class's."
+EPILOG = """\
+Shapes and names are those in the file. The exit code is 1 if weights of the class are missing, unexpected, or of
+another shape than the configuration says, and 2 if the directory is no checkpoint. Values are not looked at.
+
+examples:
+  ernie-m inspect DIR
+  ernie-m inspect DIR --json | python -m json.tool"""
+
+
+def add(commands: Any) -> None:
+    """The command's arguments."""
+    parser = commands.add_parser(
+        "inspect",
+        help="what a checkpoint holds",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("directory", metavar="DIR", help="a checkpoint directory, Hugging Face's or Paddle's")
+    parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A checkpoint, its configuration, the class that it was saved from, and how its weights fit that class.
+
+    `report.missing` has every weight of the class that the files lack, its head's too. `unused` are known weights that
+    the class does without, such as a pooler.
+    """
+
+    checkpoint: Checkpoint
+    config: ErnieMConfig
+    architecture: str
+    report: LoadReport
+    unused: tuple[str, ...]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is found; 1 if the weights are not those of the class."""
+    found = examine(arguments.directory)
+    note_on_default_mask(found.checkpoint, found.config)
+    if arguments.json:
+        print_json(as_json(found))
+    else:
+        print(*as_text(found), sep="\n")
+    return 1 if found.report else 0
+
+
+def examine(directory: str) -> Findings:
+    """Compare a directory's weights with what its configuration asks for. Raises as `open_checkpoint` does."""
+    config = ErnieMConfig.from_pretrained(directory)
+    checkpoint = open_checkpoint(directory)
+    stored, report = own_names(checkpoint, config)
+    known = {*stored.values(), *report.unexpected, *(name for name, _, _ in report.mismatched)}
+    unused = tuple(name for name in checkpoint.tensors if name not in known)
+    return Findings(checkpoint, config, class_of(checkpoint, config).__name__, report, unused)
+
+
+def numbers(tensors: Iterable[StoredTensor]) -> int:
+    """How many numbers these tensors hold together."""
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def as_text(found: Findings) -> Iterator[str]:
+    """The lines of the report."""
+    checkpoint = found.checkpoint
+    tensors = checkpoint.tensors.values()
+    files = ", ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in checkpoint.files)
+    yield from table(
+        [
+            ("directory", str(checkpoint.directory)),
+            ("format", FORMATS[checkpoint.format]),
+            ("files", files),
+            ("class", found.architecture),
+            ("parameters", f"{numbers(tensors):,} in {len(tensors)} tensors"),
+            ("dtypes", ", ".join(f"{count} {dtype}" for dtype, count in dtypes(tensors).items())),
+        ]
+    )
+    yield "\nconfiguration"
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in found.config.to_dict().items()}
+    yield from table([("", name, value) for name, value in sorted(values.items())])
+    yield "\nweights"
+    yield from table([("", item.name, str(item.shape), item.dtype) for item in tensors])
+    yield ""
+    if found.unused:
+        yield f"not used by {found.architecture}: {', '.join(found.unused)}"
+    yield str(found.report) if found.report else f"all weights of {found.architecture} are there, in their shapes"
+
+
+def dtypes(tensors: Iterable[StoredTensor]) -> dict[str, int]:
+    """How many tensors there are of each dtype."""
+    return dict(Counter(tensor.dtype for tensor in tensors))
+
+
+def as_json(found: Findings) -> dict[str, Any]:
+    """The report as one object."""
+    checkpoint, report = found.checkpoint, found.report
+    tensors = checkpoint.tensors.values()
+    return {
+        "directory": str(checkpoint.directory),
+        "format": checkpoint.format,
+        "files": [{"name": path.name, "bytes": path.stat().st_size} for path in checkpoint.files],
+        "class": found.architecture,
+        "config": found.config.to_dict(),
+        "parameters": numbers(tensors),
+        "dtypes": dtypes(tensors),
+        "tensors": [{"name": item.name, "shape": item.shape, "dtype": item.dtype} for item in tensors],
+        "missing": report.missing,
+        "unexpected": report.unexpected,
+        "mismatched": [
+            {"name": name, "expected": expected, "found": shape} for name, expected, shape in report.mismatched
+        ],
+        "unused": found.unused,
+    }

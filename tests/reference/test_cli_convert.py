@@ -1,0 +1,79 @@
+"""`ernie-m convert` makes a directory that computes the same, or none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import TOKENIZER_FILES, make_checkpoint
+from safetensors.numpy import load_file
+
+from ernie_m.reference import ErnieMModel
+from ernie_m.reference.cli import main
+
+
+def test_convert_of_paddle_computes_the_same(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = fixtures / "paddle_tiny" / "seqcls", tmp_path / "new"
+    assert main(["convert", str(source), str(target)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert [line.split()[0] for line in captured.out.splitlines()] == [
+        str(target / name) for name in ("config.json", "model.safetensors")
+    ]
+    ids = ["0", "17", "5", "44", "2"]
+    arguments = ["trace", "--model", str(source), "--compare", str(target), "--tolerance", "0", "--ids", *ids]
+    assert main(arguments) == 0
+    assert main(["inspect", str(target)]) == 0
+    assert "Hugging Face" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 2), ("bfloat16", 2), ("float32", 4), ("float64", 8)])
+def test_convert_writes_the_dtype_and_the_tokenizer(tmp_path: Path, dtype: str, size: int) -> None:
+    source, target = make_checkpoint(tmp_path / "old"), tmp_path / "new"
+    assert main(["convert", str(source), str(target), "--dtype", dtype]) == 0
+    assert sorted(path.name for path in target.iterdir()) == sorted(
+        ["config.json", "model.safetensors", *TOKENIZER_FILES]
+    )
+    for name in TOKENIZER_FILES:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+    old = ErnieMModel.from_pretrained(source, dtype=np.float64).state_dict()
+    new = ErnieMModel.from_pretrained(target, dtype=np.float64).state_dict()
+    # A rounding of half a unit in the last of so many bits.
+    unit = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0.0, "float64": 0.0}[dtype]
+    for name, array in old.items():
+        np.testing.assert_allclose(new[name], array, rtol=unit, atol=2**-25 if dtype == "float16" else 0)
+    numbers = sum(array.size for array in old.values())
+    assert size * numbers < (target / "model.safetensors").stat().st_size < size * numbers + 4096
+    assert main(["encode", "--model", str(target), "--output", str(tmp_path / "x.npy"), "text"]) == 0
+
+
+def test_convert_leaves_alone_what_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = make_checkpoint(tmp_path / "old"), tmp_path / "new"
+    target.mkdir()
+    (target / "mine").write_text("x")
+    assert main(["convert", str(source), str(target)]) == 2
+    assert str(target) in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["mine"]
+    assert main(["convert", str(source), str(source)]) == 2
+    assert set(load_file(source / "model.safetensors"))
+
+
+def test_convert_of_a_damaged_checkpoint_leaves_nothing(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path / "old"))
+    weights = source / "model_state.pdparams"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert main(["convert", str(source), str(tmp_path / "new")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "model_state.pdparams" in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_convert_refuses_another_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(tmp_path), str(tmp_path / "new"), "--dtype", "int8"]) == 2
+    assert "argument --dtype: invalid choice: 'int8'" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""`ernie-m inspect` says what is in a checkpoint, and its exit code whether that is what its class needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_helpers import make_checkpoint
+from helpers import CLASSES
+from safetensors.numpy import load_file, save_file
+
+import ernie_m.reference as ernie
+from ernie_m.reference.cli import main
+
+PADDLE_CLASSES = {
+    "model": "ErnieMModel",
+    "seqcls": "ErnieMForSequenceClassification",
+    "tokcls": "ErnieMForTokenClassification",
+    "qa": "ErnieMForQuestionAnswering",
+    "mc": "ErnieMForMultipleChoice",
+    "uiem": "ErnieMForInformationExtraction",
+}
+
+
+def inspected(capsys: pytest.CaptureFixture[str], directory: Path, status: int = 0) -> dict[str, Any]:
+    assert main(["inspect", str(directory), "--json"]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_inspect_shows_a_complete_checkpoint(cls: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_checkpoint(tmp_path, cls)
+    stored = load_file(directory / "model.safetensors")
+    found = inspected(capsys, directory)
+    assert (found["format"], found["class"], found["directory"]) == ("huggingface", cls.__name__, str(directory))
+    size = (directory / "model.safetensors").stat().st_size
+    assert found["files"] == [{"name": "model.safetensors", "bytes": size}]
+    tensors = {item["name"]: (tuple(item["shape"]), item["dtype"]) for item in found["tensors"]}
+    assert tensors == {name: (array.shape, array.dtype.name) for name, array in stored.items()}
+    assert found["parameters"] == sum(array.size for array in stored.values())
+    assert found["dtypes"] == {"float32": len(stored)}
+    assert found["config"]["hidden_size"] == 16
+    assert found["missing"] == found["unexpected"] == found["mismatched"] == found["unused"] == []
+
+    assert main(["inspect", str(directory)]) == 0
+    out = capsys.readouterr().out
+    lines = {tuple(line.split()) for line in out.splitlines()}
+    for name, array in stored.items():
+        assert (name, *str(array.shape).split(), "float32") in lines
+    assert ("hidden_size", "16") in lines
+    assert out.endswith(f"all weights of {cls.__name__} are there, in their shapes\n")
+
+
+@pytest.mark.parametrize("name", PADDLE_CLASSES)
+def test_inspect_knows_paddles_checkpoints(name: str, fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspected(capsys, fixtures / "paddle_tiny" / name)
+    assert (found["format"], found["class"]) == ("paddle", PADDLE_CLASSES[name])
+    assert found["files"][0]["name"] == "model_state.pdparams"
+    # Paddle keeps a pooler where it is not used.
+    unused = ["ernie_m.pooler.dense.weight", "ernie_m.pooler.dense.bias"]
+    assert found["unused"] == (unused if name in ("tokcls", "qa") else [])
+
+
+def test_inspect_tells_of_the_default_mask_of_extraction_alone(
+    fixtures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in PADDLE_CLASSES:
+        assert main(["inspect", str(fixtures / "paddle_tiny" / name)]) == 0
+        assert ('default_mask="cls_token"' in capsys.readouterr().err) == (name == "uiem")
+
+
+def test_inspect_lists_what_is_missing_unexpected_and_misshapen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = make_checkpoint(tmp_path, ernie.ErnieMForSequenceClassification)
+    stored = load_file(directory / "model.safetensors")
+    del stored["ernie_m.encoder.layers.0.norm1.bias"], stored["classifier.weight"]
+    stored["ernie_m.encoder.layers.0.linear1.bias"] = np.zeros(5, np.float16)
+    stored["ernie_m.encoder.layers.7.norm1.bias"] = np.zeros(16, np.float32)
+    stored["surprise"] = np.zeros(1, np.float32)
+    save_file(stored, directory / "model.safetensors")
+
+    found = inspected(capsys, directory, status=1)
+    assert set(found["missing"]) == {"ernie_m.encoder.layers.0.norm1.bias", "classifier.weight"}
+    assert set(found["unexpected"]) == {"ernie_m.encoder.layers.7.norm1.bias", "surprise"}
+    wrong = {"name": "ernie_m.encoder.layers.0.linear1.bias", "expected": [32], "found": [5]}
+    assert found["mismatched"] == [wrong]
+    assert found["dtypes"] == {"float32": len(stored) - 1, "float16": 1}
+
+    assert main(["inspect", str(directory)]) == 1
+    out = capsys.readouterr().out
+    for line in (
+        "missing: classifier.weight",
+        "unexpected: surprise",
+        "wrong shape: ernie_m.encoder.layers.0.linear1.bias: expected (32,), got (5,)",
+    ):
+        assert f"\n{line}\n" in out
+    assert "are there" not in out
+
+
+def test_inspect_refuses_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_checkpoint(tmp_path)
+    content = (directory / "model.safetensors").read_bytes()
+    for file, damaged in {
+        "model.safetensors": content[:-1],
+        "config.json": b"{",
+    }.items():
+        before = (directory / file).read_bytes()
+        (directory / file).write_bytes(damaged)
+        assert main(["inspect", str(directory)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith("ernie-m: error: ") and file in captured.err
+        (directory / file).write_bytes(before)
+    assert main(["inspect", str(directory / "config.json")]) == 2
+    (directory / "model.safetensors").unlink()
+    assert main(["inspect", str(directory)]) == 2
+    assert "model.safetensors" in capsys.readouterr().err  # what was looked for
