@@ -23,8 +23,8 @@ class IdRows(TokenTable):
         spaces_between_special_tokens: bool = True,
     ) -> str:
         """The text of ids (an id, a list, or a one-dimensional array or tensor): see `decoding` for what is lost."""
-        ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        tokens = self.convert_ids_to_tokens(ids, skip_special_tokens)
+        single = not isinstance(token_ids, Iterable)
+        tokens = self.convert_ids_to_tokens([token_ids] if single else token_ids, skip_special_tokens)
         outside = {token for token in self.additional_special_tokens if self.id_of(token) >= self.vocab_size}
         set_off = self.added_tokens_encoder.keys() - set(self.all_special_tokens) | outside
         text = join_with_added(tokens, set_off, spaces_between_special_tokens)

@@ -8,7 +8,8 @@ joined, are the normalised text. So a token is a known range of the normalised t
 
 less any characters at the end that normalisation deletes or turns into space. Where one character became several
 tokens (㎏ -> k, g), or a sequence was composed into one character that was then cut, each token has the whole span. A
-lone marker has the run of white space that it stands for. Spans are half open, in Python's code points.
+lone marker has the run of white space that it stands for, which at the text's end may be empty. Spans are half open, in
+Python's code points.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def follow(found: Sequence[Span], text: str, source: Sequence[int], vanishes: Ca
         if end == last:
             at = bisect_right(source, last, after)
             end = source[at] if at < len(source) else len(text)
-        if not vanishes(text[start]):
+        if not vanishes(text[start : start + 1]):
             while end - 1 > last and vanishes(text[end - 1]):
                 end -= 1
         spans[i] = (start, end)

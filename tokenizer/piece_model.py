@@ -32,8 +32,8 @@ class PieceModel:
 
     def __init__(self, data: bytes, source: str, sampling: Mapping[str, Any] | None = None) -> None:
         """Load a model from a file's bytes; `source` names the file in errors. `sampling`: see `sampling_options`."""
+        self._options = sampling_options(sampling or {})
         self.sampling = dict(sampling or {})
-        self._options = sampling_options(self.sampling)
         self._processor = sentencepiece.SentencePieceProcessor()
         hint = "is this the file, and is vocab.txt the second argument?"
         try:
@@ -44,7 +44,8 @@ class PieceModel:
         if not complete:
             raise ValueError(f"sentencepiece_model_file: {source} is empty, expected a sentencepiece model")
         self.byte_fallback: bool = self._processor.is_byte(self._processor.piece_to_id("<0x00>"))
-        missing = [name for number, name in FIELDS.items() if number not in field_numbers(data)]
+        found = field_numbers(data)
+        missing = [name for number, name in FIELDS.items() if number not in found]
         if missing:
             raise ValueError(f"sentencepiece_model_file: {source} has no {' and no '.join(missing)}: is it complete?")
 
@@ -63,9 +64,9 @@ class PieceModel:
         One thread, so that a data loader with many processes has as many threads as processes.
         """
         if self._options:
-            # Each call draws anew, so that the numbers and the texts of the same pieces cannot be had.
-            drawn: list[list[Piece]] = self._processor.encode(texts, out_type=str, num_threads=1, **self._options)
-            return drawn
+            # Texts only, for a second call would draw other pieces; and one by one, for a batch has a thread of its
+            # own, which after `sentencepiece.set_random_generator_seed` draws the same in every call.
+            return [self._processor.encode(text, out_type=str, **self._options) for text in texts]
         pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
         unknown = self._processor.unk_id()
         partly = [i for i, row in enumerate(pieces) if unknown in row]
@@ -119,6 +120,8 @@ def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
     `enable_sampling` draws one of the `nbest_size` (2 to 512, default 64) most probable ways to cut, or one of all of
     them (-1), with probability proportional to p^`alpha` (default 0.1). Without it the other two have no effect.
     """
+    if not isinstance(sampling, Mapping):
+        raise TypeError(f"sp_model_kwargs: expected a mapping, got {sampling!r}")
     unknown = [name for name in sampling if name not in SAMPLING_OPTIONS]
     if unknown:
         raise TypeError(f"sp_model_kwargs: expected {', '.join(SAMPLING_OPTIONS)}, got {', '.join(map(repr, unknown))}")
@@ -149,6 +152,12 @@ def field_numbers(data: Sequence[int]) -> set[int]:
     """
     numbers, at = set(), 0
     while at < len(data):
+        # A piece of less than 128 bytes, which nearly every field is: two bytes and its content.
+        while at + 1 < len(data) and data[at] == 0x0A and data[at + 1] < 128:
+            numbers.add(1)
+            at += 2 + data[at + 1]
+        if at >= len(data):
+            break
         tag, at = varint(data, at)
         numbers.add(tag >> 3)
         if tag & 7 == 2:

@@ -46,7 +46,7 @@ def lower(text: str) -> str:
 def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] | None]:
     """`text` in lower case except what `keep` matches; and for each new character the index of the one it came from.
 
-    The indices are None where they would be 0, 1, 2, ..., that is without İ.
+    The indices end with the length of `text`. They are None where they would be 0, 1, 2, ..., that is without İ.
     """
     parts = keep.split(text) if keep else [text]
     parts[0::2] = map(lower, parts[0::2])
@@ -59,7 +59,7 @@ def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] 
         for character in part:
             source.extend([at] * (2 if character == DOTTED_I and i % 2 == 0 else 1))
             at += 1
-    return lowered, source
+    return lowered, [*source, at]
 
 
 def split(text: str, pattern: re.Pattern[str] | None, tokens: Mapping[str, AddedToken]) -> list[Segment]:

@@ -150,7 +150,7 @@ class TextEncoder:
                     offsets = offsets + spans if offsets else spans
                 ids = ids + own_ids if ids else own_ids
             if source is not None:
-                offsets = [(source[start], source[end - 1] + 1) for start, end in offsets]
+                offsets = [(source[a], source[b - 1] + 1 if b > a else source[b]) for a, b in offsets]
             encoded.append(Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids))
         return encoded
 
@@ -166,9 +166,7 @@ class TextEncoder:
         if not bytewise and normalised.startswith(MARKER) and source[1:] == list(range(len(text) + 1)):
             # Other characters, but one for one.
             return ranges(walks, start - 1, count)
-        if bytewise:
-            found = byte_ranges((self.text[piece] for piece in pieces), normalised)
-        else:
-            found = ranges(walks, 0, count)
+        texts = map(self.text.__getitem__, pieces)
+        found = byte_ranges(texts, normalised) if bytewise else ranges(walks, 0, count)
         spans = follow(found, text, source, self.vanishes)
         return [(start + first, start + end) for first, end in spans] if start else spans

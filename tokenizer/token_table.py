@@ -13,6 +13,7 @@ Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer`; `tok
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, overload
 
 from .added_tokens import AddedToken
@@ -30,6 +31,13 @@ ROLES: dict[str, str | None] = {
     "mask_token": "[MASK]",
 }
 ADDITIONAL = "additional_special_tokens"
+
+
+def added_id(value: Any) -> int:
+    """An id from a configuration file, where it is a string. ValueError if it is none."""
+    if not isinstance(value, (str, int)) or not str(value).isdecimal():
+        raise ValueError(f"added_tokens_decoder: expected ids, 0 or more, got {value!r}")
+    return int(value)
 
 
 class SpecialToken:
@@ -86,8 +94,8 @@ class TokenTable:
         self._additional: list[str] = []
         self.added_tokens_decoder: dict[int, AddedToken] = {}
         self.added_tokens_encoder: dict[str, int] = {}
-        for index, token in sorted((int(k), v) for k, v in (added_tokens_decoder or {}).items()):
-            self._store(index, AddedToken.of(token, "added_tokens_decoder"))
+        for number, token in (added_tokens_decoder or {}).items():
+            self._store(added_id(number), AddedToken.of(token, "added_tokens_decoder"))
         roles = {role: special_tokens.get(role, default) for role, default in ROLES.items()}
         for role, token in roles.items():
             if token is None and ROLES[role] is not None:
@@ -105,11 +113,11 @@ class TokenTable:
                 continue
             if self.do_lower_case and token.normalized and not token.special:
                 token = AddedToken.of({**token.to_json(), "content": token.content.lower()})
-            index = self.added_tokens_encoder.get(token.content, self.vocabulary.ids.get(token.content))
-            if index is None:
-                index = free + new
+            number = self.added_tokens_encoder.get(token.content, self.vocabulary.ids.get(token.content))
+            if number is None:
+                number = free + new
                 new += 1
-            self._store(index, token)
+            self._store(number, token)
             if token.special and token.content not in known_special:
                 self._additional.append(token.content)
                 known_special.add(token.content)
@@ -135,9 +143,9 @@ class TokenTable:
             new += self.add_tokens(value, special_tokens=True)
         return new
 
-    def _store(self, index: int, token: AddedToken) -> None:
-        self.added_tokens_decoder[index] = token
-        self.added_tokens_encoder[token.content] = index
+    def _store(self, number: int, token: AddedToken) -> None:
+        self.added_tokens_decoder[number] = token
+        self.added_tokens_encoder[token.content] = number
 
     def _tokens_changed(self) -> None:
         """Make the patterns anew that find added tokens in text."""
@@ -148,17 +156,17 @@ class TokenTable:
 
     def id_of(self, token: str) -> int:
         """The id of one token."""
-        index = self.added_tokens_encoder.get(token)
-        if index is None:
-            index = self.vocabulary.ids.get(token)
-        return self.unk_token_id if index is None else index
+        number = self.added_tokens_encoder.get(token)
+        if number is None:
+            number = self.vocabulary.ids.get(token)
+        return self.unk_token_id if number is None else number
 
-    def token_of(self, index: int) -> str:
+    def token_of(self, number: int) -> str:
         """The token of one id."""
-        added = self.added_tokens_decoder.get(index)
+        added = self.added_tokens_decoder.get(number)
         if added is not None:
             return added.content
-        return self.vocabulary.tokens[index] if 0 <= index < len(self.vocabulary) else str(self.unk_token)
+        return self.vocabulary.tokens[number] if 0 <= number < len(self.vocabulary) else str(self.unk_token)
 
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]
@@ -175,10 +183,14 @@ class TokenTable:
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of an id, or the list of tokens of several (a list, or a one-dimensional array or tensor)."""
         values = ids.tolist() if hasattr(ids, "tolist") else ids
-        if isinstance(values, int):
-            return self.token_of(values)
+        try:
+            if not isinstance(values, Iterable):
+                return self.token_of(index(values))
+            numbers = list(map(index, values))
+        except TypeError:
+            raise TypeError(f"ids: expected integers, got {ids!r:.80}") from None
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self.token_of(int(i)) for i in values if i not in skipped]
+        return [self.token_of(number) for number in numbers if number not in skipped]
 
     def get_vocab(self) -> dict[str, int]:
         """Every token with its id, added ones included."""
@@ -195,7 +207,7 @@ class TokenTable:
 
     def __len__(self) -> int:
         """One more than the largest id: the rows that an embedding needs."""
-        return max([len(self.vocabulary), *(index + 1 for index in self.added_tokens_decoder)])
+        return max([len(self.vocabulary), *(number + 1 for number in self.added_tokens_decoder)])
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:

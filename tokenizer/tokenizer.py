@@ -19,7 +19,7 @@ from .cutting import LONE_MARKER_RULES
 from .id_rows import IdRows
 from .inputs import Inputs, Text, arrange, flatten
 from .layout import Row, columns_of
-from .options import NO_LIMIT, SIDES, Options, choice
+from .options import NO_LIMIT, SIDES, Options, choice, integer
 from .padding import as_columns, pad_columns
 from .piece_model import PieceModel
 from .saving import SAVED, constructor_arguments, table_files, vocabulary_files, write_all
@@ -68,14 +68,16 @@ class ErnieMTokenizer(IdRows):
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name}: expected a bool, got {value!r}")
+        # JSON knows no integers: "no limit" comes as 1e30 too.
+        limit = int(model_max_length) if isinstance(model_max_length, float) else model_max_length
         self._lone_marker = choice("lone_marker", lone_marker, LONE_MARKER_RULES)
         self.padding_side = choice("padding_side", padding_side, SIDES)
         self.truncation_side = choice("truncation_side", truncation_side, SIDES)
-        self.model_max_length = int(model_max_length)
+        self.model_max_length = integer("model_max_length", limit, 1)
         self.split_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
-        self.sp_model_kwargs = dict(sp_model_kwargs or {})
-        self._model = PieceModel.read(sentencepiece_model_file, self.sp_model_kwargs)
+        self._model = PieceModel.read(sentencepiece_model_file, sp_model_kwargs)
+        self.sp_model_kwargs = self._model.sampling
         own = str(vocab_file) == "sentencepiece"
         vocabulary = Vocabulary(self._model.table()) if own else Vocabulary.read(vocab_file, strict_vocab)
         super().__init__(vocabulary, do_lower_case, special_tokens, added_tokens_decoder)

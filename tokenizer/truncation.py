@@ -25,9 +25,15 @@ def truncate(row: Row, options: Options) -> list[Row]:
     Raises ValueError where `max_length` cannot be reached by the strategy, and for a stride that leaves no progress.
     """
     limit = options.truncation_length
-    if limit is None or len(row) <= limit:
-        return [row]
     first, second = row.first, row.second
+    if limit is None:
+        return [row]
+    if options.overflow and second is not None and options.truncation == "longest_first":
+        raise ValueError(
+            "return_overflowing_tokens: windows are of one text: say truncation='only_first' or 'only_second'"
+        )
+    if len(row) <= limit:
+        return [row]
     strategy = "only_first" if second is None and options.truncation == "longest_first" else options.truncation
     room = limit - row.special * (SPECIAL_SINGLE if second is None else SPECIAL_PAIR)
     if room < 0:

@@ -1,0 +1,134 @@
+"""Directories: what is read, what is refused, and that nothing is left half-written.
+
+Seen red: files written in place; the stale added_tokens.json kept; the temporary file left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_texts import MODEL, VOCABULARY
+
+from ernie_m.tokenizer import ErnieMTokenizer
+
+NAMES = ["sentencepiece.bpe.model", "special_tokens_map.json", "tokenizer_config.json", "vocab.txt"]
+
+
+def saved(folder: Path) -> Path:
+    ErnieMTokenizer(MODEL, VOCABULARY).save_pretrained(folder)
+    return folder
+
+
+def test_save_replaces_its_own_files(tmp_path: Path) -> None:
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
+    tokenizer.add_tokens(["zyzzyva"])
+    (tmp_path / "mine.txt").write_text("stays")
+    tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"zyzzyva": 4002}
+    assert sorted(path.name for path in saved(tmp_path).iterdir()) == sorted([*NAMES, "mine.txt"])
+    assert len(ErnieMTokenizer.from_pretrained(tmp_path)) == 4002
+
+
+def test_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, do_lower_case=True)
+    tokenizer.add_tokens(["zyzzyva"])
+
+    def fails(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="disk full"):
+        tokenizer.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_save_vocabulary_writes_two_files(tmp_path: Path) -> None:
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
+    written = tokenizer.save_vocabulary(tmp_path, filename_prefix="my")
+    assert sorted(map(Path, written)) == sorted(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"my-vocab.txt", "my-sentencepiece.bpe.model"}
+    with pytest.raises(NotADirectoryError, match="nowhere is not a directory"):
+        tokenizer.save_vocabulary(tmp_path / "nowhere")
+
+
+def test_two_files_are_enough(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for name in NAMES[1:3]:
+        (tmp_path / name).unlink()
+    assert ErnieMTokenizer.from_pretrained(tmp_path)("a")["input_ids"] == [0, 39, 2]
+
+
+@pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
+def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
+    saved(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has no {name}"):
+        ErnieMTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is not a directory with sentencepiece\.bpe\.model and vocab\.txt"):
+        ErnieMTokenizer.from_pretrained(tmp_path / "nowhere")
+
+
+def test_own_table_on_request_only(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    tokenizer = ErnieMTokenizer.from_pretrained(tmp_path, vocab_file="sentencepiece", added_tokens_decoder={})
+    assert tokenizer.convert_ids_to_tokens([4000, 4004]) == ["[UNK]", "[MASK]"]
+
+
+@pytest.mark.parametrize("name", NAMES[1:3])
+@settings(max_examples=30)
+@given(data=st.binary(max_size=60) | st.sampled_from([b"[]", b"null", b"{", b"[" * 100_000, b'{"a": NaN', b"\xff{}"]))
+def test_broken_json_is_named(name: str, data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = saved(tmp_path_factory.getbasetemp() / "broken")
+    if name == NAMES[1]:
+        (folder / NAMES[2]).unlink()
+    (folder / name).write_bytes(data)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        return
+    with pytest.raises(ValueError, match=name):
+        ErnieMTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"do_lower_case": "yes"}, "do_lower_case: expected a bool, got 'yes'"),
+        ({"mask_token": 7}, "mask_token: expected str or AddedToken, got 7"),
+        ({"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder: expected ids, 0 or more, got 'x'"),
+        ({"added_tokens_decoder": {"-1": "a"}}, "added_tokens_decoder: expected ids, 0 or more, got '-1'"),
+        ({"added_tokens_decoder": {"5000": 3}}, "added_tokens_decoder: expected str or AddedToken, got 3"),
+        ({"sp_model_kwargs": [1]}, "sp_model_kwargs: expected a mapping, got .1."),
+        ({"additional_special_tokens": "abc"}, "additional_special_tokens: expected a list"),
+    ],
+)
+def test_wrong_values_in_the_configuration_are_named(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    saved(tmp_path)
+    (tmp_path / "special_tokens_map.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises((TypeError, ValueError), match=says):
+        ErnieMTokenizer.from_pretrained(tmp_path)
+
+
+def test_unknown_keys_in_the_configuration_are_left_alone(tmp_path: Path) -> None:
+    saved(tmp_path)
+    config = {
+        "name_or_path": "x",
+        "model_max_length": 1e30,
+        "encoding": "utf8",
+        "chat_template": None,
+        "vocab_file": "other",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ErnieMTokenizer.from_pretrained(tmp_path)("a")["input_ids"] == [0, 39, 2]

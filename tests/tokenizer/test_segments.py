@@ -1,0 +1,68 @@
+"""Lower-casing with the way back, and splitting at tokens.
+
+Seen red: `str.lower` for the whole text; İ counted once; the shortest of two tokens at one place.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizer_texts import texts
+
+from ernie_m.tokenizer.added_tokens import AddedToken
+from ernie_m.tokenizer.segments import DOTTED_I, alternation, lower, lower_case, split
+
+SPECIAL = alternation(["[CLS]", "[MASK]"])
+
+
+@given(texts() | st.text(st.sampled_from("ΑΣσς .İI'"), max_size=9))
+def test_lower_is_each_characters_lower_case(text: str) -> None:
+    assert lower(text) == "".join(character.lower() for character in text)
+
+
+def test_only_one_character_is_longer_in_lower_case() -> None:
+    assert [c for c in map(chr, range(sys.maxunicode + 1)) if len(c.lower()) != 1] == [DOTTED_I]
+
+
+@given(st.lists(texts(2) | st.just("İ[MASK]İ")).map("".join))
+def test_lower_case_knows_where_each_character_comes_from(text: str) -> None:
+    lowered, source = lower_case(text, SPECIAL)
+    places = list(range(len(text) + 1)) if source is None else source
+    assert len(places) == len(lowered) + 1 and places[-1] == len(text) and places == sorted(places)
+    assert all(c in (text[i], *text[i].lower()) for c, i in zip(lowered, places, strict=False))
+    assert lowered.count("[MASK]") >= text.count("[MASK]")
+
+
+@given(
+    st.text(st.sampled_from("ab<x>[MASK]"), max_size=20), st.lists(st.text("ab<x>", min_size=1, max_size=3), min_size=1)
+)
+def test_split_loses_nothing_and_finds_the_longest_first(text: str, contents: list[str]) -> None:
+    tokens = {content: AddedToken(content) for content in contents}
+    segments = split(text, alternation(contents), tokens)
+    assert "".join(segment.text for segment in segments) == text
+    assert all(text[segment.start :].startswith(segment.text) and segment.text for segment in segments)
+    for segment in segments:
+        if segment.special:
+            assert not any(len(c) > len(segment.text) and text.startswith(c, segment.start) for c in contents)
+        else:
+            assert not any(content in segment.text for content in contents)
+
+
+def test_flags_take_white_space_and_give_up_inside_words() -> None:
+    tokens = {
+        t.content: t
+        for t in [AddedToken("<l>", lstrip=True), AddedToken("<r>", rstrip=True), AddedToken("<w>", single_word=True)]
+    }
+
+    def parts(text: str) -> list[tuple[str, int, bool]]:
+        return [tuple(segment) for segment in split(text, alternation(tokens), tokens)]
+
+    assert parts("a <l> b") == [("a", 0, False), ("<l>", 2, True), (" b", 5, False)]
+    assert parts("a <r> b") == [("a ", 0, False), ("<r>", 2, True), ("b", 6, False)]
+    assert parts("a <w> b") == [("a ", 0, False), ("<w>", 2, True), (" b", 5, False)]
+    assert parts("a<w> b") == [("a<w>", 0, False), (" b", 4, False)]
+    assert parts("<w>b") == [("<w>b", 0, False)]
+    assert parts("<w>") == [("<w>", 0, True)]
+    assert parts("<r>  ") == [("<r>", 0, True)]
