@@ -128,6 +128,9 @@ class Encoder:
         if arguments.pooling == "pooler":
             check_pooler(directory)
         model = ErnieMModel.from_pretrained(directory, dtype=np.float32)
+        if model.config.max_length < 3:
+            # [CLS], [SEP], and something between them.
+            raise ValueError(f"{directory}: expected a model for at least 3 tokens, got {model.config.max_length}")
         return cls(model, tokenizer, arguments.pooling, arguments.long, arguments.batch_size)
 
     def vectors(self, window: Sequence[Text]) -> Array:  # n texts -> (n, E)

@@ -29,9 +29,8 @@ def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0
     """A checkpoint of a tiny model for 34 tokens, all weights random, with the demo's tokenizer."""
     vocab = ErnieMTokenizer.from_pretrained(demo_directory())
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    model = random_model(
-        cls, seed, np.float32, vocab_size=len(vocab), max_position_embeddings=LONGEST + 2, **{**sizes, **fields}
-    )
+    sizes |= {"vocab_size": len(vocab), "max_position_embeddings": LONGEST + 2}
+    model = random_model(cls, seed, np.float32, **{**sizes, **fields})
     model.save_pretrained(directory)
     for name in TOKENIZER_FILES:
         shutil.copy(demo_directory() / name, directory / name)

@@ -186,6 +186,16 @@ def test_encode_refuses_to_make_up_a_pooler(tmp_path: Path, capsys: pytest.Captu
     assert main(["encode", "--model", str(directory), "--pooling", "cls", "text"]) == 0
 
 
+@pytest.mark.parametrize("policy", ["truncate", "window-mean"])
+def test_encode_needs_room_for_one_token(policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in (("small", 5), ("smaller", 4)):
+        make_checkpoint(tmp_path / name, max_position_embeddings=rows)
+    arguments = ["encode", "--long", policy, "two words", "--model"]
+    assert main([*arguments, str(tmp_path / "small")]) == 0
+    assert main([*arguments, str(tmp_path / "smaller")]) == 2
+    assert "smaller: expected a model for at least 3 tokens, got 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--batch-size", "--window"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "²"])
 def test_encode_refuses_a_size_that_is_none(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:

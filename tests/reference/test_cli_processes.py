@@ -151,6 +151,19 @@ def test_encode_needs_no_more_memory_for_ten_times_the_lines(checkpoint: Path, t
     assert len(np.unique(rows, axis=0)) == len(chosen)
 
 
+def test_progress_is_for_terminals(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a line of text\n" * 30)
+    arguments = ["encode", "--model", checkpoint, "--file", tmp_path / "texts.txt", "--window", 10, "--output"]
+    assert run_program(*map(str, [*arguments, tmp_path / "x.npy"])).stderr == b""
+    terminal, other_end = os.openpty()
+    process = started(*arguments, tmp_path / "y.npy", stderr=other_end)
+    os.close(other_end)
+    assert process.wait(timeout=30) == 0
+    shown = os.read(terminal, 4096)
+    os.close(terminal)
+    assert shown.split(b"\r")[1:] == [b"10 texts encoded", b"20 texts encoded", b"30 texts encoded", b"\x1b[K"]
+
+
 def test_output_is_utf8_wherever_it_goes(checkpoint: Path) -> None:
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
     command = [*PROGRAM, "tokenize", "--model", str(checkpoint), "猫が"]

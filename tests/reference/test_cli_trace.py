@@ -118,6 +118,7 @@ def test_trace_refuses_what_it_cannot_run(checkpoint: Path, tmp_path: Path, caps
         ("a", "--tolerance", "nan"): "argument --tolerance",
         ("a", "--compare", str(tmp_path)): "not a checkpoint: looked for",
         ("word " * 50,): "at most 34 tokens",
+        ("a",) * 65: "TEXT 65: expected at most 64 texts",
     }.items():
         assert main([*arguments, *more]) == 2, more
         captured = capsys.readouterr()
