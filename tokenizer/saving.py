@@ -147,9 +147,9 @@ def argument(file: str) -> str:
 
 def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[Any, AddedToken]:
     """The added tokens of a directory that has only added_tokens.json: those that play a role are special."""
-    named: list[Any] = []
+    special: set[str] = set()
     for name, value in arguments:
         if name in ROLES or name == ADDITIONAL:
-            named += value if isinstance(value, list) else [value]
-    special = {AddedToken.of(value).content for value in named}
+            values = value if isinstance(value, list) else [value]
+            special.update(AddedToken.of(token, name).content for token in values)
     return {index: AddedToken(content, special=content in special) for content, index in ids.items()}

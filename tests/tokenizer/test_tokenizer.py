@@ -47,13 +47,15 @@ def check_offsets(tokenizer: ErnieMTokenizer, text: str) -> None:
             continue
         source = lower(text[start:end]) if tokenizer.do_lower_case else text[start:end]
         assert bare in normalised(tokenizer, source)
+        # Nothing at the rim that normalisation takes away.
+        assert not bare or (normalised(tokenizer, source[0]) and normalised(tokenizer, source[-1]))
         if bare != normalised(tokenizer, source):
             # One source character, or one composed sequence, was cut: a neighbour has a part of this span too.
             neighbours = spans[max(i - 1, 0) : i] + spans[i + 1 : i + 2]
             assert any(s < end and start < e for s, e in neighbours)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(tokenizer=TOKENIZERS, text=texts())
 def test_offsets_point_at_their_tokens(tokenizer: ErnieMTokenizer, text: str) -> None:
     check_offsets(tokenizer, text)
@@ -120,12 +122,14 @@ def test_pairs_are_two_texts_in_one_row(first: str, second: str) -> None:
 
 
 @settings(max_examples=300)
-@given(tokenizer=TOKENIZERS, text=texts(), skip=st.booleans())
-def test_decode_of_encode_is_stable_from_the_second_round(tokenizer: ErnieMTokenizer, text: str, skip: bool) -> None:
+@given(tokenizer=TOKENIZERS, text=texts(), skip=st.booleans(), clean=st.booleans())
+def test_decode_of_encode_is_stable_from_the_second_round(
+    tokenizer: ErnieMTokenizer, text: str, skip: bool, clean: bool
+) -> None:
     rounds = [text]
     for _ in range(3):
         ids = tokenizer.encode(rounds[-1], add_special_tokens=False)
-        rounds.append(tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+        rounds.append(tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=clean))
     assert rounds[2] == rounds[3]
 
 
@@ -228,7 +232,7 @@ def same(a: ErnieMTokenizer, b: ErnieMTokenizer) -> None:
         "sp_model_kwargs",
     ):
         assert getattr(a, name) == getattr(b, name)
-    for text in [*golden_texts(), "a bar b foo <x> SHIP ships"]:
+    for text in [*golden_texts()[::5], "a bar b foo <x> SHIP ships"]:
         options: dict[str, Any] = {"return_offsets_mapping": True, "truncation": True}
         assert a(text, **options) == b(text, **options)
         assert a.decode(a.encode(text)) == b.decode(b.encode(text))
@@ -284,6 +288,7 @@ def test_pickle_and_copies_need_no_files(tmp_path: Path) -> None:
 def test_added_tokens_are_seen_at_once() -> None:
     tokenizer = copy.deepcopy(PLAIN)
     before = tokenizer("a zyzzyva")["input_ids"]
+    assert tokenizer("\u1100\u1101")["input_ids"] == [0, 3, 2]
     assert tokenizer.add_tokens("zyzzyva") == 1 and tokenizer.add_tokens(["zyzzyva", ""]) == 0
     after = tokenizer("a zyzzyva")["input_ids"]
     assert before != after and after[-2] == 4002 == len(tokenizer) - 1

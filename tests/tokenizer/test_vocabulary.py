@@ -76,7 +76,7 @@ def test_duplicates_encode_to_the_last_and_decode_each(tmp_path: Path, capsys: p
     assert tokenizer.convert_tokens_to_ids("zyzzyva") == 4003
     tokenizer.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "vocab.txt").read_bytes() == path.read_bytes()
-    with pytest.raises(ValueError, match="2 duplicate tokens: .*'▁a' on lines 7, 8 and 40"):
+    with pytest.raises(ValueError, match=r"2 duplicate tokens: .*'▁a' on lines 7, 8 and 40"):
         ErnieMTokenizer(MODEL, path, strict_vocab=True)
 
 
