@@ -54,7 +54,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a checkpoint fitted a class. Names are those of the file.
+    """What of a checkpoint fitted a class. Names and shapes are those of the file.
 
     `missing`: wanted, not there. `unexpected`: there, not wanted. `mismatched`: (name, shape wanted, shape found).
     `initialised`: made anew, by seed.
@@ -94,26 +94,29 @@ def compare_names(
 ) -> tuple[dict[str, str], LoadReport]:  # -> path: name in the file
     """Which stored tensor each wanted path is, and a report of what does not fit.
 
-    The head and the pooler may be missing, and those of another class may be there: neither is an error.
+    A whole head or pooler may be missing, and those of another class may be there: neither is an error.
     """
     form, prefix = checkpoint.format, checkpoint.prefix
     stored: dict[str, str] = {}
     missing: list[str] = []
     mismatched: list[tuple[str, Shape, Shape]] = []
     new: list[str] = []
-    for path, shape in wanted.items():
-        name = names.file_name(path, form, prefix)
+    expected = {path: names.file_name(path, form, prefix) for path in wanted}
+    # Half a head is damage, not a headless checkpoint.
+    begun = {path.partition(".")[0] for path, name in expected.items() if name in checkpoint.tensors}
+    for path, name in expected.items():
         if name not in checkpoint.tensors:
-            (new if path.startswith(("head.", "pooler.")) else missing).append(name)
+            part = path.partition(".")[0]
+            (new if part in ("head", "pooler") and part not in begun else missing).append(name)
             continue
+        shape = wanted[path][::-1] if names.is_transposed(path, form) else wanted[path]
         found = checkpoint.tensors[name].shape
-        found = found[::-1] if names.is_transposed(path, form) else found
         if found == shape:
             stored[path] = name
         else:
             mismatched.append((name, shape, found))
-    expected = {names.file_name(path, form, prefix) for path in wanted}
-    others = (name for name in checkpoint.tensors if name not in expected and not names.unused(name, form))
+    known = set(expected.values())
+    others = (name for name in checkpoint.tensors if name not in known and not names.unused(name, form))
     report = LoadReport(form, tuple(missing), tuple(others), tuple(mismatched), tuple(new))
     return stored, report
 
@@ -163,6 +166,6 @@ def note_on_default_mask(checkpoint: Checkpoint, config: ErnieMConfig) -> None:
         print(
             f"{checkpoint.directory}: Paddle's extraction checkpoints (UIE-M) were trained with a mask on [CLS], in "
             "place of one on padding, wherever a call brings none. It is in use only if you choose it: "
-            'from_pretrained(directory, default_mask="cls_token").',
+            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in its configuration.',
             file=sys.stderr,
         )
