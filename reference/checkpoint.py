@@ -165,7 +165,7 @@ def note_on_default_mask(checkpoint: Checkpoint, config: ErnieMConfig) -> None:
     if names.architecture_of(config, checkpoint.tensors) == "ErnieMForInformationExtraction":
         print(
             f"{checkpoint.directory}: Paddle's extraction checkpoints (UIE-M) were trained with a mask on [CLS], in "
-            "place of one on padding, wherever a call brings none. It is in use only if you choose it: "
-            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in its configuration.',
+            "place of one on padding, wherever a call brings none. It is used only if you choose it: "
+            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in its config file.',
             file=sys.stderr,
         )

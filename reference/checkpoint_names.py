@@ -10,7 +10,6 @@ Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from .config import ErnieMConfig
 from .parameters import Array
@@ -134,5 +133,6 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
 def unused(name: str, form: str) -> bool:
     """Whether a stored name is a known one that a class may do without: another head's, the pooler's, or a buffer."""
     plain = name.removeprefix(PREFIX)
-    modules: set[Any] = {names[-1] if form == PADDLE else names[0] for path, names in TABLE.items() if "head." in path}
-    return plain in IGNORED or plain.rpartition(".")[0] in {*modules, "pooler.dense"}
+    modules = {file_name(path, form) for path in TABLE if path.startswith(("head.", "pooler"))}
+    module, _, last = plain.rpartition(".")
+    return plain in IGNORED or (module in modules and last in ("weight", "bias"))

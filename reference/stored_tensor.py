@@ -62,7 +62,7 @@ class StoredTensor:
     @classmethod
     def of(cls, name: str, array: Array, bfloat16: bool = False) -> StoredTensor:
         """From an array as it lies in the file; `bfloat16` says that its uint16 are bfloat16 bits."""
-        dtype = "bfloat16" if bfloat16 and array.dtype == np.uint16 else array.dtype.name
+        dtype = "bfloat16" if bfloat16 and array.dtype.name == "uint16" else array.dtype.name
         return cls(name, dtype, array.shape, array)
 
     @property
@@ -88,5 +88,6 @@ class StoredTensor:
         where = first_not_finite(found)
         if where is not None:
             kind = "is too large for " + wanted.name if np.isfinite(exact[where]) else "is not a finite number"
-            raise ValueError(f"{self.name}: {exact[where]} at {where} {kind}")
+            index = where[::-1] if transposed else where  # as the file has it, whose name for it this is
+            raise ValueError(f"{self.name}: {exact[where]} at {index} {kind}")
         return found
