@@ -35,6 +35,8 @@ NAMES = {
     "numpy.ndarray": "ndarray",
     "numpy.dtype": "dtype",
     "_codecs.encode": "encode",
+    # Protocol 2 has no other word for no bytes at all.
+    "__builtin__.bytes": "bytes",
 }
 
 
@@ -79,6 +81,8 @@ class Arrays:
         name = function.name if isinstance(function, Mark) and isinstance(arguments, tuple) else None
         if name == "encode":
             return self.encode(*arguments)
+        if name == "bytes" and not arguments:
+            return memoryview(b"")
         if name == "dtype":
             if not isinstance(arguments[0], str) or arguments[0] not in SCALARS:
                 raise ValueError(f"refused: a dtype of {brief(arguments[0])}; expected one of {', '.join(SCALARS)}")
@@ -141,7 +145,7 @@ def read_pickle(path: str, data: memoryview) -> dict[str, Array]:
     """
     try:
         found = Machine(data, Arrays(len(data))).run()
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
         reason = str(error) if isinstance(error, ValueError) else f"damaged, {type(error).__name__}: {error}"
         raise ValueError(f"{path}: not a file of Paddle weights: {reason}") from None
     if not isinstance(found, dict):

@@ -1,6 +1,6 @@
 """The stack machine that a pickle is a program for, with the instructions that a dictionary of arrays needs.
 
-It makes numbers, text, bytes (views of the file), tuples, lists and dictionaries. Whatever a pickle says beyond that
+It makes numbers, text, bytes (views of the file), tuples and dictionaries. Whatever a pickle says beyond that
 (name a function, call it, give an object its state) goes to a `Builder`, which decides what comes of it: the machine
 itself looks up no name and calls nothing.
 
@@ -71,7 +71,7 @@ class Machine:
         raise ValueError(f"no end of the name at byte {self.at}")
 
     def text(self, form: str) -> None:
-        self.stack.append(str(self.take(self.number(form)), "utf-8", "surrogatepass"))
+        self.stack.append(str(self.take(self.number(form)), "utf-8"))
 
     def raw(self, form: str) -> None:
         self.stack.append(self.take(self.number(form)))
@@ -127,7 +127,6 @@ INSTRUCTIONS: dict[bytes, Any] = {
     b"\x95": lambda m: m.number("<Q"),  # FRAME: only a hint for reading ahead
     b"(": Machine.open_mark,
     b"}": lambda m: m.push({}),
-    b"]": lambda m: m.push([]),
     b")": lambda m: m.push(()),
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
