@@ -88,9 +88,10 @@ class PretrainedModel:
         A head that the file lacks is made by `seed`, which is said on stderr. Raises FileNotFoundError if the directory
         holds no checkpoint, ValueError if a file is damaged or holds nan.
         """
+        kind = None if dtype is None else float_dtype(dtype)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         arrays, report = load_parameters(
-            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=dtype, strict=strict, seed=seed
+            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=kind, strict=strict, seed=seed
         )
         model = cls(config, unflatten(arrays))
         return model if strict else (model, report)
