@@ -6,21 +6,17 @@ The first kind that is there is taken: safetensors, then torch's, then Paddle's.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .config_files import HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE
 from .paddle_pickle import read_pickle
 from .safetensors_file import map_file, read_safetensors
 from .stored_tensor import StoredTensor
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "model_state.pdparams",
-)
+WEIGHT_FILES = (*HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE)
 
 
 def find_weights(folder: Path) -> tuple[Path, ...]:
@@ -50,7 +46,8 @@ def shards(index: Path) -> tuple[Path, ...]:
     if not good:
         raise ValueError(f'{index}: expected {{"weight_map": {{weight: name of a file beside it}}}}')
     for name in found:
-        if not (index.parent / name).is_file():
+        # Not `Path.is_file`, which raises for a name that is too long.
+        if not os.path.isfile(index.parent / name):
             raise FileNotFoundError(f"{index}: names the file {name!r}, which is not there")
     return tuple(index.parent / name for name in found)
 
@@ -92,7 +89,10 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: not a file of torch weights, or refused: {reason}") from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: expected a dictionary of tensors")
-    return {str(name): from_torch(str(name), tensor) for name, tensor in tensors.items()}
+    try:
+        return {str(name): from_torch(str(name), tensor) for name, tensor in tensors.items()}
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, of 8 bits
+        raise ValueError(f"{path}: expected plain tensors: {error}") from None
 
 
 def from_torch(name: str, tensor: Any) -> StoredTensor:
