@@ -34,7 +34,9 @@ def shown(value: object) -> str:
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """An integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, got {shown(value)} of type {type(value).__name__}")
+        raise TypeError(
+            f"{name}: expected an integer from {low} to {high}, got {shown(value)} of type {type(value).__name__}"
+        )
     if not low <= int(value) <= high:
         raise ValueError(f"{name}: expected an integer from {low} to {high}, got {shown(value)}")
     return int(value)

@@ -5,6 +5,7 @@ Whatever the file holds for its class is kept, to the bit unless another dtype i
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from os import PathLike
@@ -58,7 +59,7 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     """
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
-    target = Path(destination)
+    target = Path(os.path.abspath(destination))  # "." has no name to put a temporary one beside
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: there is something already; expected a new place, or an empty directory")
     checkpoint = open_checkpoint(source)
