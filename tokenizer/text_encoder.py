@@ -7,9 +7,11 @@ piece alone), so that the ids of a text are a chain of dictionary look-ups.
 
 from __future__ import annotations
 
+import gc
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -41,6 +43,18 @@ class Remembered(dict[Piece, Value], Generic[Value]):
         if len(self) < REMEMBERED:
             self[piece] = value
         return value
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the cyclic garbage collector: it would look through spans by the ten thousand, and none is in a cycle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(slots=True)
@@ -134,25 +148,37 @@ class TextEncoder:
         """The ids of each text, and the spans of its tokens if asked for."""
         segmented = [self.segments(text, split_special) for text in texts]
         pieces = self.pieces(segment for segments, _ in segmented for segment in segments)
-        encoded = []
-        for text, (segments, source) in zip(texts, segmented, strict=True):
-            ids: list[int] = []
-            offsets: list[Span] = []
-            for segment in segments:
-                if segment.special:
-                    ids.append(self.table.id_of(segment.text))
-                    offsets.append((segment.start, segment.start + len(segment.text)))
-                    continue
-                own = next(pieces)
-                own_ids = list(chain.from_iterable(map(self.ids.__getitem__, own)))
-                if with_offsets:
-                    spans = self.locate(segment, own, len(own_ids))
-                    offsets = offsets + spans if offsets else spans
-                ids = ids + own_ids if ids else own_ids
-            if source is not None:
-                offsets = [(source[a], source[b - 1] + 1 if b > a else source[b]) for a, b in offsets]
-            encoded.append(Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids))
-        return encoded
+        with collector_paused() if with_offsets else nullcontext():
+            return [
+                self.join_segments(text, segments, source, pieces, with_offsets)
+                for text, (segments, source) in zip(texts, segmented, strict=True)
+            ]
+
+    def join_segments(
+        self,
+        text: str,
+        segments: list[Segment],
+        source: list[int] | None,
+        pieces: Iterator[list[Piece]],
+        with_offsets: bool,
+    ) -> Encoded:
+        """The ids of a text's segments, whose `pieces` are next, and their spans in the text."""
+        ids: list[int] = []
+        offsets: list[Span] = []
+        for segment in segments:
+            if segment.special:
+                ids.append(self.table.id_of(segment.text))
+                offsets.append((segment.start, segment.start + len(segment.text)))
+                continue
+            own = next(pieces)
+            own_ids = list(chain.from_iterable(map(self.ids.__getitem__, own)))
+            if with_offsets:
+                spans = self.locate(segment, own, len(own_ids))
+                offsets = offsets + spans if offsets else spans
+            ids = ids + own_ids if ids else own_ids
+        if source is not None:
+            offsets = [(source[a], source[b - 1] + 1 if b > a else source[b]) for a, b in offsets]
+        return Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids)
 
     def locate(self, segment: Segment, pieces: list[Piece], count: int) -> list[Span]:
         """The spans, from the start of the text, of the `count` tokens of an ordinary segment."""
