@@ -145,7 +145,7 @@ def read_pickle(path: str, data: memoryview) -> dict[str, Array]:
     """
     try:
         found = Machine(data, Arrays(len(data))).run()
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         reason = str(error) if isinstance(error, ValueError) else f"damaged, {type(error).__name__}: {error}"
         raise ValueError(f"{path}: not a file of Paddle weights: {reason}") from None
     if not isinstance(found, dict):

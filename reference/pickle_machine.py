@@ -105,10 +105,7 @@ class Machine:
         self.set_items([key, value])
 
     def long(self) -> None:
-        n = self.number("<B")
-        if n > 16:
-            raise ValueError(f"an integer of {n} bytes at byte {self.at}")
-        self.stack.append(int.from_bytes(self.take(n), "little", signed=True))
+        self.stack.append(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
 
     def mention_stacked(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
