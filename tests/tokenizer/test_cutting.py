@@ -16,7 +16,7 @@ from ernie_m.tokenizer.cutting import DIGIT, DROPPED, cut, drop_markers
 
 
 def walk(piece: str) -> list[str]:
-    """Rule B as TOKENIZER's peers compute it: one character after the other, with the start of what is pending."""
+    """Rule B as the peers compute it: one character after the other, with the start of what is pending."""
 
     def isolated(character: str) -> bool:
         return "\u4e00" <= character <= "\u9fff" or character in ",;:.?!~，；：。？！《》【】"
