@@ -81,7 +81,7 @@ class StoredTensor:
         wanted = np.dtype(dtype or self.native)
         bits = np.ascontiguousarray(self.bits.T) if transposed else self.bits
         exact = widen_bfloat16(bits) if self.dtype == "bfloat16" else bits
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # signalling nans too are for the scan below
             found = exact.astype(wanted, order="C", copy=False)
         # Matrix products copy unaligned arrays each time they meet them.
         found = found if found.flags.aligned and found.flags.c_contiguous else found.copy()
