@@ -1,0 +1,370 @@
+"""Every field's good and bad values, Hugging Face's files and Paddle's, and any JSON at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_m.reference import ErnieMConfig
+from ernie_m.reference.activations import ACTIVATIONS
+from ernie_m.reference.config_checks import shown
+
+SIZES = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+INTEGERS = (*SIZES, "num_hidden_layers", "max_position_embeddings", "pad_token_id", "num_labels")
+RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "act_dropout")
+NUMBERS = (*RATES, "layer_norm_eps", "initializer_range")
+OPTIONAL = ("classifier_dropout", "act_dropout", "num_labels", "id2label", "label2id", "problem_type", "architectures")
+FIELDS = [field.name for field in dataclasses.fields(ErnieMConfig)]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def refused(name: str, value: Any, kind: Any = (TypeError, ValueError), allowed: str = "expected ") -> None:
+    """The error names the field, then what is allowed, then the value."""
+    with pytest.raises(kind) as caught:
+        ErnieMConfig(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(name) and "\n" not in message, message
+    assert allowed in message and shown(value) in message, message
+
+
+def test_defaults_are_those_of_the_base_model() -> None:
+    config = ErnieMConfig()
+    wanted = {
+        "vocab_size": 250002,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": 514,
+        "initializer_range": 0.02,
+        "pad_token_id": 1,
+        "layer_norm_eps": 1e-5,
+        "classifier_dropout": None,
+        "act_dropout": 0.0,
+        "num_labels": 2,
+        "id2label": {0: "LABEL_0", 1: "LABEL_1"},
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        "problem_type": None,
+        "default_mask": "pad_token",
+        "pruned_heads": {},
+        "architectures": None,
+        "extra": {},
+    }
+    assert {name: getattr(config, name) for name in FIELDS} == wanted
+    assert config.max_length == 512 and config.head_dim == 64
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@given(value=st.booleans() | st.floats() | st.text() | st.binary() | st.lists(st.integers()) | st.just(np.True_))
+def test_integers_of_another_type_are_refused(name: str, value: Any) -> None:
+    refused(name, value, TypeError, "expected an integer from ")
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@given(value=st.integers(max_value=-1) | st.integers(min_value=2**31) | st.just(10**5000))
+def test_integers_out_of_range_are_refused(name: str, value: int) -> None:
+    refused(name, value, ValueError, "expected an integer from ")
+
+
+@pytest.mark.parametrize(
+    ("name", "low"), [*((name, 1) for name in (*SIZES, "num_labels")), ("num_hidden_layers", 0), ("pad_token_id", 0)]
+)
+def test_integers_have_a_least_value(name: str, low: int) -> None:
+    refused(name, low - 1, ValueError, f"from {low} to ")
+    fields = {"num_attention_heads": 1, name: low, **({"pad_token_id": 0} if name == "vocab_size" else {})}
+    assert getattr(ErnieMConfig(**fields), name) == low
+    refused("max_position_embeddings", 2, ValueError, "from 3 to ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@given(value=st.booleans() | st.text() | st.complex_numbers() | st.lists(st.floats()))
+def test_numbers_of_another_type_are_refused(name: str, value: Any) -> None:
+    refused(name, value, TypeError, "expected a number ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@given(value=st.floats(max_value=0, exclude_max=True) | st.sampled_from([math.nan, math.inf, 10**400]))
+def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
+    refused(name, value, ValueError, "expected a number ")
+
+
+@pytest.mark.parametrize("name", RATES)
+@given(value=st.floats(0, 1))
+def test_rates_are_below_one(name: str, value: float) -> None:
+    if value < 1:
+        assert getattr(ErnieMConfig(**{name: value}), name) == value
+    refused(name, 1 + value, ValueError, "in [0, 1)")
+
+
+def test_numbers_at_their_ends() -> None:
+    refused("layer_norm_eps", 0.0, ValueError, "above 0")
+    assert ErnieMConfig(initializer_range=0).initializer_range == 0.0
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_none_only_where_it_has_a_meaning(name: str) -> None:
+    if name in OPTIONAL:
+        ErnieMConfig(**{name: None})
+    else:
+        refused(name, None)
+
+
+@pytest.mark.parametrize("name", ["hidden_act", "problem_type", "default_mask"])
+@given(value=json_values.filter(lambda value: value is not None and value not in list(ACTIVATIONS)))
+def test_names_are_from_a_list(name: str, value: Any) -> None:
+    refused(name, value, ValueError, "expected one of '" if name != "problem_type" else "expected one of None, '")
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_heads_divide_the_hidden_size(hidden: int, heads: int) -> None:
+    if hidden % heads == 0:
+        assert ErnieMConfig(hidden_size=hidden, num_attention_heads=heads).head_dim * heads == hidden
+        return
+    message = f"^num_attention_heads: expected a divisor of hidden_size = {hidden}, got {heads}$"
+    with pytest.raises(ValueError, match=message):
+        ErnieMConfig(hidden_size=hidden, num_attention_heads=heads)
+
+
+def test_pad_token_is_in_the_vocabulary() -> None:
+    with pytest.raises(ValueError, match=r"^pad_token_id: expected an integer from 0 to 9, got 10$"):
+        ErnieMConfig(vocab_size=10, pad_token_id=10)
+
+
+def test_numpy_numbers_become_python_numbers(tmp_path: Path) -> None:
+    config = ErnieMConfig(vocab_size=np.int64(7), layer_norm_eps=np.float32(0.5), id2label={np.int32(0): "a"})
+    assert type(config.vocab_size) is int and type(config.layer_norm_eps) is float
+    config.save_pretrained(tmp_path)
+    assert ErnieMConfig.from_pretrained(tmp_path) == config
+
+
+@given(st.lists(st.text(), min_size=1, max_size=6))
+def test_label_maps_are_filled_in_from_each_other(labels: list[str]) -> None:
+    id2label = dict(enumerate(labels))
+    config = ErnieMConfig(id2label=id2label)
+    assert config.num_labels == len(labels) and config.id2label == id2label
+    assert all(config.id2label[i] == label for label, i in config.label2id.items())
+    assert config.label2id.keys() == set(labels)
+    if len(set(labels)) == len(labels):
+        assert ErnieMConfig(label2id=config.label2id) == config
+    assert ErnieMConfig.from_dict(json.loads(config.to_json())) == config
+    more = config.replace(num_labels=len(labels) + 1)
+    assert list(more.id2label) == list(range(len(labels) + 1)) and len(more.label2id) == len(labels) + 1
+    assert config.replace(num_labels=len(labels)).id2label == id2label
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "id2label: expected the keys 0 to 2, as num_labels = 3, got"),
+        ({"id2label": {0: "a", 2: "b"}}, r"id2label: expected the keys 0 to 1, as num_labels = 2, got \[0, 2\]"),
+        ({"id2label": {0: 5}}, "id2label: expected a string for 0, got 5"),
+        ({"id2label": {"0": "a"}}, "id2label: key: expected an integer from 0 to .*, got '0'"),
+        ({"id2label": ["a"]}, r"id2label: expected a mapping, got \['a'\]"),
+        ({"id2label": {}}, "num_labels: expected an integer from 1 to .*, got 0"),
+        ({"label2id": ["a"]}, r"label2id: expected a mapping, got \['a'\]"),
+        ({"id2label": {0: "a"}, "label2id": {"b": 0}}, r"label2id: expected the inverse of id2label, \{'a': 0\}, got"),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id: expected the inverse of id2label"),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": True}}, "label2id: expected an integer"),
+        ({"pruned_heads": {12: [0]}}, "pruned_heads: layer: expected an integer from 0 to 11, got 12"),
+        ({"pruned_heads": {0: [12]}}, "pruned_heads: layer 0: expected an integer from 0 to 11, got 12"),
+        ({"pruned_heads": {0: "0"}}, "pruned_heads: expected a list of heads for layer 0, got '0'"),
+        ({"pruned_heads": {0: range(12)}}, "pruned_heads: layer 0 would be left without any of its 12 heads"),
+        ({"pruned_heads": [0]}, r"pruned_heads: expected a mapping, got \[0\]"),
+        ({"architectures": "ErnieMModel"}, "architectures: expected a list of names, got 'ErnieMModel'"),
+        ({"architectures": [1]}, r"architectures: expected a list of names, got \[1\]"),
+        ({"extra": {"hidden_size": 1}}, "extra: expected names that are not fields, got 'hidden_size'"),
+        ({"extra": {"dropout": 1}}, "extra: expected names that are not fields, got 'dropout'"),
+        ({"extra": {"x": object()}}, "extra: expected values that can be written as JSON"),
+        ({"extra": [1]}, r"extra: expected a mapping, got \[1\]"),
+    ],
+)
+def test_maps_that_contradict_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        ErnieMConfig(**fields)
+
+
+def test_pruned_heads_are_sorted_and_empty_layers_left_out() -> None:
+    assert ErnieMConfig(pruned_heads={3: [5, 1, 1], 0: [], 1: (2,)}).pruned_heads == {1: (2,), 3: (1, 5)}
+
+
+def test_replace_changes_a_copy() -> None:
+    config = ErnieMConfig(id2label={0: "no", 1: "yes"}, extra={"x": 1})
+    other = config.replace(hidden_size=24, num_attention_heads=3)
+    assert (config.hidden_size, other.hidden_size, other.head_dim) == (768, 24, 8)
+    assert other.id2label == config.id2label and other.extra == {"x": 1}
+    assert config.replace(id2label={0: "a"}).num_labels == 1
+    with pytest.raises(TypeError, match=r"^hiden_size: not a field of ErnieMConfig; there are vocab_size, "):
+        config.replace(hiden_size=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.hidden_size = 3  # type: ignore[misc]
+
+
+def test_from_dict_keeps_unknown_keys_and_writes_them() -> None:
+    values = {"type_vocab_size": 16, "paddlenlp_version": None, "nested": {"a": [1, 2]}, "hidden_size": 24}
+    config = ErnieMConfig.from_dict({**values, "num_attention_heads": 3, "model_type": "ernie_m"})
+    assert config.extra == {key: values[key] for key in ("type_vocab_size", "paddlenlp_version", "nested")}
+    written = config.to_dict()
+    assert values.items() <= written.items() and written["model_type"] == "ernie_m"
+    assert ErnieMConfig.from_dict(written) == config
+
+
+def test_from_dict_counts_id2label_where_a_file_contradicts_it() -> None:
+    """As transformers does. Red if `num_labels` or `label2id` of the file reach the checks."""
+    config = ErnieMConfig.from_dict({"id2label": {"0": "a", "1": "b", "2": "c"}, "num_labels": 7, "label2id": {"x": 0}})
+    assert config.num_labels == 3 and config.label2id == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "bert"}, "^model_type: expected 'ernie_m', got 'bert'$"),
+        ({"model_type": None}, "^model_type: expected 'ernie_m', got None$"),
+        ({"architectures": ["BertModel"]}, "^architectures: expected a class of ERNIE-M, got 'BertModel'$"),
+        ({"id2label": {"zero": "a"}}, "^id2label: expected integers for keys, got 'zero'$"),
+        ({"init_class": "BertModel"}, "^init_class: expected one of ErnieMModel, .*UIEM, got 'BertModel'$"),
+        ({"init_args": 3}, "^init_args: expected a list, got 3$"),
+        ({"init_args": list(range(11))}, "^init_args: expected at most 10 for ErnieMModel, got 11$"),
+    ],
+)
+def test_from_dict_refuses_other_models(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ErnieMConfig.from_dict(values)
+
+
+ENCODER = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_act": "relu"}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"init_args": [{"init_class": "ErnieMModel", **ENCODER}], "num_classes": 5},
+        {"init_args": [{"init_class": "ErnieMModel", "init_args": list(ENCODER.values())}, 5]},
+        {"ernie_m": {"init_class": "ErnieMModel", **ENCODER}, "num_classes": 5},
+        {"init_args": [{"init_args": [120, 32], "init_class": "ErnieMModel", **ENCODER}], "num_classes": 5},
+    ],
+    ids=["keywords", "positions", "by name", "both"],
+)
+def test_from_pretrained_reads_paddles_older_record(inner: dict[str, Any], tmp_path: Path) -> None:
+    record = {**inner, "init_class": "ErnieMForTokenClassification", "dropout": 0.3}
+    (tmp_path / "model_config.json").write_text(json.dumps(record))
+    config = ErnieMConfig.from_pretrained(tmp_path)
+    assert ENCODER.items() <= dataclasses.asdict(config).items()
+    assert config.num_labels == 5 and config.classifier_dropout == 0.3 and config.intermediate_size == 4 * 32
+    assert config.architectures == ("ErnieMForTokenClassification",) and not config.extra
+
+
+def test_from_pretrained_of_paddle_counts_four_times_the_hidden_size(fixtures: Path, tmp_path: Path) -> None:
+    """Paddle's encoder is built so, whatever its file says: that of the large model has the base model's 3072."""
+    source = fixtures / "paddle_tiny" / "model"
+    values = json.loads((source / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "intermediate_size": 3072}))
+    assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 3072
+    shutil.copy(source / "model_state.pdparams", tmp_path)
+    assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 128
+    # Beside other weights, these are not the ones that are read.
+    (tmp_path / "model.safetensors").touch()
+    assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 3072
+
+
+@pytest.mark.parametrize("name", ["model", "seqcls", "tokcls", "qa", "mc", "uiem"])
+def test_from_pretrained_of_paddle_fixtures(name: str, fixtures: Path) -> None:
+    config = ErnieMConfig.from_pretrained(fixtures / "paddle_tiny" / name)
+    assert (config.hidden_size, config.vocab_size, config.max_length, config.pad_token_id) == (32, 120, 64, 1)
+    assert config.num_labels == {"seqcls": 3, "tokcls": 5}.get(name, 2) and config.default_mask == "pad_token"
+    assert config.extra["type_vocab_size"] == 16
+
+
+def test_from_pretrained_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint: found neither config\.json nor model_config\.json"):
+        ErnieMConfig.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint directory, found nothing"):
+        ErnieMConfig.from_pretrained(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint directory, found a file"):
+        ErnieMConfig.from_pretrained(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
+        ErnieMConfig.from_json_file(tmp_path / "none.json")
+
+
+known_fields = st.sampled_from(
+    [*FIELDS, "model_type", "init_class", "init_args", "ernie_m", "dropout", "num_classes", "x"]
+)
+labels_like = st.dictionaries(st.integers(-1, 3).map(str) | st.text(), json_values, max_size=3)
+values_like = json_values | st.integers(-1, 5) | labels_like | st.sampled_from(["ernie_m", "ErnieMModel", "UIEM"])
+records = st.recursive(
+    st.dictionaries(known_fields, values_like, max_size=4),
+    lambda inner: st.dictionaries(known_fields, inner | st.lists(inner | values_like, max_size=3), max_size=4),
+    max_leaves=6,
+)
+
+
+@given(records)
+def test_from_json_file_of_any_record(tmp_path_factory: Any, record: dict[str, Any]) -> None:
+    """A configuration that can be written and read again, or a ValueError that names the file, in one line."""
+    path = tmp_path_factory.mktemp("any") / "config.json"
+    path.write_text(json.dumps(record))
+    try:
+        config = ErnieMConfig.from_json_file(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+    else:
+        assert json.dumps(config.to_dict()) == json.dumps(
+            ErnieMConfig.from_dict(json.loads(config.to_json())).to_dict()
+        )
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_from_json_file_of_any_bytes(tmp_path_factory: Any, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("any") / "config.json"
+    path.write_bytes(data)
+    try:
+        ErnieMConfig.from_json_file(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"hidden_size": 1' + b"0" * 5000 + b"}", b"\xff", b"", b"[]"])
+def test_from_json_file_of_hostile_bytes(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: "):
+        ErnieMConfig.from_json_file(path)
+
+
+def test_from_json_file_of_a_huge_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=r"config\.json: expected at most 67108864 bytes of JSON, got 1099511627776"):
+        ErnieMConfig.from_json_file(path)
+
+
+def test_to_dict_needs_a_named_activation() -> None:
+    with pytest.raises(ValueError, match=r"^hidden_act: expected a name, to be written to a file, got <"):
+        ErnieMConfig(hidden_act=np.tanh).to_dict()
+
+
+def test_save_pretrained_writes_atomically(tmp_path: Path) -> None:
+    ErnieMConfig(hidden_size=24).save_pretrained(tmp_path / "new" / "folder")
+    assert ErnieMConfig.from_pretrained(tmp_path / "new" / "folder").hidden_size == 24
+    with pytest.raises(ValueError, match="hidden_act"):
+        ErnieMConfig(hidden_act=np.tanh).save_pretrained(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
