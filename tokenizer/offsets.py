@@ -23,6 +23,24 @@ from .cutting import DROPPED, cut
 from .piece_model import MARKER
 
 Span = tuple[int, int]
+# As many spans as texts of some thousand characters have; they are 100 bytes each.
+MOST_SHARED = 100_000
+
+
+class SharedSpans(dict[Span, Span]):
+    """Each span once: the spans of short texts are the same few thousand, and `zip` makes no tuple that is not kept.
+
+    A new tuple for every token would cost more than the rest of the way to it: Python's cyclic garbage collector looks
+    through all of them.
+    """
+
+    def __missing__(self, span: Span) -> Span:
+        if len(self) < MOST_SHARED:
+            self[span] = span
+        return span
+
+
+SHARED = SharedSpans()
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -50,7 +68,7 @@ def ranges(walks: Iterable[Sequence[int]], start: int, count: int) -> list[Span]
     places = accumulate(chain.from_iterable(walks), initial=start)
     next(places)
     # From one iterator: the starts and the ends in turn.
-    found = list(zip(places, places, strict=True))
+    found = list(map(SHARED.__getitem__, zip(places, places, strict=True)))
     return found if len(found) == count else [span for span in found if span[0] != span[1]]
 
 

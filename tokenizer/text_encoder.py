@@ -7,11 +7,9 @@ piece alone), so that the ids of a text are a chain of dictionary look-ups.
 
 from __future__ import annotations
 
-import gc
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -43,18 +41,6 @@ class Remembered(dict[Piece, Value], Generic[Value]):
         if len(self) < REMEMBERED:
             self[piece] = value
         return value
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector: it would look through spans by the ten thousand, and none is in a cycle."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @dataclass(slots=True)
@@ -148,11 +134,10 @@ class TextEncoder:
         """The ids of each text, and the spans of its tokens if asked for."""
         segmented = [self.segments(text, split_special) for text in texts]
         pieces = self.pieces(segment for segments, _ in segmented for segment in segments)
-        with collector_paused() if with_offsets else nullcontext():
-            return [
-                self.join_segments(text, segments, source, pieces, with_offsets)
-                for text, (segments, source) in zip(texts, segmented, strict=True)
-            ]
+        return [
+            self.join_segments(text, segments, source, pieces, with_offsets)
+            for text, (segments, source) in zip(texts, segmented, strict=True)
+        ]
 
     def join_segments(
         self,
