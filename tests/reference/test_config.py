@@ -232,6 +232,15 @@ def test_from_dict_counts_id2label_where_a_file_contradicts_it() -> None:
     assert config.num_labels == 3 and config.label2id == {"a": 0, "b": 1, "c": 2}
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"init_args": [nested(depth - 1)] if depth else []}
+
+
+def test_from_dict_takes_any_class_of_the_right_model_type() -> None:
+    config = ErnieMConfig.from_dict({"model_type": "ernie_m", "architectures": ["MyErnie"]})
+    assert config.architectures == ("MyErnie",)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -241,6 +250,7 @@ def test_from_dict_counts_id2label_where_a_file_contradicts_it() -> None:
         ({"id2label": {"zero": "a"}}, "^id2label: expected integers for keys, got 'zero'$"),
         ({"init_class": "BertModel"}, "^init_class: expected one of ErnieMModel, .*UIEM, got 'BertModel'$"),
         ({"init_args": 3}, "^init_args: expected a list, got 3$"),
+        (nested(6), "^init_args: expected at most an encoder inside a head, got deeper nesting$"),
         ({"init_args": list(range(11))}, "^init_args: expected at most 10 for ErnieMModel, got 11$"),
     ],
 )
@@ -259,8 +269,9 @@ ENCODER = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_at
         {"init_args": [{"init_class": "ErnieMModel", "init_args": list(ENCODER.values())}, 5]},
         {"ernie_m": {"init_class": "ErnieMModel", **ENCODER}, "num_classes": 5},
         {"init_args": [{"init_args": [120, 32], "init_class": "ErnieMModel", **ENCODER}], "num_classes": 5},
+        {"init_args": [{"init_class": "ErnieMModel", **ENCODER, "num_classes": 7}], "num_classes": 5},
     ],
-    ids=["keywords", "positions", "by name", "both"],
+    ids=["keywords", "positions", "by name", "both", "further out"],
 )
 def test_from_pretrained_reads_paddles_older_record(inner: dict[str, Any], tmp_path: Path) -> None:
     record = {**inner, "init_class": "ErnieMForTokenClassification", "dropout": 0.3}
@@ -326,9 +337,8 @@ def test_from_json_file_of_any_record(tmp_path_factory: Any, record: dict[str, A
     except ValueError as error:
         assert str(error).startswith(f"{path}: ")
     else:
-        assert json.dumps(config.to_dict()) == json.dumps(
-            ErnieMConfig.from_dict(json.loads(config.to_json())).to_dict()
-        )
+        again = ErnieMConfig.from_dict(json.loads(config.to_json()))
+        assert config.to_json() == again.to_json()  # as text, where nan is equal to itself
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
