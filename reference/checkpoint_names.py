@@ -99,11 +99,13 @@ def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
         layer = parts[2] if parts[:2] == ["encoder", "layers"] and len(parts) > 2 and parts[2].isdigit() else ""
         if layer:
             parts[2] = "{i}"
-        if ".".join(parts) in patterns:
-            path = patterns[".".join(parts)]
-        elif ".".join(parts[:-1]) in patterns and parts[-1] in ("weight", "bias"):
-            path = f"{patterns['.'.join(parts[:-1])]}.{parts[-1]}"
-        elif ".".join(parts) in IGNORED:
+        plain = ".".join(parts)
+        module, _, last = plain.rpartition(".")
+        if plain in patterns and last == "weight":  # an embedding, which is no module but a weight in the table
+            path = patterns[plain]
+        elif module in patterns and not module.endswith(".weight") and last in ("weight", "bias"):
+            path = f"{patterns[module]}.{last}"
+        elif plain in IGNORED:
             continue
         else:
             raise ValueError(f"{name}: not the name of a weight in a Hugging Face checkpoint of ERNIE-M")
