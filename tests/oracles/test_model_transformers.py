@@ -151,7 +151,7 @@ def labels_for(name: str, fields: dict[str, Any], shape: tuple[int, ...], seed: 
     return {}
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(st.data())
 def test_model_float64_parity(data: st.DataObject) -> None:
     """Hidden states, pooled output and attentions, on valid positions. Red without: position offset, head mask, eps."""
@@ -176,7 +176,7 @@ def test_model_float64_parity(data: st.DataObject) -> None:
         assert relative_error(pooled, theirs.pooler_output, valid[:, 0]) <= 1e-10
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(st.data())
 def test_heads_float64_parity(data: st.DataObject) -> None:
     """Logits and losses of all heads. Extraction and question answering: losses without padding, where peers leak."""
@@ -206,7 +206,14 @@ def test_heads_float64_parity(data: st.DataObject) -> None:
     if "Extraction" in name and valid.shape[-1] == 1:
         targets = {}  # the peer squeezes the one column away, and raises
     hf, model = pair(name, fields, seed)
-    theirs, ours = run_torch(hf, {**batch, **targets}), model(**batch, **targets)
+    asked = {"output_hidden_states": True, "output_attentions": True} if data.draw(st.booleans()) else {}
+    theirs, ours = run_torch(hf, {**batch, **targets}, **asked), model(**batch, **targets, **asked)
+    rows_valid = valid.reshape(-1, valid.shape[-1])
+    pairs = rows_valid[:, None, :, None] & rows_valid[:, None, None, :]
+    for a, b in zip(ours.hidden_states or (), theirs.hidden_states or (), strict=True):
+        assert relative_error(a, b, rows_valid) <= 1e-10
+    for a, b in zip(ours.attentions or (), theirs.attentions or (), strict=True):
+        assert relative_error(a, b, np.broadcast_to(pairs, a.shape)) <= 1e-10
     with_pooler = "Sequence" in name or "Choice" in name
     if with_pooler:
         rows = valid[:, 0].reshape(ours.logits.shape[0], -1).all(axis=1)
