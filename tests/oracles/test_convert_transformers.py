@@ -1,0 +1,91 @@
+"""Paddle's checkpoints, converted: transformers loads them whole, and computes what paddlenlp computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import random_model
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from ernie_m.reference.convert import convert
+from ernie_m.reference.stored_tensor import round_to_bfloat16
+
+torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare bits with")
+FIXTURES = {
+    "model": ("ErnieMModel", ("last_hidden_state", "pooler_output")),
+    "seqcls": ("ErnieMForSequenceClassification", ("logits",)),
+    "tokcls": ("ErnieMForTokenClassification", ("logits",)),
+    "qa": ("ErnieMForQuestionAnswering", ("start_logits", "end_logits")),
+    "mc": ("ErnieMForMultipleChoice", ("logits",)),
+    "uiem": ("ErnieMForInformationExtraction", ("start_logits", "end_logits")),
+}
+
+
+@pytest.fixture
+def transformers() -> Any:
+    reason = "transformers 4.40.2 is not installed (it has no release for Python 3.13)"
+    return pytest.importorskip("transformers", reason=reason)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_convert_of_paddle_computes_the_same_in_transformers(
+    name: str, fixtures: Path, tmp_path: Path, transformers: Any
+) -> None:
+    """Valid positions, 2e-6. Red with weights not transposed, which load without a word where they are square."""
+    folder = fixtures / "paddle_tiny"
+    convert(folder / name, tmp_path / "new")
+    cls, fields = FIXTURES[name]
+    model, info = getattr(transformers, cls).from_pretrained(tmp_path / "new", output_loading_info=True)
+    assert not any(info.values()), info
+    expected = np.load(folder / "expected.npz")
+    ids, mask = torch.tensor(expected["input_ids"]), torch.tensor(expected["attention_mask"])
+    if name == "mc":
+        ids, mask = ids[None], mask[None]
+    with torch.no_grad():
+        out = model.eval()(input_ids=ids, attention_mask=mask)
+    for k, field in enumerate(fields):
+        found, wanted = getattr(out, field), expected[f"{name}.explicit_mask.{k}"]
+        found = (torch.sigmoid(found) if name == "uiem" else found).numpy()
+        assert found.shape == wanted.shape
+        valid = mask.numpy() == 1 if found.shape[:2] == mask.shape else np.ones(found.shape, bool)
+        assert np.abs(found - wanted)[valid].max() <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_convert_writes_what_torch_rounds_to(dtype: str, tmp_path: Path, transformers: Any) -> None:
+    """transformers loads the file, and finds the bits that torch would have made of the numbers."""
+    kind = getattr(torch, dtype)
+    model = random_model(dtype=np.float32)
+    model.save_pretrained(tmp_path / "old")
+    convert(tmp_path / "old", tmp_path / "new", dtype)
+    loaded, info = transformers.ErnieMModel.from_pretrained(
+        tmp_path / "new", torch_dtype=kind, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    found = loaded.state_dict()
+    for name, array in model.state_dict().items():
+        assert found[name].dtype == kind
+        assert torch.equal(found[name], torch.tensor(array).to(kind)), name
+
+
+@given(npst.arrays(np.float32, st.integers(1, 64), elements=st.floats(width=32, allow_nan=False)))
+def test_round_to_bfloat16_as_torch(x: np.ndarray) -> None:
+    assert_as_torch(x)
+
+
+def test_round_to_bfloat16_as_torch_at_ties_and_beside_them() -> None:
+    """Every finite bfloat16 with each of the 16 bits below it that decide: nothing, a bit, the tie, its neighbours."""
+    upper = np.arange(2**16, dtype=np.uint32) << 16
+    below = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    bits = (upper[:, None] | below).reshape(-1)
+    assert_as_torch(bits[bits >> 23 & 0xFF != 0xFF].view(np.float32))
+
+
+def assert_as_torch(x: np.ndarray) -> None:
+    wanted = torch.tensor(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(round_to_bfloat16(x), wanted)

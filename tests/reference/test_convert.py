@@ -1,0 +1,140 @@
+"""What is converted is the same to the bit, or rounded once; what cannot be converted leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import CLASSES, random_model
+
+import ernie_m.reference as ernie
+from ernie_m.reference import checkpoint_write
+from ernie_m.reference import convert as convert_module
+from ernie_m.reference.checkpoint import open_checkpoint
+from ernie_m.reference.convert import TOKENIZER_FILES, convert
+from ernie_m.reference.parameters import flatten
+from ernie_m.reference.stored_tensor import FLOATS, round_to_bfloat16
+
+BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), CLASSES, strict=True))
+
+
+@pytest.mark.parametrize("name", BY_FIXTURE)
+def test_convert_of_paddle_keeps_every_bit(name: str, fixtures: Path, tmp_path: Path, capsys: Any) -> None:
+    source, target = fixtures / "paddle_tiny" / name, tmp_path / "new"
+    convert(source, target)
+    assert (capsys.readouterr().err != "") == (name == "uiem")
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
+    cls = BY_FIXTURE[name]
+    ours, theirs = cls.from_pretrained(target), cls.from_pretrained(source)
+    for path, array in flatten(theirs.parameters).items():
+        np.testing.assert_array_equal(flatten(ours.parameters)[path], array)
+    assert ours.config == theirs.config.replace(architectures=(cls.__name__,))
+    assert open_checkpoint(target).format == "huggingface"
+
+
+@pytest.mark.parametrize("dtype", [None, *FLOATS])
+@pytest.mark.parametrize("stored", ["float32", "float64", "float16"])
+def test_convert_rounds_once(stored: str, dtype: str | None, tmp_path: Path) -> None:
+    model = random_model(dtype=stored, extra={"torch_dtype": stored})
+    model.save_pretrained(tmp_path / "old")
+    convert(tmp_path / "old", tmp_path / "new", dtype)
+    wanted = dtype or ("float32" if stored == "float16" else stored)
+    found = open_checkpoint(tmp_path / "new").tensors
+    assert {tensor.dtype for tensor in found.values()} == {wanted}
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["torch_dtype"] == wanted
+    for name, array in model.state_dict().items():
+        rounded = round_to_bfloat16(array) if wanted == "bfloat16" else array.astype(wanted)
+        np.testing.assert_array_equal(found[name].bits, rounded)
+
+
+def test_convert_copies_the_tokenizers_files(tmp_path: Path) -> None:
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    for name in (*TOKENIZER_FILES, "training_args.bin"):
+        (tmp_path / "old" / name).write_bytes(name.encode())
+    (tmp_path / "new").mkdir()
+    convert(tmp_path / "old", tmp_path / "new")
+    kept = {"config.json", "model.safetensors", *TOKENIZER_FILES}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == kept
+    assert all((tmp_path / "new" / name).read_bytes() == name.encode() for name in TOKENIZER_FILES)
+
+
+def test_convert_into_the_current_directory(tmp_path: Path, monkeypatch: Any) -> None:
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    convert("../old", ".")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+def test_convert_refuses_a_place_that_is_taken(tmp_path: Path) -> None:
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    (tmp_path / "file").write_text("x")
+    for target in ("file", "old"):
+        before = sorted(path.name for path in tmp_path.rglob("*"))
+        with pytest.raises(FileExistsError, match=rf"{target}: there is something already; expected a new place"):
+            convert(tmp_path / "old", tmp_path / target)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8", np.float16, 16])
+def test_convert_refuses_other_dtypes(dtype: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^dtype: expected one of float16, bfloat16, float32, float64, got "):
+        convert(tmp_path, tmp_path / "new", dtype)
+
+
+def fail(*arguments: Any, **more: Any) -> None:
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("stage", ["weights", "tokenizer"])
+def test_convert_leaves_nothing_when_it_fails(stage: str, tmp_path: Path, monkeypatch: Any) -> None:
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    (tmp_path / "old" / "vocab.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    if stage == "weights":
+        monkeypatch.setattr(checkpoint_write, "write_safetensors", fail)
+    else:
+        monkeypatch.setattr(convert_module.shutil, "copyfile", fail)
+    for target in ("new", "empty"):
+        with pytest.raises(OSError, match="no space left"):
+            convert(tmp_path / "old", tmp_path / target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "old"]
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number"), [("float16", 1e5), ("bfloat16", 3.4e38), ("float32", 1e300), ("bfloat16", 1e300)]
+)
+def test_convert_refuses_numbers_that_the_dtype_cannot_hold(dtype: str, number: float, tmp_path: Path) -> None:
+    """Infinity would be written otherwise, and refused when it is read."""
+    model = random_model(dtype=np.float64)
+    flatten(model.parameters)["layers.0.norm1.bias"][3] = number
+    model.save_pretrained(tmp_path / "old")
+    with pytest.raises(ValueError, match=rf"encoder\.layers\.0\.norm1\.bias: .* at \(3,\) is too large for {dtype}$"):
+        convert(tmp_path / "old", tmp_path / "new", dtype)
+    assert not (tmp_path / "new").exists()
+
+
+def test_convert_refuses_a_checkpoint_that_is_not_whole(fixtures: Path, tmp_path: Path) -> None:
+    """Nothing is made by seed here, not even a head."""
+    source = Path(shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path / "old"))
+    values = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**values, "architectures": ["ErnieMForTokenClassification"]}))
+    message = r"the weights are not those of ErnieMForTokenClassification:\nmissing: classifier\.weight\nmissing: clas"
+    with pytest.raises(ValueError, match=message):
+        convert(source, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_convert_keeps_pruned_layers_and_labels(tmp_path: Path) -> None:
+    cls = ernie.ErnieMForTokenClassification
+    model = random_model(cls, dtype=np.float32, id2label={0: "O", 1: "B", 2: "I"}).prune_heads({0: [1]})
+    model.save_pretrained(tmp_path / "old")
+    convert(tmp_path / "old", tmp_path / "new")
+    back = cls.from_pretrained(tmp_path / "new")
+    assert back.config == model.config.replace(architectures=(cls.__name__,))
