@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from helpers import ids_like, masks, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,3 +80,31 @@ def test_model_dropout_has_the_plain_output_as_its_mean() -> None:
     draws = np.stack([model(ids, rng=rng).last_hidden_state for _ in range(4000)])
     error = np.abs(draws.mean(axis=0) - plain)
     assert (error <= 6 * np.abs(plain) * np.sqrt(0.25 / 0.75 / 4000) + 1e-12).all()
+
+
+class Counting(np.random.Generator):
+    """Counts the random numbers that were drawn."""
+
+    drawn = 0
+
+    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        self.drawn += int(np.prod(size))
+        return super().random(size, dtype, out)
+
+
+@pytest.mark.parametrize("attentions", [False, True])
+def test_model_dropout_draws_once_for_each_number_of_each_place(attentions: bool) -> None:
+    """Hidden: the embeddings, and twice in each layer. Attention: every pair of tokens. Padding: nothing."""
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    T, L, H, E, F, B = 6, 2, 3, 24, 40, 2
+    expected = {
+        "hidden_dropout_prob": (1 + 2 * L) * T * E,
+        "attention_probs_dropout_prob": L * H * (4 * 4 + 2 * 2),
+        "act_dropout": L * T * F,
+        "classifier_dropout": B * E,
+    }
+    for name, count in expected.items():
+        model = random_model(ernie.ErnieMForSequenceClassification, **{**P, name: 0.5})
+        rng = Counting(np.random.PCG64(0))
+        model(ids_like(mask), attention_mask=mask, rng=rng, output_attentions=attentions)
+        assert rng.drawn == count, name

@@ -56,6 +56,8 @@ def test_trace_of_packed_and_padded_passes_agree(mask: np.ndarray) -> None:
         MODEL(ids, attention_mask=mask, output_attentions=True)
     found = compare(packed, padded, mask, tolerance=1e-12)
     assert found and len(found.errors) == len(packed) == len(padded) and not found.not_compared
+    for name in (f"encoder.layers.{i}.norm{k}" for i in (0, 1) for k in (1, 2)):
+        assert not padded[name].padded()[mask == 0].any()
     last = packed["encoder.layers.1.norm2"]
     np.testing.assert_array_equal(last.padded(), out.last_hidden_state)
     if not mask.all():
@@ -113,6 +115,11 @@ def test_trace_is_off_outside_and_keeps_the_last_call() -> None:
     assert t["embeddings.layer_norm"].padded().shape == (2, 3, 24)
     probs = t["encoder.layers.0.self_attn.self_attn.probs"]
     assert [m.shape for m in probs.value] == [(3, 3, 3), (3, 2, 2)] and probs.padded().shape == (2, 3, 3, 3)
+    for ids in ([[5, 6, 1]], [[5, 1, 1], [6, 7, 1]]):  # both packed
+        with trace() as t:
+            MODEL(np.array([[5, 6, 7, 1], [7, 1, 1, 1]]))
+            MODEL(np.array(ids))
+        assert len(t["encoder.layers.0.self_attn.self_attn.scores"].value) == len(ids)
     with trace() as t, pytest.raises(ValueError):
         MODEL(np.array([[99]]))
     with trace() as u:
