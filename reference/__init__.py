@@ -19,6 +19,7 @@ from .config import ErnieMConfig
 from .dropout import dropout
 from .embedding import embed
 from .erf import erf
+from .first_token import first_token_attention
 from .gelu import bias_gelu, gelu
 from .heads import (
     ErnieMForInformationExtraction,
@@ -51,6 +52,7 @@ __all__ = [
     "dropout",
     "embed",
     "erf",
+    "first_token_attention",
     "gelu",
     "layer_norm",
     "linear",

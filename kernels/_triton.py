@@ -1,0 +1,31 @@
+"""Triton, or stand-ins where there is none (macOS, Windows): the room imports there too, and plain torch serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["HAS_TRITON", "tl", "triton"]
+
+
+class _NoTriton:
+    """What modules need of `triton` and `triton.language` while they are imported, and nothing that runs."""
+
+    @staticmethod
+    def jit(function: Any) -> Any:
+        return function
+
+    @staticmethod
+    def constexpr(value: Any) -> Any:
+        return value
+
+
+tl: Any
+triton: Any
+try:
+    import triton
+    import triton.language as tl
+
+    HAS_TRITON = True
+except ImportError:
+    triton = tl = _NoTriton()
+    HAS_TRITON = False

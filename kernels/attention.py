@@ -1,0 +1,210 @@
+"""Attention over packed sequences, straight from the fused projection's output and without writing down a score.
+
+    context[i] = Σ_j softmax_j(q_i · k_j / √D) v_j        over the keys j of i's own sequence
+
+Grid: (blocks of BM queries, heads, sequences). A program keeps its queries, walks over its sequence's keys BN at a
+time, and carries three things: `largest`, the largest score so far; `total`, the sum of exp(score − largest); and
+`acc`, the sum of exp(score − largest)·v. When a larger score turns up, both sums shrink to it ("online softmax"). All
+steps but the last are whole blocks and need no mask; the last one masks what lies past the sequence.
+
+Scores are kept as the dot product gives them, and go into exp2(score · log2(e)/√D − largest): one fused multiply-add
+and one exp2 for each. All three sums are float32, the probabilities are rounded to the inputs' dtype for the second
+product, and the row's log-sum-exp is saved for a backward pass.
+
+Twin: reference/attention.py. Source: M. Milakov, N. Gimelshein, arXiv:1805.02867, algorithm 3; T. Dao,
+"FlashAttention-2", arXiv:2307.08691, section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ._triton import tl, triton
+from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
+from .padding import check_cu_seqlens
+from .shipped import TRITON_TYPES, Configuration, Shipped, target_of
+
+HEAD_SIZES = (16, 32, 64, 128)
+LOG2_E = math.log2(math.e)
+LN_2 = tl.constexpr(math.log(2))
+
+
+@triton.jit
+def sequence_bounds(cu_seqlens, i_sequence, T):
+    """Start and length of a sequence, clamped into [0, T]: a wrong value is never a stray address."""
+    start = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence), 0), T)
+    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence + 1), start), T)
+    return start, end - start
+
+
+@triton.jit
+def attend_to_block(q, b_k, b_v, largest, total, acc, m_n, scale2, MASKED: tl.constexpr):
+    """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; `m_n` (BN,) says which keys exist, if MASKED."""
+    scores = tl.dot(q, b_k, input_precision="ieee")
+    if MASKED:
+        scores = tl.where(m_n[None, :], scores, float("-inf"))
+    new = tl.maximum(largest, tl.max(scores, 1) * scale2)
+    probs = tl.math.exp2(scores * scale2 - new[:, None])
+    shrink = tl.math.exp2(largest - new)
+    total = total * shrink + tl.sum(probs, 1)
+    acc = tl.dot(probs.to(b_v.dtype), b_v, acc * shrink[:, None], input_precision="ieee")
+    return new, total, acc
+
+
+@triton.jit
+def packed_attention_kernel(
+    qkv, cu_seqlens, context, lse, T, scale2,
+    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LOOP: tl.constexpr,
+):  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)  # fmt: skip
+    i_block = tl.program_id(0)
+    i_head = tl.program_id(1)
+    start, n = sequence_bounds(cu_seqlens, tl.program_id(2), T)
+    if i_block * BM < n:
+        STRIDE: tl.constexpr = 3 * H * D
+        o_m = i_block * BM + tl.arange(0, BM)
+        o_n = tl.arange(0, BN)
+        o_d = tl.arange(0, D)
+        m_m = o_m < n
+        p_q = qkv + start.to(tl.int64) * STRIDE + i_head * D
+        p_k = p_q + H * D + o_n[None, :] * STRIDE + o_d[:, None]
+        p_v = p_q + 2 * H * D + o_n[:, None] * STRIDE + o_d[None, :]
+        q = tl.load(p_q + o_m[:, None].to(tl.int64) * STRIDE + o_d[None, :], mask=m_m[:, None], other=0.0)
+
+        largest = tl.full((BM,), float("-inf"), tl.float32)
+        total = tl.zeros((BM,), tl.float32)
+        acc = tl.zeros((BM, D), tl.float32)
+        whole = n // BN * BN if LOOP else 0
+        for _ in tl.range(0, whole, BN):
+            b_k = tl.load(p_k)
+            b_v = tl.load(p_v)
+            p_k += BN * STRIDE
+            p_v += BN * STRIDE
+            largest, total, acc = attend_to_block(q, b_k, b_v, largest, total, acc, o_n < BN, scale2, False)
+        if whole < n:
+            m_n = whole + o_n < n
+            b_k = tl.load(p_k, mask=m_n[None, :], other=0.0)
+            b_v = tl.load(p_v, mask=m_n[:, None], other=0.0)
+            largest, total, acc = attend_to_block(q, b_k, b_v, largest, total, acc, m_n, scale2, True)
+
+        p_out = context + (start + o_m[:, None]).to(tl.int64) * (H * D) + i_head * D + o_d[None, :]
+        tl.store(p_out, (acc / total[:, None]).to(context.dtype.element_ty), mask=m_m[:, None])
+        p_lse = lse + i_head.to(tl.int64) * T + start + o_m
+        tl.store(p_lse, (largest + tl.math.log2(total)) * LN_2, mask=m_m)
+
+
+def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> Configuration:
+    """Blocks, warps and stages. BN, the order of summation, depends on dtype and D alone, and so does the result.
+
+    Sequences that fit one block of keys need no loop: 77 registers for 109, and no pipeline to fill.
+    float32 products are exact ("ieee", where tf32 would err by 2⁻¹¹), without tensor cores: slow, and of small blocks.
+    """
+    if dtype == torch.float32:
+        return Configuration({"BM": 32, "BN": 32 if D <= 64 else 16, "LOOP": True}, num_warps=4, num_stages=1)
+    if max_seqlen <= 64:
+        return Configuration({"BM": 64, "BN": 64, "LOOP": False}, num_warps=4 if D <= 64 else 8, num_stages=1)
+    stages = 1 if target == "gfx942" and D == 128 else 2
+    return Configuration({"BM": 128, "BN": 64, "LOOP": True}, num_warps=8, num_stages=stages)
+
+
+def shipped(target: str) -> Iterator[Shipped]:
+    """The kernel at 12 heads of 64 (base), 16 of 64 (large), and 12 of every other size, for short rows and long."""
+    for dtype, kind in TRITON_TYPES.items():
+        for H, D in ((12, 64), (16, 64), (12, 16), (12, 32), (12, 128)):
+            for longest in (64, 512) if dtype != torch.float32 else (512,):
+                chosen = configuration(target, dtype, D, longest)
+                tensors = {"qkv": f"*{kind}", "cu_seqlens": "*i32", "context": f"*{kind}", "lse": "*fp32"}
+                constants = {"H": H, "D": D, **chosen.blocks}
+                yield Shipped(
+                    operation="packed_attention",
+                    dtype=str(dtype).removeprefix("torch."),
+                    label=f"H={H} D={D} S<={longest}",
+                    kernel=packed_attention_kernel,
+                    signature={**tensors, "T": "i32", "scale2": "fp32"},
+                    constants=constants,
+                    configuration=chosen,
+                    tile=chosen.blocks["BM"] * chosen.blocks["BN"],
+                    loop=bool(chosen.blocks["LOOP"]),
+                )
+
+
+@torch.library.custom_op("ernie_m::packed_attention", mutates_args=())
+def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+    T, _, H, D = qkv.shape
+    if not (runs_triton(qkv) and D in HEAD_SIZES):
+        return plain_packed_attention(qkv, cu_seqlens, max_seqlen)
+    context = torch.empty(T, H, D, dtype=qkv.dtype, device=qkv.device)
+    lse = torch.empty(H, T, dtype=torch.float32, device=qkv.device)
+    B = cu_seqlens.shape[0] - 1
+    if T and B:
+        chosen = configuration(target_of(qkv.device), qkv.dtype, D, max_seqlen)
+        grid = (-(-max_seqlen // chosen.blocks["BM"]), H, B)
+        packed_attention_kernel[grid](
+            *(qkv.contiguous(), cu_seqlens.contiguous(), context, lse, T, LOG2_E / math.sqrt(D)),
+            H=H,
+            D=D,
+            **chosen.blocks,
+            **chosen.options,
+        )
+    return context, lse
+
+
+@_packed_attention.register_fake
+def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+    T, _, H, D = qkv.shape
+    return qkv.new_empty(T, H, D), qkv.new_empty(H, T, dtype=torch.float32)
+
+
+def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+    """The same in plain torch, through which gradients flow, on a rectangle of B x max_seqlen; no value is read.
+
+    Half precision as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
+    """
+    T, _, H, D = qkv.shape
+    B, S = cu_seqlens.shape[0] - 1, max_seqlen
+    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
+    tokens = torch.arange(T, device=qkv.device)
+    i_sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))
+    column = (tokens - starts[i_sequence]).clamp(0, max(S - 1, 0))
+    place = i_sequence * S + column
+    rectangle = qkv.new_zeros(B * S, 3, H, D).index_copy(0, place, qkv)
+    q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
+    wide = torch.float64 if qkv.dtype == torch.float64 else torch.float32
+    scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
+    missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
+    # The lowest number and not -inf: a sequence without tokens is not looked at, but its gradients would be nan.
+    scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(wide).min)
+    context = scores.softmax(dim=-1).to(qkv.dtype) @ v
+    lse = scores.logsumexp(dim=-1)  # (B, H, S)
+    at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
+    return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)
+
+
+def packed_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None, validate: bool = False, return_lse: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
+    """Attention within each of B sequences; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], and may be empty.
+
+    max_seqlen: at least the longest sequence's length. Without it the length is read from `cu_seqlens`, for which the
+        host waits; tokens past `max_seqlen` in a sequence are not computed.
+    validate: check the values of `cu_seqlens` on a GPU too, where looking means waiting.
+    return_lse: also give log Σ exp(scores) of every row, (H, T) float32.
+
+    Raises TypeError or ValueError that names the argument, the value, and what was expected.
+    """
+    check_floats(qkv=qkv)
+    check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
+    check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
+    look = checks_values(qkv, validate)
+    check_cu_seqlens(cu_seqlens, qkv.shape[0], look)
+    longest = int(cu_seqlens.diff().max()) if (max_seqlen is None or look) and cu_seqlens.shape[0] > 1 else 0
+    if max_seqlen is None:
+        max_seqlen = longest
+    elif longest > max_seqlen:
+        raise ValueError(f"max_seqlen: expected at least {longest}, the longest sequence's length, got {max_seqlen}")
+    function = plain_packed_attention if wants_plain(qkv) else _packed_attention
+    context, lse = function(qkv, cu_seqlens, max_seqlen)
+    return (context, lse) if return_lse else context

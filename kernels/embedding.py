@@ -1,0 +1,141 @@
+"""From ids to vectors in one pass: gather the word's row and the position's, add, normalise.
+
+    y = LayerNorm(word[id] + position[position_id + 2])
+
+Grid: one program per token; BLOCK covers all E columns. Ids are packed, and each token's position id travels with it,
+so nothing here knows of rows or of padding. An id outside its table is clamped into it: never a stray address, and
+where values are checked an error comes first.
+
+Twin: reference/embedding.py. Source: transformers 4.40.2, `ErnieMEmbeddings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ernie_m.reference.embedding import POSITION_OFFSET
+
+from ._triton import tl, triton
+from .layer_norm import configuration, normalise_row, plain_layer_norm
+from .operation import (
+    check_device,
+    check_floats,
+    check_integers,
+    check_range,
+    check_shape,
+    checks_values,
+    runs_triton,
+    wants_plain,
+)
+from .shipped import TRITON_TYPES, Shipped
+
+
+@triton.jit
+def table_row(ids, i_token, rows, OFFSET: tl.constexpr):
+    """The row of a table with `rows` rows that a token's id names, clamped into it."""
+    row = tl.load(ids + i_token).to(tl.int64) + OFFSET
+    return tl.minimum(tl.maximum(row, OFFSET), rows - 1)
+
+
+@triton.jit
+def embed_kernel(
+    input_ids, position_ids, word, position, gamma, beta, y, V, P, eps,
+    E: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr,
+):  # (T,), (T,), (V, E), (P, E), (E,), (E,) -> (T, E)  # fmt: skip
+    i_token = tl.program_id(0).to(tl.int64)
+    o_e = tl.arange(0, BLOCK)
+    m_e = o_e < E
+    i_word = table_row(input_ids, i_token, V, 0)
+    i_position = table_row(position_ids, i_token, P, OFFSET)
+    v = tl.load(word + i_word * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    v += tl.load(position + i_position * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    b_y, _, _ = normalise_row(v, m_e, gamma, beta, o_e, eps, E)
+    tl.store(y + i_token * E + o_e, b_y.to(y.dtype.element_ty), mask=m_e)
+
+
+def shipped(target: str) -> Iterator[Shipped]:
+    """The kernel at the sizes of the base and the large model."""
+    for dtype, kind in TRITON_TYPES.items():
+        for E in (768, 1024):
+            chosen = configuration(E)
+            tables = dict.fromkeys(("word", "position", "gamma", "beta", "y"), f"*{kind}")
+            signature = {"input_ids": "*i64", "position_ids": "*i64", **tables, "V": "i32", "P": "i32", "eps": "fp32"}
+            constants = {"E": E, "OFFSET": POSITION_OFFSET, **chosen.blocks}
+            name = str(dtype).removeprefix("torch.")
+            yield Shipped("embed", name, f"E={E}", embed_kernel, signature, constants, chosen, tile=1)
+
+
+@torch.library.custom_op("ernie_m::embed", mutates_args=())
+def _embed(
+    input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> Tensor:
+    if not runs_triton(word):
+        return plain_embed(input_ids, position_ids, word, position, gamma, beta, eps)
+    (V, E), P = word.shape, position.shape[0]
+    y = torch.empty(*input_ids.shape, E, dtype=word.dtype, device=word.device)
+    if y.numel():
+        chosen = configuration(E)
+        arrays = (input_ids, position_ids, word, position, gamma, beta)
+        embed_kernel[(input_ids.numel(),)](
+            *(x.contiguous() for x in arrays),
+            *(y, V, P, eps),
+            E=E,
+            OFFSET=POSITION_OFFSET,
+            **chosen.blocks,
+            **chosen.options,
+        )
+    return y
+
+
+@_embed.register_fake
+def _(
+    input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> Tensor:
+    return word.new_empty((*input_ids.shape, word.shape[1]))
+
+
+def plain_embed(
+    input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> Tensor:
+    """The same in plain torch, through which gradients flow; half precision is added and normalised in float32."""
+    wide = torch.float64 if word.dtype == torch.float64 else torch.float32
+    rows = torch.nn.functional.embedding(position_ids + POSITION_OFFSET, position).to(wide)
+    v = torch.nn.functional.embedding(input_ids, word).to(wide) + rows
+    return plain_layer_norm(v, gamma.to(wide), beta.to(wide), eps)[0].to(word.dtype)
+
+
+def embed(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    word: Tensor,
+    position: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    validate: bool = False,
+) -> Tensor:  # (...,), (...,), (V, E), (P, E), (E,), (E,) -> (..., E)
+    """Embed ids at positions; both int32 or int64, of one shape, packed (T,) or padded (B, S).
+
+    Raises TypeError or ValueError that names the argument; for an id outside [0, V) or a position outside [0, P - 2)
+    on a CPU, and on a GPU only with `validate=True`, as looking means waiting for it.
+    """
+    check_floats(word=word, position=position, gamma=gamma, beta=beta)
+    check_shape("word", word, (None, None), "(V, E)")
+    E = word.shape[1]
+    check_shape("position", position, (None, E), "(P, E)")
+    if min(word.shape[0], position.shape[0] - POSITION_OFFSET) < 1:
+        raise ValueError(f"word, position: expected at least 1 and 3 rows, got {word.shape[0]}, {position.shape[0]}")
+    for name, vector in (("gamma", gamma), ("beta", beta)):
+        check_shape(name, vector, (E,), "(E,)")
+    check_shape("position_ids", position_ids, tuple(input_ids.shape), "the shape of input_ids")
+    for name, ids in (("input_ids", input_ids), ("position_ids", position_ids)):
+        check_integers(name, ids)
+        check_device(name, ids, "word", word)
+    if checks_values(word, validate):
+        check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
+        check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
+    function = plain_embed if wants_plain(word, position, gamma, beta) else _embed
+    return function(input_ids, position_ids, word, position, gamma, beta, float(eps))

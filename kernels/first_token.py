@@ -1,0 +1,139 @@
+"""Attention for the first token of each sequence alone: what the last layer owes a head that reads only [CLS].
+
+    context[b] = Σ_j softmax_j(q_b · k_j / √D) v_j        over the keys j of sequence b
+
+Grid: (heads, sequences); a program holds one query and walks over its sequence's keys BN at a time, with the online
+softmax of attention.py. One query makes no matrix product: it is all elementwise, bound by reading each key and value
+once, and the probabilities stay in float32.
+
+Twin: reference/first_token.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ._triton import tl, triton
+from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
+from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
+from .padding import check_cu_seqlens
+from .shipped import TRITON_TYPES, Configuration, Shipped
+
+
+@triton.jit
+def first_token_attention_kernel(
+    q, kv, cu_seqlens, context, T, scale2, H: tl.constexpr, D: tl.constexpr, BN: tl.constexpr
+):  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
+    i_head = tl.program_id(0)
+    i_sequence = tl.program_id(1)
+    start, n = sequence_bounds(cu_seqlens, i_sequence, T)
+    STRIDE: tl.constexpr = 2 * H * D
+    o_n = tl.arange(0, BN)
+    o_d = tl.arange(0, D)
+    o_row = i_sequence.to(tl.int64) * (H * D) + i_head * D + o_d
+    b_q = tl.load(q + o_row).to(tl.float32) * scale2
+    p_k = kv + start.to(tl.int64) * STRIDE + i_head * D + o_n[:, None] * STRIDE + o_d[None, :]
+
+    # Not -inf: a sequence without tokens would subtract it from itself.
+    largest = -1.0e38
+    total = 0.0
+    acc = tl.zeros((D,), tl.float32)
+    for o_block in tl.range(0, n, BN):
+        m_n = o_block + o_n < n
+        p_block = p_k + tl.cast(o_block, tl.int64) * STRIDE
+        b_k = tl.load(p_block, mask=m_n[:, None], other=0.0).to(tl.float32)
+        b_v = tl.load(p_block + H * D, mask=m_n[:, None], other=0.0).to(tl.float32)
+        scores = tl.where(m_n, tl.sum(b_k * b_q[None, :], 1), float("-inf"))
+        new = tl.maximum(largest, tl.max(scores, 0))
+        probs = tl.math.exp2(scores - new)
+        shrink = tl.math.exp2(largest - new)
+        total = total * shrink + tl.sum(probs, 0)
+        acc = acc * shrink + tl.sum(probs[:, None] * b_v, 0)
+        largest = new
+    acc = acc / tl.where(total == 0.0, 1.0, total)
+    tl.store(context + o_row, acc.to(context.dtype.element_ty))
+
+
+def configuration(D: int) -> Configuration:
+    """Blocks of 4,096 numbers of keys, 4,096 of values, among 4 warps."""
+    return Configuration({"BN": 4096 // D}, num_warps=4, num_stages=2)
+
+
+def shipped(target: str) -> Iterator[Shipped]:
+    """The kernel at the sizes of the base and the large model."""
+    for dtype, kind in TRITON_TYPES.items():
+        for H, D in ((12, 64), (16, 64)):
+            chosen = configuration(D)
+            tensors = dict.fromkeys(("q", "kv", "context"), f"*{kind}")
+            yield Shipped(
+                operation="first_token_attention",
+                dtype=str(dtype).removeprefix("torch."),
+                label=f"H={H} D={D}",
+                kernel=first_token_attention_kernel,
+                signature={**tensors, "cu_seqlens": "*i32", "T": "i32", "scale2": "fp32"},
+                constants={"H": H, "D": D, **chosen.blocks},
+                configuration=chosen,
+                tile=chosen.blocks["BN"] * D,
+                loop=True,
+            )
+
+
+@torch.library.custom_op("ernie_m::first_token_attention", mutates_args=())
+def _first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
+    (B, H, D), T = q.shape, kv.shape[0]
+    if not (runs_triton(q) and D in HEAD_SIZES):
+        return plain_first_token_attention(q, kv, cu_seqlens)
+    context = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if context.numel():
+        chosen = configuration(D)
+        first_token_attention_kernel[(H, B)](
+            *(q.contiguous(), kv.contiguous(), cu_seqlens.contiguous(), context, T, LOG2_E / math.sqrt(D)),
+            H=H,
+            D=D,
+            **chosen.blocks,
+            **chosen.options,
+        )
+    return context
+
+
+@_first_token_attention.register_fake
+def _(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The same in plain torch, through which gradients flow: each key meets its own query, sums run by sequence."""
+    (B, H, D), T = q.shape, kv.shape[0]
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    tokens = torch.arange(T, device=kv.device)
+    own = torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))  # (T,)
+    k, v = kv.to(wide).unbind(1)  # (T, H, D)
+    scores = (q.to(wide)[own] * k).sum(-1) / math.sqrt(D)  # (T, H)
+    # Any number near the largest score keeps exp from overflowing; it cancels, so no gradient has to flow through it.
+    rows = own[:, None].expand(T, H)
+    largest = scores.new_full((B, H), float("-inf")).scatter_reduce(0, rows, scores.detach(), "amax")
+    weights = (scores - largest[own]).exp()
+    total = weights.new_zeros(B, H).index_add(0, own, weights)
+    context = weights.new_zeros(B, H, D).index_add(0, own, weights[..., None] * v)
+    return (context / total.masked_fill(total == 0.0, 1.0)[..., None]).to(q.dtype)
+
+
+def first_token_attention(
+    q: Tensor, kv: Tensor, cu_seqlens: Tensor, validate: bool = False
+) -> Tensor:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
+    """Let query b look at the keys of sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`.
+
+    A sequence without tokens gives 0. `validate`: check the values of `cu_seqlens` on a GPU too, where looking means
+    waiting. Raises TypeError or ValueError that names the argument, the value, and what was expected.
+    """
+    check_floats(kv=kv, q=q)
+    check_shape("kv", kv, (None, 2, None, None), "(T, 2, H, D)")
+    check_device("cu_seqlens", cu_seqlens, "kv", kv)
+    check_cu_seqlens(cu_seqlens, kv.shape[0], checks_values(kv, validate))
+    check_shape("q", q, (cu_seqlens.shape[0] - 1, *kv.shape[2:]), "(B, H, D)")
+    function = plain_first_token_attention if wants_plain(q, kv) else _first_token_attention
+    return function(q, kv, cu_seqlens)

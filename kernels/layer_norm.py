@@ -1,0 +1,142 @@
+"""Bias, residual and layer normalisation in one pass over memory.
+
+    v = x + bias + residual
+    y = (v − mean(v)) / √(var(v) + ε) · γ + β
+
+Grid: one program per row; BLOCK covers all E columns, so v stays in registers from the load to the store. Apart, the
+two additions and the normalisation would read and write the row three times. A row of up to 1,024 columns is one
+warp's: its two sums then need no barrier and no shared memory. All arithmetic is float32, rounded once at the end; the
+statistics are saved in float32.
+
+Twin: reference/layer_norm.py. Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ._triton import tl, triton
+from .operation import check_floats, check_shape, runs_triton, wants_plain
+from .shipped import TRITON_TYPES, Configuration, Shipped, next_power_of_2
+
+
+@triton.jit
+def normalise_row(v, m_e, gamma, beta, o_e, eps, E: tl.constexpr):
+    """(BLOCK,) float32 with zeros past E -> y, mean, rstd. Squaring before the mean is out would lose digits."""
+    mean = tl.sum(v, 0) / E
+    centred = tl.where(m_e, v - mean, 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / E + eps)
+    b_gamma = tl.load(gamma + o_e, mask=m_e, other=0.0).to(tl.float32)
+    b_beta = tl.load(beta + o_e, mask=m_e, other=0.0).to(tl.float32)
+    return centred * rstd * b_gamma + b_beta, mean, rstd
+
+
+@triton.jit
+def add_layer_norm_kernel(
+    x, bias, residual, gamma, beta, y, means, rstds, eps, E: tl.constexpr, BLOCK: tl.constexpr
+):  # (N, E), (E,), (N, E), (E,), (E,) -> (N, E), (N,), (N,)
+    i_row = tl.program_id(0).to(tl.int64)
+    o_e = tl.arange(0, BLOCK)
+    m_e = o_e < E
+    v = tl.load(x + i_row * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    v += tl.load(bias + o_e, mask=m_e, other=0.0).to(tl.float32)
+    v += tl.load(residual + i_row * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    b_y, mean, rstd = normalise_row(v, m_e, gamma, beta, o_e, eps, E)
+    tl.store(y + i_row * E + o_e, b_y.to(y.dtype.element_ty), mask=m_e)
+    tl.store(means + i_row, mean)
+    tl.store(rstds + i_row, rstd)
+
+
+def configuration(E: int) -> Configuration:
+    """Blocks and warps for rows of E columns."""
+    block = next_power_of_2(E)
+    return Configuration({"BLOCK": block}, num_warps=1 if block <= 1024 else min(block // 1024, 8))
+
+
+def shipped(target: str) -> Iterator[Shipped]:
+    """The kernel at the sizes of the base and the large model."""
+    for dtype, kind in TRITON_TYPES.items():
+        for E in (768, 1024):
+            chosen = configuration(E)
+            tensors = dict.fromkeys(("x", "bias", "residual", "gamma", "beta", "y"), f"*{kind}")
+            signature = {**tensors, "means": "*fp32", "rstds": "*fp32", "eps": "fp32"}
+            name = str(dtype).removeprefix("torch.")
+            constants = {"E": E, **chosen.blocks}
+            yield Shipped("add_layer_norm", name, f"E={E}", add_layer_norm_kernel, signature, constants, chosen, tile=1)
+
+
+@torch.library.custom_op("ernie_m::add_layer_norm", mutates_args=())
+def _add_layer_norm(
+    x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not runs_triton(x):
+        return plain_add_layer_norm(x, bias, residual, gamma, beta, eps)
+    E = x.shape[-1]
+    x, residual = x.contiguous(), residual.contiguous()
+    y = torch.empty_like(x)
+    means, rstds = (torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device) for _ in range(2))
+    if x.numel():
+        chosen = configuration(E)
+        add_layer_norm_kernel[(x.numel() // E,)](
+            *(x, bias.contiguous(), residual, gamma.contiguous(), beta.contiguous(), y, means, rstds, eps),
+            E=E,
+            **chosen.blocks,
+            **chosen.options,
+        )
+    return y, means, rstds
+
+
+@_add_layer_norm.register_fake
+def _(
+    x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    means, rstds = (x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), means, rstds
+
+
+def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer normalisation of float32 or float64 `x`, of the affine part's precision or a higher one: y, mean, rstd."""
+    mean = x.mean(dim=-1, keepdim=True)
+    centred = x - mean
+    rstd = (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    return centred * rstd * gamma + beta, mean.squeeze(-1), rstd.squeeze(-1)
+
+
+def plain_add_layer_norm(
+    x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    v = x.to(wide) + bias.to(wide) + residual.to(wide)
+    y, mean, rstd = plain_layer_norm(v, gamma.to(wide), beta.to(wide), eps)
+    return y.to(x.dtype), mean, rstd
+
+
+def add_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    return_statistics: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E)
+    """LayerNorm(x + bias + residual), what ends each half of a Transformer layer.
+
+    `x` is a matrix product whose bias has not been added yet. With `return_statistics` also the row's mean and
+    1/√(var + ε), float32, of shape (...). Raises TypeError or ValueError that names the argument.
+    """
+    check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
+    if x.dim() < 1:
+        raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")
+    check_shape("residual", residual, tuple(x.shape), "the shape of x")
+    for name, vector in (("bias", bias), ("gamma", gamma), ("beta", beta)):
+        check_shape(name, vector, (x.shape[-1],), "(E,)")
+    if wants_plain(x, bias, residual, gamma, beta):
+        result = plain_add_layer_norm(x, bias, residual, gamma, beta, float(eps))
+    else:
+        result = _add_layer_norm(x, bias, residual, gamma, beta, float(eps))
+    return result if return_statistics else result[0]

@@ -1,0 +1,85 @@
+"""What is shipped: every kernel with the block sizes, warps and stages that it runs with, for each GPU target.
+
+There is no tuning at run time. Each kernel module picks its configuration by a small function of target, dtype and
+size; the launcher calls it, and `shipped(target)` lists what it gives, so that the compile report and the gates look
+at the very kernels that run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+MODULES = ("attention", "first_token", "gelu", "layer_norm", "embedding")
+
+# The dtypes that kernels have, and Triton's word for each.
+TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a kernel is launched: its block sizes by the names of the kernel's constants, warps, and pipeline stages."""
+
+    blocks: Mapping[str, int]
+    num_warps: int
+    num_stages: int = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a launch passes besides the kernel's own arguments."""
+        # Contracting a·b + c into one instruction is relied on; newer Tritons will want it asked for.
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One kernel as it runs on one target.
+
+    `signature` has the Triton type of every argument that is no constant ("*bf16", "i32", "fp32"), `constants` the
+    rest. `tile` counts the elements that a program works on or, with `loop`, one step of its innermost loop: scores of
+    attention, rows of a normalisation, numbers of an elementwise kernel.
+    """
+
+    operation: str
+    dtype: str
+    label: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    configuration: Configuration
+    tile: int
+    loop: bool = False
+
+
+def everything(target: str) -> Iterator[Shipped]:
+    """All that is shipped for a target (one of TARGETS)."""
+    if target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    for name in MODULES:
+        yield from import_module(f".{name}", __package__).shipped(target)
+
+
+@functools.lru_cache(maxsize=64)
+def _target_of(index: int) -> str:
+    if torch.version.hip:
+        return "gfx942"
+    major = torch.cuda.get_device_capability(index)[0]
+    return "sm_100" if major >= 10 else "sm_90" if major == 9 else "sm_80"
+
+
+def target_of(device: torch.device) -> str:
+    """The target whose configurations serve a device; in the interpreter, on a CPU, those of sm_90."""
+    if device.type != "cuda":
+        return "sm_90"
+    return _target_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n; Triton's blocks have such sizes."""
+    return 1 << max(n - 1, 0).bit_length()

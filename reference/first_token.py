@@ -1,0 +1,40 @@
+"""Attention for the first token of each sequence alone.
+
+    context[b] = softmax(q_b Kᵀ / √D) V        K, V: the keys and values of sequence b
+
+A head that reads only the first token needs nothing else of the last layer: keys and values of all tokens, but one
+query, one row of scores, and one token through the feed-forward network for each sequence. `packed_attention` would
+give the same rows among all others.
+
+Source: the pooler of BERT (Devlin et al., 2018), which reads one token; transformers' `ErnieMPooler`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from .attention import attention
+from .padding import check_cu_seqlens
+from .parameters import Array
+
+
+def first_token_attention(q: Array, kv: Array, cu_seqlens: Array) -> Array:  # (B, H, D), (T, 2, H, D), (B + 1,)
+    """Let query b look at the keys of sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`: (B, H, D).
+
+    A sequence without tokens gives 0. Raises ValueError if shapes do not fit, or `cu_seqlens` does not rise from
+    0 to T.
+    """
+    if kv.ndim != 4 or kv.shape[1] != 2:
+        raise ValueError(f"kv: expected shape (T, 2, H, D), got {kv.shape}")
+    check_cu_seqlens(cu_seqlens, kv.shape[0])
+    wanted = (len(cu_seqlens) - 1, *kv.shape[2:])
+    if q.shape != wanted:
+        raise ValueError(f"q: expected shape (B, H, D) = {wanted}, got {q.shape}")
+    context = np.zeros_like(q)
+    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        if start < end:
+            k, v = kv[start:end].transpose(1, 2, 0, 3)  # (H, n, D)
+            context[b] = attention(q[b][:, None], k, v)[0][:, 0]
+    return context
