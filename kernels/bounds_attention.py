@@ -1,0 +1,94 @@
+"""The bound of attention, as in `bounds.py`: softmax(q kᵀ/√D) v for one head of one sequence, of which all are made.
+
+A good computation keeps scores, softmax and sums in float32, and rounds the probabilities to the format, so that
+tensor cores can multiply them with v. Its error, for keys j with probabilities p_j, is at most
+
+    u |exact|  +  u Σ p |v|  +  Σ w (|v| + |exact|)  +  (3n + 16) ε Σ p |v|  +  (half the smallest number) Σ |v|
+    rounding      rounding      errors of the            sums, rescaling          probabilities that are subnormal
+    the result    p             scores, see below        and division
+
+with A = |q|·|k|/√D, the score of absolute values, and M the row's largest |score|:
+
+    score       2D ε A     a dot product of D terms in any order, each addition truncating, as tensor cores do
+    exponent    6 ε A      times 1/√D and log₂e, both rounded, and a subtraction
+                8 ε M      of the maximum, scaled before; running maxima telescope to at most 2M
+                4 ε        exp2
+
+and w what these do to a softmax (`bounds.softmax_error`). Whatever the scores, a mean of v stays between its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from ernie_m import reference
+
+from .bounds import APPROXIMATE, EPS, FLUSHED, Expected, expected, softmax_error
+from .formats import Array, Format
+
+
+def attention_head(format: Format, q: Array, k: Array, v: Array) -> Expected:  # (N, D), (S, D) x 2 -> (N, D)
+    """Attention of N queries over S keys, in one head."""
+    (S, D), size = k.shape, np.abs(v)
+    scores, probs, delta, sizes = _scores(q, k)
+    exact = reference.attention(q, k, v)[0]
+    w = softmax_error(scores, delta, probs)
+    error = w @ size + w.sum(-1, keepdims=True) * np.abs(exact)
+    error = np.minimum(error, size.max(0) + np.abs(exact)) + (3 * S + 16) * EPS * (probs @ size)
+    error += format.u * (probs @ size + error) + (format.smallest / 2 + FLUSHED) * size.sum(0)
+    large = np.maximum(sizes.max(-1, keepdims=True) * math.sqrt(D), size.sum(0))
+    return expected(format, exact, error, large, roundings=2, terms=S + D)
+
+
+def _scores(q: Array, k: Array) -> tuple[Array, Array, Array, Array]:  # (N, D), (S, D) -> (N, S) x 4
+    """Scores, probabilities, how far off the exponents may be, and the scores of absolute values."""
+    D = q.shape[-1]
+    scores = q @ k.T / math.sqrt(D)
+    sizes = np.abs(q) @ np.abs(k).T / math.sqrt(D)
+    delta = EPS * ((2 * D + 6) * sizes + 8 * np.abs(scores).max(-1, keepdims=True)) + APPROXIMATE
+    return scores, reference.softmax(scores), delta, sizes
+
+
+def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:  # (T, 3, H, D), (B + 1,)
+    """Attention within each sequence of a packed batch: each head of each by itself."""
+    exact = reference.packed_attention(qkv, cu_seqlens)
+    limit = np.zeros_like(exact)
+    for start, end in pairwise(cu_seqlens.tolist()):
+        for h in range(qkv.shape[2] if start < end else 0):
+            limit[start:end, h] = attention_head(format, *qkv[start:end, :, h].swapaxes(0, 1)).limit
+    longest = int(np.diff(cu_seqlens).max(initial=0))
+    return Expected(format, exact, limit, roundings=2, terms=longest + qkv.shape[3])
+
+
+def first_token_attention(
+    format: Format, q: Array, kv: Array, cu_seqlens: Array
+) -> Expected:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
+    """Attention of one query for each sequence, over all of its keys; of an empty sequence it is 0."""
+    exact, limit = np.zeros_like(q), np.zeros_like(q)
+    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        for h in range(q.shape[1] if start < end else 0):
+            found = attention_head(format, q[b, None, h], kv[start:end, 0, h], kv[start:end, 1, h])
+            exact[b, h], limit[b, h] = found.exact[0], found.limit[0]
+    longest = int(np.diff(cu_seqlens).max(initial=0))
+    return Expected(format, exact, limit, roundings=2, terms=longest + q.shape[2])
+
+
+def log_sum_exp(qkv: Array, cu_seqlens: Array) -> tuple[Array, Array]:  # (T, 3, H, D), (B + 1,) -> (H, T) x 2
+    """ln Σ_k e^{score_k} of each head and query, exact, and how far off float32 may be.
+
+    The logarithm passes on the mean error of its exponents; then a sum of n numbers, a logarithm and an addition.
+    """
+    T, _, H, _ = qkv.shape
+    exact, limit = np.zeros((H, T)), np.zeros((H, T))
+    for start, end in pairwise(cu_seqlens.tolist()):
+        for h in range(H if start < end else 0):
+            scores, probs, delta, _ = _scores(qkv[start:end, 0, h], qkv[start:end, 1, h])
+            largest = scores.max(-1)
+            found = largest + np.log(np.exp(scores - largest[:, None]).sum(-1))
+            mean = np.minimum((probs * np.expm1(np.minimum(delta, 300))).sum(-1), delta.max(-1))
+            rest = (3 * (end - start) + 16 + 4 * np.abs(found) + 4 * np.abs(largest)) * EPS
+            exact[h, start:end], limit[h, start:end] = found, mean + rest
+    return exact, limit

@@ -1,0 +1,107 @@
+"""Is a result right? Three bounds, of which each finds faults that the others miss.
+
+    componentwise   |got − exact| <= limit for every number (`bounds.py`): any input. Finds a wrong row or column,
+                    a wrong formula, anything that is off where numbers are small.
+    rms             rms(got − exact) / rms(exact) <= 1.25 · 0.42 u √roundings  (float32: + 4 √terms 2⁻²⁴).
+                    Finds a scale that is slightly off, and sums kept in the format.
+    bias            |mean((got − exact) · sign(exact))| / mean|exact| <= 0.1 u + 1.7 u / √n, half precision only.
+                    Finds truncation, which rounds everything towards 0.
+
+The last two are about averages. Rounding to nearest is off by anything up to half a step, evenly: relative to the
+number u/√3 where that is just above a power of two, half as much just below the next one, and 0.42 u in the mean over
+all mantissas; independent roundings add by their squares; 1.25 leaves room for mantissas that are not evenly spread.
+The signed errors of n such roundings have a mean of about 0.42 u/√n, four times which is 1.7 u/√n; truncation has
+0.72 u. None of this holds for few numbers, or for equal ones: these two judge fixed random data alone, and at least
+MOST_FEW + 1 numbers of it.
+
+Source: the mean over mantissas is √(∫ (u²/3) x⁻² dx/(x ln 2)) for x in [1, 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bounds import EPS, Expected
+from .formats import Array
+
+MOST_FEW = 4095
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One bound, and how near a result came to it. `index` is the worst number's place (componentwise only)."""
+
+    bound: str
+    error: float
+    limit: float
+    index: tuple[int, ...] | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Error over bound; not above 1 if the bound holds."""
+        if math.isnan(self.error):
+            return math.inf
+        return 0.0 if self.error == 0 else self.error / self.limit if self.limit > 0 else math.inf
+
+    @property
+    def holds(self) -> bool:
+        """Whether the result is within the bound."""
+        return self.ratio <= 1
+
+
+def componentwise(got: Array, expected: Expected) -> Verdict:
+    """The number that is worst, relative to its own limit.
+
+    Infinity is right where the exact number, give or take the limit, is one that rounds to infinity; nan never is,
+    unless the limit is infinite.
+    """
+    if got.size == 0:
+        return Verdict("componentwise", 0.0, 0.0)
+    exact, limit = expected.exact, expected.limit
+    rounds_away = np.isinf(got) & (np.sign(got) == np.sign(exact))
+    rounds_away &= np.abs(exact) + limit >= expected.format.overflow
+    right = rounds_away | np.isinf(limit)
+    finite = np.isfinite(got)
+    error = np.where(finite, np.abs(np.where(finite, got, 0.0) - exact), np.inf)
+    ratio = np.where(right, 0.0, error / np.where(right, 1.0, limit))
+    index = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape))
+    if right[index]:
+        return Verdict("componentwise", 0.0, float(limit[index]), index)
+    return Verdict("componentwise", float(error[index]), float(limit[index]), index)
+
+
+def rms(got: Array, expected: Expected) -> Verdict:
+    """The root mean square of all errors, relative to that of the exact numbers."""
+    u = expected.format.u
+    limit = 1.25 * 0.42 * u * math.sqrt(expected.roundings)
+    if expected.format.name == "float32":
+        limit += 4 * math.sqrt(expected.terms) * EPS
+    error = np.sqrt(np.square(got - expected.exact).mean() / np.square(expected.exact).mean())
+    return Verdict("rms", float(error), limit)
+
+
+def bias(got: Array, expected: Expected) -> Verdict:
+    """The mean of the errors, counted positive where they make a number larger; relative to the mean size."""
+    u = expected.format.u
+    error = ((got - expected.exact) * np.sign(expected.exact)).mean() / np.abs(expected.exact).mean()
+    return Verdict("bias", abs(float(error)), 0.1 * u + 1.7 * u / math.sqrt(got.size))
+
+
+def judge(got: Array, expected: Expected, statistical: bool = False) -> list[Verdict]:
+    """The verdicts that apply: componentwise, and on fixed random data (`statistical`) the two on averages too.
+
+    `got`, in float64, has the shape of `expected.exact`. Raises ValueError for averages of too few numbers.
+    """
+    found = [componentwise(got, expected)]
+    if not statistical:
+        return found
+    if got.size <= MOST_FEW:
+        raise ValueError(f"got: expected at least {MOST_FEW + 1} numbers for bounds on averages, got {got.size}")
+    averages: list[Callable[[Array, Expected], Verdict]] = [rms]
+    if expected.format.name != "float32":
+        averages.append(bias)
+    return found + [average(got, expected) for average in averages]
