@@ -42,7 +42,7 @@ def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: st
     """Raise ValueError unless `x` has that shape; None stands for any size."""
     fits = x.dim() == len(shape) and all(n is None or x.shape[i] == n for i, n in enumerate(shape))
     if not fits:
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        wanted = ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name}: expected shape {letters} = ({wanted}), got {tuple(x.shape)}")
 
 

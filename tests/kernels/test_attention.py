@@ -1,0 +1,191 @@
+"""Packed attention: every row against the reference, memory that is not its own, and what a bad call is told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from guards import guarded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ernie_m.reference as reference
+from ernie_m.kernels import attention as kernel
+from ernie_m.kernels.operation import INTERPRETED
+
+LENGTHS = (0, 1, 2, 7, 63, 64, 65, 127, 129)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+def cumulative(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=DEVICE)
+
+
+def drawn(T: int, H: int = 2, D: int = 16, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(T, 3, H, D, generator=generator).to(DEVICE, dtype)
+
+
+def test_packed_attention_on_a_worked_example() -> None:
+    # Two tokens, scores ln 3 and 0 for the first query: it takes 3/4 of the first value and 1/4 of the second.
+    qkv = torch.zeros(2, 3, 1, 16)
+    qkv[0, 0, 0, 0] = 1.0
+    qkv[0, 1, 0, 0] = math.log(3) * 4.0
+    qkv[:, 2, 0, 0] = torch.tensor([8.0, 16.0])
+    context, lse = kernel.packed_attention(qkv.to(DEVICE), cumulative([2]), return_lse=True)
+    assert context[:, 0, 0].tolist() == pytest.approx([10.0, 12.0], rel=1e-6)
+    assert lse[0].tolist() == pytest.approx([math.log(4), math.log(2)], rel=1e-6)
+
+
+@settings(max_examples=30)
+@given(
+    lengths=st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=4),
+    H=st.integers(1, 3),
+    D=st.sampled_from(kernel.HEAD_SIZES),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_packed_attention_saves_the_log_sum_exp(
+    lengths: list[int], H: int, D: int, dtype: torch.dtype, seed: int
+) -> None:
+    qkv, cu = drawn(sum(lengths), H, D, dtype, seed), cumulative(lengths)
+    _, lse = kernel.packed_attention(qkv, cu, return_lse=True)
+    q, k = qkv.double().cpu().numpy().swapaxes(0, 1)[:2]
+    assert lse.dtype == torch.float32
+    for start, end in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
+        scores = q[start:end].swapaxes(0, 1) @ k[start:end].transpose(1, 2, 0) / math.sqrt(D)  # (H, n, n)
+        exact = np.log(np.exp(scores).sum(-1))
+        # Each score errs by γ_D |q||k|/√D, a sum of n exponentials by n more roundings; both in float32.
+        magnitudes = np.abs(q[start:end]).swapaxes(0, 1) @ np.abs(k[start:end]).transpose(1, 2, 0) / math.sqrt(D)
+        bound = 2**-24 * ((D + 8) * magnitudes.max(-1, initial=0.0) + (end - start) + 8 * np.abs(exact) + 8)
+        assert (np.abs(lse[:, start:end].cpu().numpy() - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_attention_reads_and_writes_its_own_memory_alone(dtype: torch.dtype) -> None:
+    """Seen red: the tail's mask on the keys dropped, or on the queries' store."""
+    lengths = [65, 1, 0, 130, 7]
+    with guarded() as guards:
+        qkv, cu = guards.hold(drawn(sum(lengths), 2, 32, dtype)), guards.hold(cumulative(lengths))
+        context, lse = kernel.packed_attention(qkv, cu, return_lse=True)
+        assert not context.isnan().any()
+        assert not lse.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("longest", [40, 100])
+def test_packed_attention_of_a_sequence_does_not_depend_on_its_neighbours(dtype: torch.dtype, longest: int) -> None:
+    """Bitwise, with neighbours of NaN, and wherever in the batch it stands."""
+    own = drawn(longest, 2, 16, dtype, seed=1)
+    alone = kernel.packed_attention(own, cumulative([longest]))
+    poison = torch.full_like(drawn(23, 2, 16, dtype), float("nan"))
+    for before, after in ((0, 1), (1, 2), (2, 0)):
+        qkv = torch.cat([poison] * before + [own] + [poison] * after)
+        cu = cumulative([23] * before + [longest] + [23] * after)
+        with np.errstate(invalid="ignore"):
+            context = kernel.packed_attention(qkv, cu)
+        assert torch.equal(context[23 * before : 23 * before + longest], alone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_attention_repeats_bitwise_and_leaves_its_arguments(dtype: torch.dtype) -> None:
+    qkv, cu = drawn(70, dtype=dtype), cumulative([64, 6])
+    kept = qkv.clone(), cu.clone()
+    first, second = (kernel.packed_attention(qkv, cu, return_lse=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(qkv, kept[0])
+    assert torch.equal(cu, kept[1])
+
+
+@pytest.mark.parametrize("n", [1, 63, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_form_for_short_sequences_gives_the_same_bits(dtype: torch.dtype, n: int) -> None:
+    """`max_seqlen` chooses the blocks of queries, and whether there is a loop; neither may change a number."""
+    qkv = drawn(n, 2, 64, dtype)
+    short, long = (kernel.packed_attention(qkv, cumulative([n]), max_seqlen=longest) for longest in (64, 512))
+    if INTERPRETED:  # NumPy's matrix product of another number of rows may add up in another order
+        torch.testing.assert_close(short, long, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    else:
+        assert torch.equal(short, long)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_plain_form_equals_the_reference(dtype: torch.dtype) -> None:
+    lengths = [5, 0, 1, 17]
+    qkv, cu = drawn(23, 3, 20, dtype), cumulative(lengths)  # 20: no head size of the kernel
+    exact = reference.packed_attention(qkv.double().cpu().numpy(), cu.cpu().numpy())
+    context = kernel.packed_attention(qkv, cu)
+    assert context.dtype == dtype
+    error = np.abs(context.double().cpu().numpy() - exact)
+    u = torch.finfo(dtype).eps / 2
+    assert error.max() <= 4 * u * np.abs(qkv[:, 2].double().cpu().numpy()).max()
+
+
+def test_gradients_flow_through_the_plain_form() -> None:
+    qkv = drawn(9, 2, 4, torch.float64).requires_grad_()
+    cu = cumulative([4, 0, 5])
+    assert torch.autograd.gradcheck(lambda x: kernel.packed_attention(x, cu), (qkv,))
+
+
+def test_wrong_cu_seqlens_never_become_an_address() -> None:
+    """Past the checks, as on a GPU without `validate`: the kernel clamps. Seen red: reads outside the guards."""
+    qkv = drawn(20, 2, 16)
+    for values in ([0, 5000], [-7, 20], [12, 3], [0, 2**31 - 1, -(2**31)]):
+        with guarded() as guards:
+            held = guards.hold(qkv)
+            kernel._packed_attention(held, torch.tensor(values, dtype=torch.int32, device=DEVICE), 20)
+
+
+def test_packed_attention_says_what_is_wrong() -> None:
+    qkv, cu = drawn(6), cumulative([2, 4])
+    for error, message, call in (
+        (
+            TypeError,
+            "qkv: expected a torch.Tensor, got ndarray",
+            lambda: kernel.packed_attention(qkv.cpu().numpy(), cu),
+        ),
+        (TypeError, "qkv: expected float32, .* got torch.int64", lambda: kernel.packed_attention(qkv.long(), cu)),
+        (ValueError, r"qkv: expected shape \(T, 3, H, D\)", lambda: kernel.packed_attention(qkv[:, :2], cu)),
+        (
+            TypeError,
+            "cu_seqlens: expected torch.int32, got torch.int64",
+            lambda: kernel.packed_attention(qkv, cu.long()),
+        ),
+        (
+            ValueError,
+            r"rising from 0 to T = 6, got \[0, 2, 5\]",
+            lambda: kernel.packed_attention(qkv, cumulative([2, 3]), validate=True),
+        ),
+        (
+            ValueError,
+            r"rising from 0 to T = 6, got \[0, 8, 6\]",
+            lambda: kernel.packed_attention(qkv, cumulative([8, -2]), validate=True),
+        ),
+        (
+            ValueError,
+            "max_seqlen: expected at least 4, .*, got 3",
+            lambda: kernel.packed_attention(qkv, cu, 3, validate=True),
+        ),
+        (
+            ValueError,
+            r"cu_seqlens: expected shape \(B \+ 1,\), got \(1, 3\)",
+            lambda: kernel.packed_attention(qkv, cu[None]),
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
+def test_packed_attention_of_no_tokens_is_empty(lengths: list[int]) -> None:
+    context, lse = kernel.packed_attention(drawn(0), cumulative(lengths), return_lse=True)
+    assert context.shape == (0, 2, 16)
+    assert lse.shape == (2, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype: torch.dtype) -> None:
+    torch.library.opcheck(kernel._packed_attention, (drawn(12, dtype=dtype), cumulative([5, 7]), 7))

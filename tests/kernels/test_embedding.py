@@ -1,0 +1,118 @@
+"""Embeddings: the right rows, whatever dtype ids have; memory; values that are out of range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from guards import guarded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ernie_m.reference as reference
+from ernie_m.kernels import embedding as kernel
+from ernie_m.kernels.operation import INTERPRETED
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+def drawn(E: int = 24, V: int = 30, P: int = 12, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """word, position, gamma, beta, all random."""
+    generator = torch.Generator().manual_seed(E)
+    return [torch.randn(s, generator=generator).to(DEVICE, dtype) for s in ((V, E), (P, E), (E,), (E,))]
+
+
+def ids(*shape: int, end: int = 10, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    return torch.randint(0, end, shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, dtype)
+
+
+@settings(max_examples=40)
+@given(
+    shape=st.sampled_from([(1,), (7,), (2, 5), (0,), (3, 0)]),
+    E=st.sampled_from([1, 2, 24, 129, 768, 1500]),
+    dtype=st.sampled_from([*DTYPES, torch.float64]),
+    id_dtype=st.sampled_from([torch.int32, torch.int64]),
+)
+def test_embed_equals_the_reference(shape: tuple[int, ...], E: int, dtype: torch.dtype, id_dtype: torch.dtype) -> None:
+    """Seen red: the offset of 2 dropped, ids and positions exchanged, gamma or beta not read."""
+    tables, i, p = drawn(E, dtype=dtype), ids(*shape, dtype=id_dtype), ids(*shape, end=9, dtype=id_dtype)
+    y = kernel.embed(i, p, *tables, 1e-5)
+    arrays = (x.double().cpu().numpy() for x in tables)
+    exact = reference.embed(i.cpu().numpy(), p.cpu().numpy(), *arrays, 1e-5)
+    assert y.dtype == dtype
+    assert y.shape == exact.shape
+    u = torch.finfo(dtype).eps / 2
+    # Adding and normalising in float32 (float64) costs as much again where the sum's mean is large beside its spread.
+    wide = 2**-53 if dtype == torch.float64 else 2**-24
+    limit = u * np.abs(exact) + 64 * wide * (1 + np.abs(exact)).max(initial=0.0) * max(1, E) ** 0.5
+    assert (np.abs(y.double().cpu().numpy() - exact) <= limit).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("E", [1, 24, 100])
+def test_embed_reads_and_writes_its_own_memory_alone(dtype: torch.dtype, E: int) -> None:
+    with guarded() as guards:
+        tables = [guards.hold(x) for x in drawn(E, dtype=dtype)]
+        edges = torch.tensor([0, 29, 3], device=DEVICE), torch.tensor([9, 0, 4], device=DEVICE)
+        y = kernel.embed(*(guards.hold(x) for x in edges), *tables, 1e-5)
+        assert not y.isnan().any()
+
+
+def test_ids_out_of_range_are_named_on_a_cpu_and_clamped_in_the_kernel() -> None:
+    """Seen red: either clamp dropped, and the guards' NaN comes through."""
+    tables = drawn()
+    good = torch.tensor([0, 1, 2], device=DEVICE)
+    for bad in (-1, 30, 2**40):
+        wrong = torch.tensor([0, bad, 2], device=DEVICE)
+        with pytest.raises(ValueError, match=rf"input_ids: expected values in \[0, 30\) .* got {bad} at \[1\]"):
+            kernel.embed(wrong, good, *tables, 1e-5, validate=True)
+        with pytest.raises(ValueError, match=rf"position_ids: expected values in \[0, 10\) .* got {max(bad, -1)} at"):
+            kernel.embed(good, torch.tensor([0, max(bad, -1), 2], device=DEVICE), *tables, 1e-5, validate=True)
+        with guarded() as guards:
+            held = [guards.hold(x) for x in tables]
+            clamped = wrong.clamp(0, 29)
+            assert torch.equal(kernel._embed(wrong, good, *held, 1e-5), kernel._embed(clamped, good, *held, 1e-5))
+            assert not kernel._embed(good, wrong, *held, 1e-5).isnan().any()
+
+
+def test_gradients_flow_through_the_plain_form() -> None:
+    tables = [x.requires_grad_() for x in drawn(5, 4, 5, torch.float64)]
+    i, p = ids(3, end=4), ids(3, end=3)
+    assert torch.autograd.gradcheck(lambda *a: kernel.embed(i, p, *a, 1e-5), tables)
+
+
+def test_embed_says_what_is_wrong() -> None:
+    (word, position, gamma, beta), i = drawn(), ids(3)
+    for error, message, arguments in (
+        (
+            TypeError,
+            "input_ids: expected torch.int32 or torch.int64, got torch.float32",
+            (i.float(), i, word, position, gamma, beta),
+        ),
+        (ValueError, r"position_ids: expected shape .* \(3,\), got \(2,\)", (i, i[:2], word, position, gamma, beta)),
+        (
+            ValueError,
+            r"position: expected shape \(P, E\) = \(any, 24\), got \(12, 23\)",
+            (i, i, word, position[:, :23], gamma, beta),
+        ),
+        (ValueError, r"beta: expected shape \(E,\) = \(24,\), got \(23,\)", (i, i, word, position, gamma, beta[:23])),
+        (
+            TypeError,
+            "gamma: expected torch.float32 as word, got torch.float64",
+            (i, i, word, position, gamma.double(), beta),
+        ),
+        (
+            ValueError,
+            "word, position: expected at least 1 and 3 rows, got 30, 2",
+            (i, i, word, position[:2], gamma, beta),
+        ),
+        (ValueError, "input_ids: expected a tensor on", (i.to("meta"), i, word, position, gamma, beta)),
+    ):
+        with pytest.raises(error, match=message):
+            kernel.embed(*arguments, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype: torch.dtype) -> None:
+    torch.library.opcheck(kernel._embed, (ids(3), ids(3), *drawn(dtype=dtype), 1e-5))
