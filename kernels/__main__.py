@@ -1,0 +1,7 @@
+"""`python -m ernie_m.kernels COMMAND`: see `cli.py`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""The bounds are valid: the best results there are pass all that apply. And they are tight: worse ones do not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import planted
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ernie_m import reference
+from ernie_m.kernels import bounds, bounds_attention
+from ernie_m.kernels.check import check
+from ernie_m.kernels.check_buffers import TORCH_DTYPES
+from ernie_m.kernels.check_inputs import OPERATIONS, Case, cases, fixed_case
+from ernie_m.kernels.formats import FORMATS
+from ernie_m.kernels.judge import MOST_FEW, componentwise, judge
+
+BOTH = [(op, dtype) for op in OPERATIONS for dtype in FORMATS]
+# Elsewhere than in continuous integration, others each time.
+SEED = 0 if settings.default.derandomize else int(np.random.default_rng().integers(2**31))
+BFLOAT16, FLOAT32 = FORMATS["bfloat16"], FORMATS["float32"]
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-160, 160))
+def test_round_is_that_of_torch(dtype: str, seed: int, exponent: int) -> None:
+    """Also on the ties: half of the numbers lie on a grid twice as fine as the format's."""
+    format = FORMATS[dtype]
+    x = np.random.default_rng(seed).uniform(-2, 2, 64)
+    x[::2] = np.rint(x[::2] * 2.0**format.bits) / 2.0**format.bits
+    x = np.ldexp(x, exponent)
+    # torch goes from float64 to the others by way of float32, which rounds twice.
+    x = x if dtype == "float32" else np.float64(x.astype(np.float32)) if np.all(np.abs(x) < 3e38) else np.zeros(1)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(format.round(x), torch.from_numpy(x).to(TORCH_DTYPES[dtype]).double().numpy())
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_formats_are_those_of_torch(dtype: str) -> None:
+    ours, theirs = FORMATS[dtype], torch.finfo(TORCH_DTYPES[dtype])
+    assert (ours.largest, 2 * ours.u) == (theirs.max, theirs.eps)
+    assert ours.smallest == theirs.smallest_normal * theirs.eps
+    assert np.isinf(ours.round(np.array([ours.overflow])))
+    assert ours.round(np.array([np.nextafter(ours.overflow, 0)])) == ours.largest
+
+
+@pytest.mark.parametrize(("op", "dtype"), BOTH)
+def test_the_correctly_rounded_result_passes_on_drawn_inputs(op: str, dtype: str) -> None:
+    @settings(max_examples=25)
+    @given(case=cases(op, dtype))
+    def passes(case: Case) -> None:
+        expected = case.expected
+        assert componentwise(FORMATS[dtype].round(expected.exact), expected).holds
+
+    passes()
+
+
+@pytest.mark.parametrize(("op", "dtype"), BOTH)
+def test_the_correctly_rounded_result_passes_all_bounds_on_fixed_data(op: str, dtype: str) -> None:
+    for seed in range(3):
+        expected = fixed_case(op, dtype, seed).expected
+        assert expected.exact.size > MOST_FEW
+        assert all(verdict.holds for verdict in judge(FORMATS[dtype].round(expected.exact), expected, True))
+
+
+@pytest.mark.parametrize(("op", "dtype"), BOTH)
+def test_plain_float32_rounded_once_passes(op: str, dtype: str) -> None:
+    """Attention with probabilities that stay in float32, and with rounded ones."""
+    functions = [planted.KERNELS[op]]
+    if "attention" in op:
+        functions.append(lambda *inputs: planted.KERNELS[op](*inputs, rounded_probs=False))
+    for function in functions:
+        assert check(function, op, dtypes=[dtype], examples=12, seed=SEED)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_two_roundings_off_is_too_much(op: str) -> None:
+    """Everything moved outwards by 3 u: what no good computation does."""
+    expected = fixed_case(op, "bfloat16").expected
+    moved = expected.exact * (1 + 3 * BFLOAT16.u)
+    assert {verdict.bound for verdict in judge(moved, expected, True) if not verdict.holds} >= {"rms", "bias"}
+    if "attention" not in op:
+        assert not componentwise(moved, expected).holds
+
+
+def test_every_bfloat16_has_its_gelu() -> None:
+    """All finite numbers of the format, the largest and the subnormal ones too."""
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double().numpy()
+    every = every[np.isfinite(every)]
+    expected = bounds.gelu(BFLOAT16, every)
+    assert np.isfinite(expected.limit).all()
+    assert componentwise(BFLOAT16.round(expected.exact), expected).holds
+
+
+def test_infinity_is_right_where_the_truth_rounds_to_it() -> None:
+    format = FORMATS["float16"]
+    expected = bounds.bias_gelu(format, np.array([[60000.0, -60000.0]]), np.array([60000.0, -60000.0]))
+    assert componentwise(np.array([[np.inf, 0.0]]), expected).holds
+    for wrong in (65504.0, -np.inf, np.nan):
+        assert not componentwise(np.array([[wrong, 0.0]]), expected).holds
+    small = bounds.gelu(format, np.array([60000.0]))
+    assert not componentwise(np.array([np.inf]), small).holds
+
+
+@pytest.mark.parametrize("ratio", [30.0, 300.0, 3000.0])
+def test_layer_norm_far_from_zero_costs_digits_and_no_more(ratio: float) -> None:
+    """Two passes in float32 pass; mean(x²) - mean(x)² does not; nor would two passes by a bound without the mean."""
+    rng = np.random.default_rng(0)
+    case = Case(
+        "layer_norm",
+        "float32",
+        {
+            "x": FLOAT32.round(rng.standard_normal((64, 768)) + ratio),
+            "gamma": FLOAT32.round(rng.standard_normal(768)),
+            "beta": FLOAT32.round(rng.standard_normal(768)),
+            "eps": 1e-5,
+        },
+    )
+    x, gamma, beta = (torch.from_numpy(case.inputs[name]).float() for name in ("x", "gamma", "beta"))
+    got = planted.layer_norm(x, gamma, beta, 1e-5).double().numpy()
+    assert componentwise(got, case.expected).holds
+    assert not componentwise(
+        planted.layer_norm(x, gamma, beta, 1e-5, one_pass=True).double().numpy(), case.expected
+    ).holds
+    near = bounds.layer_norm(FLOAT32, case.inputs["x"] - ratio, gamma.double().numpy(), beta.double().numpy(), 1e-5)
+    assert (near.limit < case.expected.limit).all()
+
+
+def test_large_scores_cost_digits_and_no_more() -> None:
+    """Scores in the hundreds: float32 attention is off by more than 1e-6, as it has to be, and within the bound."""
+    rng = np.random.default_rng(0)
+    q, k, v = (FLOAT32.round(rng.standard_normal((100, 64)) * size) for size in (9.0, 9.0, 1.0))
+    expected = bounds_attention.attention_head(FLOAT32, q, k, v)
+    assert np.abs(q @ k.T / 8).max() > 300
+    got = planted.attention_head(*(torch.from_numpy(x).float() for x in (q, k, v))).double().numpy()
+    assert np.abs(got - expected.exact).max() > 1e-6
+    assert componentwise(got, expected).holds
+    # The same scores, twice as large: off by as much as the bound says, and that is not everything.
+    wrong = planted.attention_head(*(torch.from_numpy(x).float() for x in (q, k, v)), scale=1.01).double().numpy()
+    assert not componentwise(wrong, expected).holds
+
+
+@given(seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 30.0, 1e3]), n=st.sampled_from([1, 2, 64, 129]))
+@settings(max_examples=30)
+def test_log_sum_exp_is_within_its_limit_in_float32(seed: int, size: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    qkv = FLOAT32.round(rng.standard_normal((n, 3, 2, 16)) * size)
+    exact, limit = bounds_attention.log_sum_exp(qkv, np.array([0, n]))
+    q, k, _ = (torch.from_numpy(part).float().transpose(0, 1) for part in qkv.swapaxes(0, 1))
+    got = torch.logsumexp(q @ k.mT / math.sqrt(16), -1).double().numpy()
+    assert (np.abs(got - exact) <= limit).all()
+    assert (np.abs(exact + 0.01 * np.maximum(np.abs(exact), 1) - exact) > limit).any() or size > 100
+
+
+def test_exact_is_the_reference() -> None:
+    case = fixed_case("attention", "float16")
+    expected = reference.packed_attention(case.inputs["qkv"], case.inputs["cu_seqlens"])
+    np.testing.assert_array_equal(case.expected.exact, expected)
+
+
+def test_bounds_on_averages_refuse_few_numbers() -> None:
+    with pytest.raises(ValueError, match=r"expected at least 4096 numbers"):
+        judge(np.ones(10), bounds.gelu(FLOAT32, np.ones(10)), statistical=True)

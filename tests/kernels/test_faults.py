@@ -1,0 +1,103 @@
+"""Faults that kernels have had, planted in functions that are right without them: each has to be caught."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import planted
+import pytest
+from hypothesis import Phase, settings
+
+from ernie_m.kernels.check import check
+from ernie_m.kernels.check_report import Failure
+
+BFLOAT16, HALF, ALL = ("bfloat16",), ("float16", "bfloat16"), ("float32", "float16", "bfloat16")
+EXAMPLES = 15
+
+# name -> operation, what is planted, the dtypes in each of which it has to be caught.
+FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "a key dropped at the tail": ("attention", {"drop_tail": True}, ALL),
+    "scale off by 0.3 %": ("attention", {"scale": 1.003}, ALL),
+    "scale off by 0.3 % in one head": ("attention_head", {"scale": 1.003}, ALL),
+    "scale off by -0.3 %": ("attention", {"scale": 0.997}, ALL),
+    "truncating stores in attention": ("attention", {"truncated": True}, BFLOAT16),
+    "truncating stores in gelu": ("gelu", {"truncated": True}, BFLOAT16),
+    "truncating stores in bias_gelu": ("bias_gelu", {"truncated": True}, BFLOAT16),
+    "truncating stores in softmax": ("softmax", {"truncated": True}, BFLOAT16),
+    "truncating stores in layer_norm": ("layer_norm", {"truncated": True}, BFLOAT16),
+    "truncating stores in embedding": ("embedding", {"truncated": True}, BFLOAT16),
+    "sums kept in the low dtype": ("attention", {"accumulate_low": True}, HALF),
+    "a neighbour's token read": ("attention", {"read_neighbour": True}, ALL),
+    "a neighbour's token read by the first token": ("first_token_attention", {"read_neighbour": True}, ALL),
+    "the first token's scale off by 0.3 %": ("first_token_attention", {"scale": 1.003}, ALL),
+    "tanh for erf": ("gelu", {"form": "tanh"}, ALL),
+    "tanh for erf, with a bias": ("bias_gelu", {"form": "tanh"}, ALL),
+    "x sigmoid(1.702 x)": ("gelu", {"form": "sigmoid"}, ALL),
+    "bias not read by gelu": ("bias_gelu", {"read_bias": False}, ALL),
+    "no maximum subtracted": ("softmax", {"shift": False}, ALL),
+    "variance over E - 1": ("layer_norm", {"unbiased": True}, ALL),
+    "variance over E - 1, fused": ("add_layer_norm", {"unbiased": True}, ALL),
+    "eps ten times too large": ("layer_norm", {"eps_factor": 10.0}, ALL),
+    "eps of 0": ("add_layer_norm", {"eps_factor": 0.0}, ALL),
+    "mean(x²) - mean(x)²": ("layer_norm", {"one_pass": True}, ("float32",)),
+    "residual summed in the low dtype": ("add_layer_norm", {"rounded_sum": True}, HALF),
+    "one column 2 % off": ("layer_norm", {"wrong_column": True}, ALL),
+    "one column 2 % off, fused": ("add_layer_norm", {"wrong_column": True}, ALL),
+    "bias not read by add_layer_norm": ("add_layer_norm", {"read_bias": False}, ALL),
+    "gamma and beta not read": ("layer_norm", {"read_affine": False}, ALL),
+    "gamma and beta not read, fused": ("add_layer_norm", {"read_affine": False}, ALL),
+    "gamma and beta not read by embed": ("embedding", {"read_affine": False}, ALL),
+    "positions one too low": ("embedding", {"offset": 1}, ALL),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_shrinking() -> Iterator[None]:
+    """That a fault is caught is enough here; making the input small takes most of the time."""
+    current = settings.default
+    settings.register_profile("no shrinking", current, phases=[Phase.generate])
+    settings.load_profile("no shrinking")
+    yield
+    settings.register_profile("before", current)
+    settings.load_profile("before")
+
+
+@pytest.mark.parametrize("op", planted.KERNELS)
+def test_check_passes_what_is_right(op: str) -> None:
+    assert check(planted.KERNELS[op], op, examples=EXAMPLES)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_check_catches_each_planted_fault(name: str) -> None:
+    op, fault, dtypes = FAULTS[name]
+    wrong = functools.partial(planted.KERNELS[op], **fault)
+    for dtype in dtypes:
+        with pytest.raises(Failure):
+            check(wrong, op, dtypes=[dtype], examples=EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("scale off by 0.3 %", "rms"),
+        ("truncating stores in gelu", "bias"),
+        ("sums kept in the low dtype", "rms"),
+        ("tanh for erf", "componentwise"),
+        ("one column 2 % off", "componentwise"),
+    ],
+)
+def test_each_bound_catches_what_the_others_miss(name: str, bound: str) -> None:
+    """On the fixed data, in bfloat16: a bound that is dropped would let these through."""
+    from ernie_m.kernels.check_buffers import as_float64, place
+    from ernie_m.kernels.check_inputs import fixed_case
+    from ernie_m.kernels.judge import judge
+
+    op, fault, _ = FAULTS[name]
+    case = fixed_case(op, "bfloat16")
+    arguments = [
+        place(n, x, "torch", "bfloat16", "cpu").inner if hasattr(x, "shape") else x for n, x in case.inputs.items()
+    ]
+    verdicts = judge(as_float64(planted.KERNELS[op](*arguments, **fault)), case.expected, statistical=True)
+    assert bound in [verdict.bound for verdict in verdicts if not verdict.holds]
