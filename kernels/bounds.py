@@ -82,16 +82,16 @@ def chain(n: int) -> int:
 def _normalised(format: Format, z: Array, dz: Array, gamma: Array, beta: Array, eps: float, exact: Array) -> Expected:
     """LayerNorm of z, of which float32 knows each number to within dz.
 
-    Mean: off by dμ <= mean(dz) + (chain + 2) ε mean|z|; this is where a large mean costs digits.
+    Mean: off by dμ <= mean(dz) + (chain + 4) ε mean|z|; this is where a large mean costs digits.
     Centred, d = z − mean(z): off by dμ, the same for all, and by r = dz + ε |d|, which differs.
-    Variance: 2 mean(d r) + (dμ + rms r)²; dμ enters squared only, as Σd = 0. And (chain + 3) ε of itself.
+    Variance: 2 mean(d r) + (dμ + rms r)²; dμ enters squared only, as Σd = 0. And (chain + 6) ε of itself.
     1/√(variance + ε_LN): the two ends of that interval, and 4 ε. Whatever the mean was, a number that is divided by
     the root mean square of its row cannot exceed √E.
     Times γ plus β: 3 roundings more.
     """
     E = z.shape[-1]
     additions = chain(E)
-    scaling = 0 if E & (E - 1) == 0 else 2  # division by a power of two is exact
+    scaling = 0 if E & (E - 1) == 0 else 4  # division by a power of two is exact
     size = np.abs(z).mean(-1, keepdims=True)
     d = z - z.mean(-1, keepdims=True)
     mean_error = dz.mean(-1, keepdims=True) + (additions + scaling) * EPS * (size + dz.mean(-1, keepdims=True))
@@ -100,7 +100,7 @@ def _normalised(format: Format, z: Array, dz: Array, gamma: Array, beta: Array, 
     rms = np.sqrt(np.square(r).mean(-1, keepdims=True))
     variance = np.square(spread) + eps
     change = 2 * spread * rms + np.square(mean_error + rms)
-    change = change * (1 + (additions + 3) * EPS) + (additions + 3) * EPS * variance
+    change = change * (1 + (additions + 6) * EPS) + (additions + 6) * EPS * variance
     low = np.maximum(variance - change, np.finfo(np.float64).tiny)
     factor = np.sqrt(variance / low) * (1 + APPROXIMATE) - 1
     y = np.abs(d) / np.sqrt(variance)

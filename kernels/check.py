@@ -23,6 +23,7 @@ import torch
 from . import interpreter
 from .check_buffers import TORCH_DTYPES, Guarded, as_float64, place, poisoned
 from .check_inputs import OPERATIONS, Case, cases, fixed_case
+from .check_reduce import reduce
 from .check_report import DtypeReport, Failure, Report, judgement
 from .judge import Verdict, judge
 from .operation import INTERPRETED
@@ -82,8 +83,11 @@ def _checked(op: str, dtypes: Sequence[str] | None, examples: int, arrays: str) 
 
 def _check_dtype(runner: Runner, op: str, dtype: str, examples: int, seed: int) -> DtypeReport:
     """Drawn inputs first, as they give the smaller failure, then the fixed data."""
-    found = _search(runner, op, dtype, examples, seed)
-    fixed = runner.verdicts(fixed_case(op, dtype), statistical=True)
+    try:
+        found = _search(runner, op, dtype, examples, seed)
+        fixed = runner.verdicts(fixed_case(op, dtype), statistical=True)
+    except Failure as failure:
+        raise reduce(failure, runner.verdicts) from failure.__cause__
     worst = max(found[-1], fixed[0], key=lambda verdict: verdict.ratio)
     return DtypeReport(len(found), {verdict.bound: verdict for verdict in [worst, *fixed[1:]]})
 
@@ -118,14 +122,15 @@ def _search(runner: Runner, op: str, dtype: str, examples: int, seed: int) -> li
 
     try:
         one()
-    except RuntimeError:
-        raise
-    except Exception:
-        if not failures:
+    except Exception as error:
+        # hypothesis adds how it would call `one` again.
+        vars(error).pop("__notes__", None)
+        if isinstance(error, RuntimeError) or not failures:
             raise
-    if failures:
-        # Those of a function that does not repeat are not what hypothesis ends with.
-        raise min(failures, key=lambda failure: _size(failure.case)) from failures[-1].__cause__
+        # Not its own last word: of a function that does not repeat, that would be that it does not.
+        smallest = min(reversed(failures), key=lambda failure: _size(failure.case))
+        vars(smallest).pop("__notes__", None)
+        raise smallest from smallest.__cause__
     return sorted(found, key=lambda verdict: verdict.ratio)
 
 

@@ -1,0 +1,246 @@
+"""check(): what it passes, what it says of what it does not pass, and that it looks at more than numbers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import planted
+import pytest
+import torch
+
+import ernie_m.reference as reference
+from ernie_m.kernels._triton import tl, triton
+from ernie_m.kernels.check import SET_INTERPRET, check
+from ernie_m.kernels.check_buffers import place, poisoned
+from ernie_m.kernels.check_inputs import OPERATIONS, cases, fixed_case
+from ernie_m.kernels.check_report import Failure
+from ernie_m.kernels.operation import INTERPRETED
+
+
+@triton.jit
+def gelu_kernel(x, y, n, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b_x = tl.load(x + o, mask=(o < n), other=0.0).to(tl.float32)
+    b_y = 0.5 * b_x * (1.0 + tl.math.erf(b_x * 0.7071067811865476))
+    tl.store(y + o, b_y.to(y.dtype.element_ty), mask=(o < n) | (MASKED == 0))
+
+
+def launch_gelu(x: torch.Tensor, masked: bool = True) -> torch.Tensor:
+    y = torch.empty_like(x)
+    gelu_kernel[(triton.cdiv(x.numel(), 64),)](x, y, x.numel(), BLOCK=64, MASKED=masked)
+    return y
+
+
+def failure_of(function: Callable[..., Any], op: str = "gelu", **options: Any) -> Failure:
+    with pytest.raises(Failure) as caught:
+        check(function, op, **{"examples": 10, "dtypes": ["float32"], **options})
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("op", "function"),
+    [
+        ("gelu", reference.gelu),
+        ("bias_gelu", reference.bias_gelu),
+        ("softmax", lambda scores: reference.softmax(scores.astype(np.float32)).astype(scores.dtype)),
+        ("layer_norm", reference.layer_norm),
+        ("add_layer_norm", reference.add_layer_norm),
+        ("embedding", reference.embed),
+        ("attention", reference.packed_attention),
+        ("attention_head", lambda q, k, v: reference.attention(q, k, v)[0]),
+    ],
+)
+def test_check_takes_numpy_functions(op: str, function: Callable[..., Any]) -> None:
+    """float32 for all; float16 where the twin computes it in float32."""
+    dtypes = ["float32", "float16"] if op in ("gelu", "softmax", "layer_norm") else ["float32"]
+    assert list(check(function, op, arrays="numpy", dtypes=dtypes, examples=10).dtypes) == dtypes
+
+
+def test_check_takes_triton_launchers_and_reports_each_dtype() -> None:
+    report = check(launch_gelu, "gelu", examples=8)
+    assert list(report.dtypes) == ["float32", "float16", "bfloat16"]
+    assert [found.inputs for found in report.dtypes.values()] == [8, 8, 8]
+    assert set(report.dtypes["bfloat16"].worst) == {"componentwise", "rms", "bias"}
+    assert str(report).startswith("launch_gelu computes gelu: all within the bounds\n  float32   8 drawn inputs")
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU it would be another array's memory")
+def test_check_sees_what_a_triton_kernel_writes_past_the_end() -> None:
+    wrong = failure_of(functools.partial(launch_gelu, masked=False))
+    assert wrong.reason == "an array that it takes with empty: something was written behind it"
+    assert wrong.case.inputs["x"].shape == (1, 1)
+
+
+def test_failure_shows_the_smallest_input() -> None:
+    """tanh for erf, in bfloat16, shows between -1.5 and -4 only: one number of few digits, its result and the truth."""
+    wrong = failure_of(functools.partial(planted.gelu, form="tanh"), dtypes=["bfloat16"])
+    assert wrong.inputs["x"].shape == wrong.got.shape == wrong.expected.shape == wrong.limit.shape == (1, 1)
+    x = wrong.inputs["x"].item()
+    assert -4 <= x <= -1.5 and x * 8 == round(x * 8)
+    assert wrong.expected.item() == reference.gelu(np.array(x))
+    assert wrong.verdict.bound == "componentwise" and wrong.verdict.index == (0, 0)
+    error = abs(wrong.got.item() - wrong.expected.item())
+    assert error == wrong.verdict.error > wrong.verdict.limit == wrong.limit.item()
+    text = str(wrong)
+    assert f"x = [[{x}]]" in text and "bfloat16" in text and f"the truth is {wrong.expected.item():.9g}" in text
+
+
+def test_failure_of_attention_names_its_lengths() -> None:
+    wrong = failure_of(functools.partial(planted.attention, read_neighbour=True), "attention")
+    assert wrong.inputs["cu_seqlens"].size <= 4
+    assert f"cu_seqlens = {wrong.inputs['cu_seqlens'].tolist()}" in str(wrong)
+    assert wrong.inputs["qkv"].shape[2] == 1
+
+
+def test_failure_of_an_average_is_on_the_fixed_data() -> None:
+    wrong = failure_of(functools.partial(planted.gelu, truncated=True), dtypes=["bfloat16"], examples=1)
+    assert wrong.verdict.bound in ("componentwise", "bias")
+    assert "rounding explains" in wrong.reason
+
+
+def test_failures_can_be_sent_to_another_process() -> None:
+    wrong = failure_of(lambda x: x)
+    again = pickle.loads(pickle.dumps(wrong))
+    assert str(again) == str(wrong) and again.verdict == wrong.verdict
+
+
+def changes_its_argument(x: torch.Tensor) -> torch.Tensor:
+    y = planted.gelu(x)
+    x.zero_()
+    return y
+
+
+def writes_behind(x: torch.Tensor) -> torch.Tensor:
+    y = torch.empty(x.shape, dtype=x.dtype)
+    torch.as_strided(y, (1,), (1,), y.storage_offset() + y.numel()).fill_(0)
+    return y.copy_(planted.gelu(x))
+
+
+def writes_before_its_argument(x: torch.Tensor) -> torch.Tensor:
+    torch.as_strided(x, (1,), (1,), x.storage_offset() - 1).fill_(0)
+    return planted.gelu(x)
+
+
+def forgets_a_number(x: torch.Tensor) -> torch.Tensor:
+    y = torch.empty_like(x)
+    y.view(-1)[1:] = planted.gelu(x).view(-1)[1:]
+    return y
+
+
+def reads_behind(x: torch.Tensor) -> torch.Tensor:
+    return planted.gelu(x) + 0 * torch.as_strided(x, (1,), (1,), x.storage_offset() + x.numel())
+
+
+def never_twice_the_same(x: torch.Tensor) -> torch.Tensor:
+    never_twice_the_same.calls += 1
+    return planted.gelu(x) * (1 + 2.0**-23 * (never_twice_the_same.calls % 2))
+
+
+never_twice_the_same.calls = 0
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (changes_its_argument, "x: was changed"),
+        (writes_behind, "an array that it takes with empty: something was written behind it"),
+        (writes_before_its_argument, "x: something was written before it"),
+        (forgets_a_number, "at [0, 0] it gives nan"),
+        (reads_behind, "at [0, 0] it gives nan"),
+        (never_twice_the_same, "called twice on the same input, it gives two results"),
+        (lambda x: planted.gelu(x).double(), "it gives float64 for float32"),
+        (lambda x: planted.gelu(x)[0], "it gives shape (1,), not (1, 1)"),
+        (lambda x: planted.gelu(x).numpy(), 'it gives ndarray, not Tensor (of a NumPy function? then arrays="numpy")'),
+        (lambda x: planted.gelu(x, form="cubic"), "it raises RuntimeError: approximate argument must be either"),
+    ],
+)
+def test_failure_says_what_is_wrong_besides_numbers(function: Callable[..., Any], reason: str) -> None:
+    wrong = failure_of(function)
+    assert wrong.reason.startswith(reason)
+    assert wrong.case.inputs["x"].shape == (1, 1)
+
+
+def test_failure_keeps_what_was_raised() -> None:
+    assert isinstance(failure_of(lambda x: x + undefined).__cause__, NameError)  # noqa: F821
+
+
+def test_numpy_arrays_are_guarded_and_poisoned_too() -> None:
+    def forgets(x: np.ndarray) -> np.ndarray:
+        return np.empty_like(x)
+
+    assert failure_of(forgets, arrays="numpy").reason.startswith("at [0, 0] it gives nan")
+    guarded = place("x", np.ones((2, 3)), "numpy", "float32", "cpu")
+    guarded.buffer[-1] = 0.0
+    assert guarded.damage == "something was written behind it"
+
+
+def test_poisoned_puts_everything_back() -> None:
+    before = torch.empty, torch.empty_like, torch.Tensor.new_empty, np.empty, np.empty_like
+    with pytest.raises(KeyError), poisoned([]):
+        assert torch.empty(3).isnan().all() and np.isnan(np.empty(3)).all()
+        assert torch.empty(3, dtype=torch.int64).dtype == torch.int64
+        raise KeyError
+    assert before == (torch.empty, torch.empty_like, torch.Tensor.new_empty, np.empty, np.empty_like)
+
+
+def test_the_same_seed_fails_on_the_same_input() -> None:
+    wrong = functools.partial(planted.softmax, truncated=True)
+    first, second = (failure_of(wrong, "softmax", dtypes=["bfloat16"], seed=5) for _ in range(2))
+    assert str(first) == str(second)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_drawn_inputs_are_numbers_of_their_format(op: str) -> None:
+    from hypothesis import given, settings
+
+    from ernie_m.kernels.formats import FORMATS
+
+    @settings(max_examples=15)
+    @given(case=cases(op, "float16"))
+    def rounded(case: Any) -> None:
+        for value in case.inputs.values():
+            if getattr(value, "dtype", None) == np.float64:
+                np.testing.assert_array_equal(value, FORMATS["float16"].round(value))
+                assert np.abs(value).max() <= 65504 / 2
+
+    rounded()
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if "gamma" in fixed_case(op, "float32").inputs])
+def test_affine_parameters_are_random(op: str) -> None:
+    inputs = fixed_case(op, "float32").inputs
+    assert np.std(inputs["gamma"]) > 0.5 and np.std(inputs["beta"]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"op": "relu"}, "op: expected one of gelu, bias_gelu, "),
+        ({"op": "gelu", "dtypes": ["float64"]}, "dtypes: expected some of float32, float16, bfloat16 for torch arrays"),
+        (
+            {"op": "gelu", "dtypes": ["bfloat16"], "arrays": "numpy"},
+            "expected some of float32, float16 for numpy arrays",
+        ),
+        ({"op": "gelu", "arrays": "jax"}, "arrays: expected 'torch' or 'numpy', got 'jax'"),
+        ({"op": "gelu", "examples": 0}, "examples: expected at least 1, got 0"),
+    ],
+)
+def test_check_names_wrong_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(planted.gelu, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_check_says_what_to_set_where_no_kernel_can_run() -> None:
+    program = "from test_check import check, launch_gelu; check(launch_gelu, 'gelu')"
+    folders = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(planted.__file__)])
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": folders}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stderr.rstrip().endswith(f"RuntimeError: {SET_INTERPRET}")
