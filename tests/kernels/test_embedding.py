@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import embedding as kernel
+from ernie_m.kernels.check import check
 from ernie_m.kernels.operation import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -25,6 +26,12 @@ def drawn(E: int = 24, V: int = 30, P: int = 12, dtype: torch.dtype = torch.floa
 
 def ids(*shape: int, end: int = 10, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     return torch.randint(0, end, shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_embed_equals_its_twin(dtype: str) -> None:
+    """On drawn inputs, within the derived bounds. Seen red: the offset of 2 dropped."""
+    check(kernel.embed, op="embedding", dtypes=[dtype], examples=25)
 
 
 @settings(max_examples=40)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import layer_norm as kernel
+from ernie_m.kernels.check import check
 from ernie_m.kernels.operation import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -36,6 +37,12 @@ def test_add_layer_norm_on_a_worked_example() -> None:
     assert y[0].tolist() == pytest.approx([-2 / 3, -4 / 3, 16 / 3 + 1], rel=1e-6)
     assert mean.tolist() == [4.0]
     assert rstd.tolist() == pytest.approx([1 / 3], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_add_layer_norm_equals_its_twin(dtype: str) -> None:
+    """On drawn inputs, within the derived bounds. Seen red: the bias, gamma or beta not read, E - 1 for E."""
+    check(kernel.add_layer_norm, op="add_layer_norm", dtypes=[dtype], examples=25)
 
 
 @settings(max_examples=40)
