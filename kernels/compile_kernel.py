@@ -1,0 +1,249 @@
+"""One kernel compiled for one GPU target, and what the machine code says about it. No GPU is needed, and no CUDA:
+Triton's own package has the assembler (ptxas) and the disassembler (cuobjdump).
+
+A launch compiles for the arguments it is given: that a pointer is a multiple of 16 bytes, as every new tensor's is,
+turns 2-byte loads into 16-byte loads. The same is said here. The registers are those that ptxas reports while Triton
+runs it, with Triton's own options.
+
+Nothing in Triton's compiler compares shared memory with what the GPU has: a launch is where it would fail.
+
+Source: CUDA C++ programming guide 13, "Technical specifications per compute capability"; CDNA 3 instruction set
+reference guide, section 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from . import compile_listing
+from ._triton import HAS_TRITON, triton
+from .shipped import Shipped
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a GPU has, per multiprocessor (on AMD: per compute unit); memory in bytes."""
+
+    backend: str
+    arch: int | str
+    shared_limit: int
+    shared_total: int
+    threads: int
+    blocks: int
+    warp: int = 32
+
+
+_KIB = 1024
+TARGETS = {
+    "sm_80": Target("cuda", 80, 163 * _KIB, 164 * _KIB, 2048, 32),
+    "sm_90": Target("cuda", 90, 227 * _KIB, 228 * _KIB, 2048, 32),
+    "sm_100": Target("cuda", 100, 227 * _KIB, 228 * _KIB, 2048, 32),
+    "gfx942": Target("hip", "gfx942", 64 * _KIB, 64 * _KIB, 2048, 32, warp=64),
+}
+# Registers of 32 bits, and columns of tensor memory (sm_100), of a multiprocessor.
+_REGISTERS = 65536
+_TENSOR_COLUMNS = 512
+# Shared memory that the driver takes for itself, per block.
+_RESERVED = 1024
+
+TENSOR_CORES = {
+    "wgmma": r"wgmma\.mma_async",
+    "tcgen05": r"tcgen05\.mma",
+    "mma.sync": r"\bmma\.sync",
+    "mfma": r"v_mfma_",
+}
+_NOT_COUNTED = {"instructions": None, "instructions_per": None, "per": None}
+# What ptxas tells besides its figures: warnings, and that it gave up overlapping products with other work.
+_WARNING = re.compile(r"^.*(?:warning|Performance Loss|ignored).*$", re.MULTILINE | re.IGNORECASE)
+
+
+def compile_kernel(shipped: Shipped, target: str, listing: bool = True) -> dict[str, Any]:
+    """Compile for one of TARGETS; the metrics that the report prints, as JSON has them.
+
+    `instructions` counts the hot loop if `shipped.loop`, else the whole kernel; `instructions_per` is what falls on
+    one of the `tile`'s elements or, where threads share an element (`per`: "row"), the warps' instructions for it.
+    Both are None without `listing`: the disassembler takes as long as the compiler.
+
+    Must run in a process whose Triton is not interpreted. Raises RuntimeError where Triton or its tools are missing.
+    """
+    if not HAS_TRITON:
+        raise RuntimeError("triton is not installed: kernels cannot be compiled")
+    if not isinstance(shipped.kernel, triton.runtime.JITFunction):
+        raise RuntimeError("kernels are interpreted in this process: TRITON_INTERPRET was set when triton was imported")
+    begin = time.perf_counter()
+    gpu = TARGETS[target]
+    compiled, log = _compile(shipped, gpu)
+    figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
+    work = _instructions(shipped, compiled, gpu) if listing else _NOT_COUNTED
+    return {
+        "operation": shipped.operation,
+        "dtype": shipped.dtype,
+        "label": shipped.label,
+        "target": target,
+        "blocks": dict(shipped.configuration.blocks),
+        "num_warps": compiled.metadata.num_warps,
+        "num_stages": shipped.configuration.num_stages,
+        **figures,
+        "shared_limit": gpu.shared_limit,
+        **work,
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+
+
+def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
+    """The compiled kernel, and what ptxas printed."""
+    names = shipped.kernel.arg_names
+    signature = {name: "constexpr" if name in shipped.constants else shipped.signature[name] for name in names}
+    of_pointer = [["tt.divisibility", 16]]
+    if gpu.backend == "hip":
+        # Tensors below 2 GiB: their offsets fit 32 bits.
+        of_pointer.append(["tt.pointer_range", 32])
+    attributes = {(i,): of_pointer for i, name in enumerate(names) if signature[name].startswith("*")}
+    source = triton.compiler.ASTSource(
+        shipped.kernel, signature=signature, constexprs=dict(shipped.constants), attrs=attributes
+    )
+    target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
+    log = io.StringIO()
+    knobs = triton.knobs
+    # A kernel that lies in Triton's cache would come without ptxas's report: it is compiled into a cache of its own.
+    with tempfile.TemporaryDirectory() as folder, knobs.cache.scope(), knobs.nvidia.scope():
+        knobs.cache.dir = folder
+        knobs.nvidia.dump_ptxas_log = True
+        with contextlib.redirect_stdout(log):
+            compiled = triton.compile(source, target=target, options=shipped.configuration.options)
+    return compiled, log.getvalue()
+
+
+def _of_cuda(compiled: Any, log: str, gpu: Target) -> dict[str, Any]:
+    figures, text = ptxas_figures(log), compiled.asm["ptx"]
+    shared, columns = compiled.metadata.shared, getattr(compiled.metadata, "tmem_size", 0) or 0
+    threads = gpu.warp * compiled.metadata.num_warps
+    widths = ptx_load_widths(text)
+    return {
+        **figures,
+        "shared": shared,
+        "occupancy": occupancy(gpu, threads, figures["registers"], shared, columns),
+        "tensor_cores": tensor_cores(text),
+        "loads_16": sum(width >= 16 for width in widths),
+        "loads_2": widths.count(2),
+    }
+
+
+def _of_hip(compiled: Any, gpu: Target) -> dict[str, Any]:
+    text = compiled.asm["amdgcn"]
+    figures = amdgcn_figures(text)
+    shared = max(compiled.metadata.shared, figures.pop("group_segment"))
+    # LLVM's occupancy is in wavefronts for each of the four units that make a compute unit.
+    fits = [figures.pop("waves") * 4 // compiled.metadata.num_warps]
+    if shared:
+        fits.append(gpu.shared_total // shared)
+    return {
+        **figures,
+        "warnings": [],
+        "shared": shared,
+        "occupancy": min(fits),
+        "tensor_cores": tensor_cores(text),
+        "loads_16": len(re.findall(r"\b(?:global|buffer)_load_(?:dwordx4|b128)\b", text)),
+        "loads_2": len(re.findall(r"\b(?:global|buffer)_load_(?:[us]?short\w*|[us]16|d16\w*)\b", text)),
+    }
+
+
+def _instructions(shipped: Shipped, compiled: Any, gpu: Target) -> dict[str, Any]:
+    if gpu.backend == "cuda":
+        instructions = compile_listing.parse_sass(_disassemble(compiled.asm["cubin"]))
+    else:
+        instructions = compile_listing.parse_amdgcn(compiled.asm["amdgcn"])
+    counted = compile_listing.hot_loop(instructions) if shipped.loop else compile_listing.body(instructions)
+    if not counted:
+        raise RuntimeError(f"{shipped.operation} {shipped.label}: expected a loop in the machine code, found none")
+    warps = compiled.metadata.num_warps
+    per_row = shipped.tile < gpu.warp * warps
+    per = len(counted) * warps * (1 if per_row else gpu.warp) / shipped.tile
+    return {
+        "instructions": len(counted),
+        "instructions_per": round(per, 2),
+        "per": "row" if per_row else "element",
+    }
+
+
+def ptxas_figures(log: str) -> dict[str, Any]:
+    """Registers of a thread, bytes of stack and of spills (stored and loaded), and warnings, from ptxas -v."""
+
+    def figure(pattern: str) -> int:
+        found = re.search(pattern, log)
+        if not found:
+            raise RuntimeError(f"ptxas: expected {pattern!r} in its report, got {log!r}")
+        return int(found[1])
+
+    return {
+        "registers": figure(r"Used (\d+) registers"),
+        "spills": figure(r"(\d+) bytes spill stores") + figure(r"(\d+) bytes spill loads"),
+        "stack": figure(r"(\d+) bytes stack frame"),
+        "warnings": [line.strip() for line in _WARNING.findall(log)],
+    }
+
+
+def amdgcn_figures(text: str) -> dict[str, int]:
+    """The same from the comments and notes of an AMD listing; here spills are 4 bytes for each register and lane."""
+
+    def figure(name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+)", text)
+        if not found:
+            raise RuntimeError(f"amdgcn: expected {name!r} in the listing")
+        return int(found[1])
+
+    return {
+        "registers": figure(r"\.vgpr_count"),
+        "spills": 4 * (figure(r"\.vgpr_spill_count") + figure(r"\.sgpr_spill_count")),
+        "stack": figure(r"\.private_segment_fixed_size"),
+        "group_segment": figure(r"\.group_segment_fixed_size"),
+        "waves": figure("Occupancy"),
+    }
+
+
+def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: int = 0) -> int:
+    """How many blocks of so many threads an NVIDIA multiprocessor holds at once; 0 if not even one fits."""
+    # Registers are handed out to warps, 8 to each thread at a time.
+    of_warp = -(-registers // 8) * 8 * 32
+    fits = [gpu.blocks, gpu.threads // threads, _REGISTERS // of_warp // (threads // 32)]
+    fits.append(gpu.shared_total // (shared + _RESERVED) if shared <= gpu.shared_limit else 0)
+    if columns:
+        fits.append(_TENSOR_COLUMNS // columns)
+    return min(fits)
+
+
+def tensor_cores(text: str) -> dict[str, int]:
+    """How many instructions of each kind of tensor core stand in PTX or in an AMD listing, of the kinds that do."""
+    counts = {kind: len(re.findall(pattern, text)) for kind, pattern in TENSOR_CORES.items()}
+    return {kind: n for kind, n in counts.items() if n}
+
+
+def ptx_load_widths(text: str) -> list[int]:
+    """Bytes that one thread reads from global memory with each load in PTX, asynchronous copies included.
+
+    The assembler keeps these widths: it drops loads that are not needed, and neither joins nor splits the others.
+    """
+    plain = re.findall(r"\bld\.global(?:\.[\w:]+?)*?(?:\.v(\d))?\.[busf](\d+)\s", text)
+    copies = re.findall(r"\bcp\.async\.c[ag]\.shared\.global\S*\s*\[[^\]]*\],\s*\[[^\]]*\],\s*(0x[0-9a-f]+|\d+)", text)
+    return [int(n or 1) * int(bits) // 8 for n, bits in plain] + [int(width, 0) for width in copies]
+
+
+def _disassemble(cubin: bytes) -> str:
+    tool = triton.knobs.nvidia.cuobjdump.path
+    # cuobjdump finds nvdisasm on the PATH: both lie in one folder.
+    environment = {**os.environ, "PATH": os.pathsep.join((os.path.dirname(tool), os.environ.get("PATH", "")))}
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        result = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise RuntimeError(f"cuobjdump failed: {result.stderr.strip()}")
+    return result.stdout

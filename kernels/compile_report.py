@@ -1,0 +1,153 @@
+"""The command `compile`: every kernel as it is shipped, compiled for every GPU target, and what came out.
+
+    registers       of one thread, of 255 at most (AMD: of 512); what does not fit is spilled to memory
+    spills, stack   bytes of a thread's memory traffic for that (stored and loaded), and of its frame
+    shared          bytes of a block, and what the target gives one at most; the compiler does not compare
+    occupancy       blocks that a multiprocessor (AMD: compute unit) holds at once
+    16-byte loads   the widest but for sm_100's; 2-byte loads are a sign that alignment was not seen
+    instructions    in the hot loop for a score of attention, in the kernel for a number or, by all its warps, for a row
+
+No GPU is needed. Two processes compile, without Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from . import interpreter
+from ._triton import HAS_TRITON, triton
+from .compile_kernel import compile_kernel
+from .shipped import TARGETS, TRITON_TYPES, Shipped, everything
+
+DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TRITON_TYPES)
+_PROCESSES = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the subcommand."""
+    parser.description = __doc__
+    some = {"action": "append", "metavar": "NAME"}
+    parser.add_argument("--json", action="store_true", help="print JSON: the versions, and one object for each kernel")
+    parser.add_argument("--target", choices=TARGETS, help=f"only this target, of {', '.join(TARGETS)}", **some)
+    parser.add_argument("--operation", help="only this operation, for instance packed_attention", **some)
+    parser.add_argument("--dtype", choices=DTYPES, help=f"only this dtype, of {', '.join(DTYPES)}", **some)
+    parser.add_argument(
+        "--listing",
+        choices=("all", "none"),
+        default="all",
+        help="whether instructions are counted, which takes as long as compiling (default: all)",
+    )
+    parser.epilog = "Each of --target, --operation and --dtype may be given several times."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compile and print; 0 if everything compiled, else 1."""
+    if not HAS_TRITON:
+        raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
+    if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        return subprocess.run([sys.executable, "-m", "ernie_m.kernels", *arguments.argv], env=environment).returncode
+    wanted = select(arguments.target or TARGETS, arguments.operation, arguments.dtype)
+    if not wanted:
+        names = sorted({shipped.operation for shipped in everything(TARGETS[0])})
+        raise ValueError(
+            f"--operation: expected some of {', '.join(names)}, got {', '.join(arguments.operation or ())}"
+        )
+    rows = list(compile_all(wanted, arguments.listing == "all"))
+    if arguments.json:
+        print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))
+    else:
+        print(table(rows), end="")
+    return int(any("error" in row for row in rows))
+
+
+def select(
+    targets: Sequence[str], operations: Sequence[str] | None = None, dtypes: Sequence[str] | None = None
+) -> list[tuple[str, int]]:
+    """What is asked for, as target and place among all that is shipped for it; other processes find it by that."""
+    return [
+        (target, i)
+        for target in targets
+        for i, shipped in enumerate(_everything(target))
+        if (not operations or shipped.operation in operations) and (not dtypes or shipped.dtype in dtypes)
+    ]
+
+
+def compile_all(wanted: Sequence[tuple[str, int]], listing: bool = True) -> Iterator[dict[str, Any]]:
+    """The metrics of each, in order, from two processes; a kernel that does not compile has "error" instead."""
+    # A fresh interpreter for each process: a fork of one with torch's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(_PROCESSES, len(wanted)), mp_context=context) as pool:
+        yield from pool.map(_row, *zip(*wanted, strict=True), [listing] * len(wanted))
+
+
+@lru_cache(maxsize=len(TARGETS))
+def _everything(target: str) -> list[Shipped]:
+    return list(everything(target))
+
+
+def _row(target: str, i: int, listing: bool) -> dict[str, Any]:
+    shipped = _everything(target)[i]
+    try:
+        return compile_kernel(shipped, target, listing)
+    except Exception as error:
+        # Whatever a compiler raises is a result here; the others are reported all the same.
+        name = {"operation": shipped.operation, "dtype": shipped.dtype, "label": shipped.label, "target": target}
+        return {**name, "error": f"{type(error).__name__}: {error}"}
+
+
+_HEADS = ("", "warps", "regs", "spills", "stack", "shared", "occ", "tensor cores", "16 B", "2 B", "instructions")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A table for each target, and below it what the assembler warned of and what did not compile."""
+    text = [f"triton {triton.__version__}, torch {torch.__version__}\n"]
+    for target in TARGETS:
+        of_target = [row for row in rows if row["target"] == target]
+        compiled = [row for row in of_target if "error" not in row]
+        if not of_target:
+            continue
+        limit = f", shared memory up to {compiled[0]['shared_limit']:,} bytes" if compiled else ""
+        text.append(f"\n{target}{limit}\n")
+        cells = [_HEADS, *map(_cells, compiled)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            first, *others = (
+                cell.ljust(n) if i in (0, 7) else cell.rjust(n)
+                for i, (cell, n) in enumerate(zip(line, widths, strict=True))
+            )
+            text.append("  ".join((first, *others)).rstrip() + "\n")
+        for row in of_target:
+            for message in [row["error"]] if "error" in row else row["warnings"]:
+                text.append(f"! {_name(row)}: {message}\n")
+    return "".join(text)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['operation']} {row['dtype']} {row['label']}"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    over = "!" if row["shared"] > row["shared_limit"] else ""
+    figures = (
+        row["num_warps"],
+        row["registers"],
+        row["spills"],
+        row["stack"],
+        f"{over}{row['shared']}",
+        row["occupancy"],
+    )
+    units = " ".join(f"{n} {kind}" for kind, n in row["tensor_cores"].items())
+    work = "" if row["instructions"] is None else f"{row['instructions_per']:.1f} / {row['per']}"
+    return (_name(row), *map(str, figures), units, str(row["loads_16"]), str(row["loads_2"]), work)
