@@ -60,7 +60,7 @@ def _cut(case: Case, index: tuple[int, ...]) -> Iterator[Case]:
 def _plainer(case: Case) -> Iterator[Case]:
     """The same with all numbers rounded to few bits."""
     for bits in FEW_BITS:
-        format = Format("few bits", bits, -14, 15)
+        format = Format("few bits", bits, -126, 127)
         yield replace(
             case,
             inputs={
