@@ -14,18 +14,29 @@ reference guide, section 3.
 from __future__ import annotations
 
 import contextlib
+import enum
+import importlib
 import io
 import os
 import re
 import subprocess
 import tempfile
 import time
+import unittest.mock
 from dataclasses import dataclass
 from typing import Any
 
 from . import compile_listing
 from ._triton import HAS_TRITON, triton
 from .shipped import Shipped
+
+
+class Depth(enum.IntEnum):
+    """How far to compile: each step takes about as long again as all before it, and tells more."""
+
+    MEMORY = 0  # shared memory
+    CODE = 1  # registers, spills, tensor cores, loads
+    LISTING = 2  # instructions
 
 
 @dataclass(frozen=True)
@@ -60,17 +71,15 @@ TENSOR_CORES = {
     "mma.sync": r"\bmma\.sync",
     "mfma": r"v_mfma_",
 }
-_NOT_COUNTED = {"instructions": None, "instructions_per": None, "per": None}
 # What ptxas tells besides its figures: warnings, and that it gave up overlapping products with other work.
 _WARNING = re.compile(r"^.*(?:warning|Performance Loss|ignored).*$", re.MULTILINE | re.IGNORECASE)
 
 
-def compile_kernel(shipped: Shipped, target: str, listing: bool = True) -> dict[str, Any]:
-    """Compile for one of TARGETS; the metrics that the report prints, as JSON has them.
+def compile_kernel(shipped: Shipped, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
+    """Compile for one of TARGETS; the metrics that the report prints, as JSON has them, down to `depth`.
 
     `instructions` counts the hot loop if `shipped.loop`, else the whole kernel; `instructions_per` is what falls on
     one of the `tile`'s elements or, where threads share an element (`per`: "row"), the warps' instructions for it.
-    Both are None without `listing`: the disassembler takes as long as the compiler.
 
     Must run in a process whose Triton is not interpreted. Raises RuntimeError where Triton or its tools are missing.
     """
@@ -80,37 +89,48 @@ def compile_kernel(shipped: Shipped, target: str, listing: bool = True) -> dict[
         raise RuntimeError("kernels are interpreted in this process: TRITON_INTERPRET was set when triton was imported")
     begin = time.perf_counter()
     gpu = TARGETS[target]
-    compiled, log = _compile(shipped, gpu)
-    figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
-    work = _instructions(shipped, compiled, gpu) if listing else _NOT_COUNTED
+    if depth == Depth.MEMORY:
+        figures = {"shared": shared_memory(shipped, gpu)}
+    else:
+        compiled, log = _compile(shipped, gpu)
+        figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
+        if depth == Depth.LISTING:
+            figures.update(_instructions(shipped, compiled, gpu))
     return {
         "operation": shipped.operation,
         "dtype": shipped.dtype,
         "label": shipped.label,
         "target": target,
         "blocks": dict(shipped.configuration.blocks),
-        "num_warps": compiled.metadata.num_warps,
+        "num_warps": shipped.configuration.num_warps,
         "num_stages": shipped.configuration.num_stages,
-        **figures,
+        "loop": shipped.loop,
         "shared_limit": gpu.shared_limit,
-        **work,
+        **figures,
         "seconds": round(time.perf_counter() - begin, 3),
     }
 
 
-def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
-    """The compiled kernel, and what ptxas printed."""
+def _source(shipped: Shipped, gpu: Target) -> Any:
+    """The kernel, specialised as a launch with new tensors specialises it."""
     names = shipped.kernel.arg_names
     signature = {name: "constexpr" if name in shipped.constants else shipped.signature[name] for name in names}
     of_pointer = [["tt.divisibility", 16]]
     if gpu.backend == "hip":
         # Tensors below 2 GiB: their offsets fit 32 bits.
         of_pointer.append(["tt.pointer_range", 32])
-    attributes = {(i,): of_pointer for i, name in enumerate(names) if signature[name].startswith("*")}
-    source = triton.compiler.ASTSource(
-        shipped.kernel, signature=signature, constexprs=dict(shipped.constants), attrs=attributes
+    return triton.compiler.ASTSource(
+        shipped.kernel,
+        signature=signature,
+        constexprs=dict(shipped.constants),
+        attrs={(i,): of_pointer for i, name in enumerate(names) if signature[name].startswith("*")},
     )
+
+
+def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
+    """The compiled kernel, and what ptxas printed."""
     target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
+    source = _source(shipped, gpu)
     log = io.StringIO()
     knobs = triton.knobs
     # A kernel that lies in Triton's cache would come without ptxas's report: it is compiled into a cache of its own.
@@ -120,6 +140,27 @@ def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
         with contextlib.redirect_stdout(log):
             compiled = triton.compile(source, target=target, options=shipped.configuration.options)
     return compiled, log.getvalue()
+
+
+class _Enough(Exception):
+    """Ends a compilation as soon as the shared memory is known."""
+
+
+def shared_memory(shipped: Shipped, gpu: Target) -> int:
+    """Bytes of shared memory of a block. The compiler settles them before it goes over to LLVM, and is stopped there:
+    what follows takes most of its time."""
+    target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
+    module = importlib.import_module(type(triton.compiler.make_backend(target)).__module__)
+
+    def stop(lowered: Any, context: Any) -> None:
+        raise _Enough(lowered.get_int_attr("ttg.shared"))
+
+    with unittest.mock.patch.object(module.llvm, "to_module", stop):
+        try:
+            _compile(shipped, gpu)
+        except _Enough as enough:
+            return int(enough.args[0])
+    raise RuntimeError("triton's compiler was expected to make an LLVM module, and did not")
 
 
 def _of_cuda(compiled: Any, log: str, gpu: Target) -> dict[str, Any]:

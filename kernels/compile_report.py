@@ -18,16 +18,16 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from . import interpreter
+from . import compile_gates, interpreter
 from ._triton import HAS_TRITON, triton
-from .compile_kernel import compile_kernel
+from .compile_kernel import Depth, compile_kernel
 from .shipped import TARGETS, TRITON_TYPES, Shipped, everything
 
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TRITON_TYPES)
@@ -43,10 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operation", help="only this operation, for instance packed_attention", **some)
     parser.add_argument("--dtype", choices=DTYPES, help=f"only this dtype, of {', '.join(DTYPES)}", **some)
     parser.add_argument(
-        "--listing",
-        choices=("all", "none"),
-        default="all",
-        help="whether instructions are counted, which takes as long as compiling (default: all)",
+        "--gates",
+        action="store_true",
+        help="judge what continuous integration gates: compile as far as that takes, and exit with 1 on a failure",
     )
     parser.epilog = "Each of --target, --operation and --dtype may be given several times."
 
@@ -64,12 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"--operation: expected some of {', '.join(names)}, got {', '.join(arguments.operation or ())}"
         )
-    rows = list(compile_all(wanted, arguments.listing == "all"))
+    rows = list(compile_all(wanted, arguments.gates))
+    failed = {row_name(row): found for row in rows if (found := compile_gates.failures(row))} if arguments.gates else {}
     if arguments.json:
         print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))
+    elif arguments.gates:
+        print("".join(f"FAILED {name}: {'; '.join(found)}\n" for name, found in failed.items()), end="")
+        print(f"gates: {len(rows)} kernels, {len(failed)} failed")
     else:
         print(table(rows), end="")
-    return int(any("error" in row for row in rows))
+    return int(bool(failed) or any("error" in row for row in rows))
 
 
 def select(
@@ -84,12 +87,12 @@ def select(
     ]
 
 
-def compile_all(wanted: Sequence[tuple[str, int]], listing: bool = True) -> Iterator[dict[str, Any]]:
+def compile_all(wanted: Sequence[tuple[str, int]], gates: bool = False) -> Iterator[dict[str, Any]]:
     """The metrics of each, in order, from two processes; a kernel that does not compile has "error" instead."""
     # A fresh interpreter for each process: a fork of one with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(_PROCESSES, len(wanted)), mp_context=context) as pool:
-        yield from pool.map(_row, *zip(*wanted, strict=True), [listing] * len(wanted))
+        yield from pool.map(_row, *zip(*wanted, strict=True), [gates] * len(wanted))
 
 
 @lru_cache(maxsize=len(TARGETS))
@@ -97,14 +100,19 @@ def _everything(target: str) -> list[Shipped]:
     return list(everything(target))
 
 
-def _row(target: str, i: int, listing: bool) -> dict[str, Any]:
+def _row(target: str, i: int, gates: bool) -> dict[str, Any]:
     shipped = _everything(target)[i]
     try:
-        return compile_kernel(shipped, target, listing)
+        return compile_kernel(shipped, target, compile_gates.depth(shipped, target) if gates else Depth.LISTING)
     except Exception as error:
         # Whatever a compiler raises is a result here; the others are reported all the same.
         name = {"operation": shipped.operation, "dtype": shipped.dtype, "label": shipped.label, "target": target}
         return {**name, "error": f"{type(error).__name__}: {error}"}
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """What a row is about, in words."""
+    return f"{row['target']} {row['operation']} {row['dtype']} {row['label']}"
 
 
 _HEADS = ("", "warps", "regs", "spills", "stack", "shared", "occ", "tensor cores", "16 B", "2 B", "instructions")
@@ -130,12 +138,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             text.append("  ".join((first, *others)).rstrip() + "\n")
         for row in of_target:
             for message in [row["error"]] if "error" in row else row["warnings"]:
-                text.append(f"! {_name(row)}: {message}\n")
+                text.append(f"! {row_name(row)}: {message}\n")
     return "".join(text)
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['operation']} {row['dtype']} {row['label']}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -149,5 +153,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["occupancy"],
     )
     units = " ".join(f"{n} {kind}" for kind, n in row["tensor_cores"].items())
-    work = "" if row["instructions"] is None else f"{row['instructions_per']:.1f} / {row['per']}"
-    return (_name(row), *map(str, figures), units, str(row["loads_16"]), str(row["loads_2"]), work)
+    work = f"{row['instructions_per']:.1f} / {row['per']}"
+    name = row_name(row).partition(" ")[2]
+    return (name, *map(str, figures), units, str(row["loads_16"]), str(row["loads_2"]), work)

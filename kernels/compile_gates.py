@@ -1,0 +1,103 @@
+"""What the machine code of shipped kernels has to satisfy, as continuous integration checks it without a GPU.
+
+The gates stand on figures that stay put from one version of the compilers to the next: that nothing spills, that tensor
+cores are used, that loads are wide. Register counts and totals move by ten per cent, and are reported, not gated.
+float32 attention is exact, slow, and may spill: like everything else it has to fit into shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .compile_kernel import Depth
+from .shipped import Shipped
+
+Row = Mapping[str, Any]
+
+HALF = ("float16", "bfloat16")
+TUNED = ("sm_90", "sm_100")
+
+
+def _half(row: Row) -> bool:
+    return row["dtype"] in HALF and row["target"] in TUNED
+
+
+def _attention_loop(row: Row) -> bool:
+    """The loop over whole blocks of keys, at the base model's 12 heads of 64."""
+    sized = row["operation"] == "packed_attention" and row["label"].startswith("H=12 D=64 ")
+    return sized and row["loop"] and row["dtype"] in HALF and row["target"] == "sm_90"
+
+
+def _gelu(row: Row) -> bool:
+    sized = row["operation"] == "bias_gelu" and row["label"] == "F=3072"
+    return sized and row["dtype"] == "bfloat16" and row["target"] in TUNED
+
+
+def _layer_norm(row: Row) -> bool:
+    return row["operation"] == "add_layer_norm" and row["label"] == "E=768" and _half(row)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`holds(row)` must be true of every compiled kernel for which `applies(row)` is."""
+
+    name: str
+    applies: Callable[[Row], bool]
+    holds: Callable[[Row], bool]
+    # Whether the machine code has to be disassembled and its instructions counted.
+    counts: bool = False
+
+
+GATES = (
+    Gate("shared memory within the target's limit", lambda row: True, lambda row: row["shared"] <= row["shared_limit"]),
+    Gate("no spills", _half, lambda row: row["spills"] == 0),
+    Gate("no stack", _half, lambda row: row["stack"] == 0),
+    Gate("no 2-byte loads", _half, lambda row: row["loads_2"] == 0),
+    Gate("no warnings of ptxas", _half, lambda row: not row["warnings"]),
+    Gate(
+        "wgmma in attention",
+        lambda row: _half(row) and row["operation"] == "packed_attention" and row["target"] == "sm_90",
+        lambda row: set(row["tensor_cores"]) == {"wgmma"},
+    ),
+    Gate(
+        "tcgen05 in attention",
+        lambda row: _half(row) and row["operation"] == "packed_attention" and row["target"] == "sm_100",
+        lambda row: set(row["tensor_cores"]) == {"tcgen05"},
+    ),
+    Gate(
+        "at most 9.0 instructions for a score of attention",
+        _attention_loop,
+        lambda row: row["per"] == "element" and row["instructions_per"] <= 9.0,
+        counts=True,
+    ),
+    Gate(
+        "at most 28 instructions for a number of GELU",
+        _gelu,
+        lambda row: row["per"] == "element" and row["instructions_per"] <= 28.0,
+        counts=True,
+    ),
+    Gate(
+        "at most 500 instructions for a row of LayerNorm",
+        _layer_norm,
+        lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
+        counts=True,
+    ),
+)
+
+
+def failures(row: Row) -> list[str]:
+    """What a row of the report violates: names of gates, or that it did not compile."""
+    if "error" in row:
+        return [f"does not compile: {row['error']}"]
+    return [gate.name for gate in GATES if gate.applies(row) and not gate.holds(row)]
+
+
+def depth(shipped: Shipped, target: str) -> Depth:
+    """How far a kernel has to be compiled for its gates to be judged."""
+    row = {**vars(shipped), "target": target}
+    applying = [gate for gate in GATES if gate.applies(row)]
+    if any(gate.counts for gate in applying):
+        return Depth.LISTING
+    return Depth.CODE if len(applying) > 1 else Depth.MEMORY
