@@ -5,7 +5,7 @@ is held as its bit patterns in uint16, and upstream (3.6 to 3.9) treats them so:
 
     float32 -> bfloat16   drops the low bits: rounds towards zero, where GPUs and torch round to nearest even
     subnormals, float64   come out as other numbers
-    a + b, tl.sum, exp    work on the bit patterns; so does tl.dot: no error, only garbage
+    a + b, tl.sum, fma    work on the bit patterns; so does tl.dot: no error, only garbage
     2.5 * x, tl.full      AttributeError: there are no bfloat16 constants
 
 `install()` puts this right: arithmetic widens to float32, which is exact, and rounds its result once. A sum is taken in
@@ -91,10 +91,6 @@ class ExactBuilder(_Builder):
         # Comparisons give booleans, whatever dtype upstream writes on them.
         return result if result.data.dtype == np.bool_ else _as_bfloat16(result)
 
-    def unary_op(self, arg: Any, op: Any) -> Any:
-        result = super().unary_op(_as_float32(arg), op)
-        return _as_bfloat16(result) if _is_bfloat16(arg) else result
-
     def create_fma(self, x: Any, y: Any, z: Any) -> Any:
         result = super().create_fma(_as_float32(x), _as_float32(y), _as_float32(z))
         return _as_bfloat16(result) if _is_bfloat16(z) else result
@@ -159,7 +155,7 @@ def _truncate_kernel(x, y, N: tl.constexpr):  # float32 (N,) -> bfloat16 (N,), r
 
 
 @triton.jit
-def _arithmetic_kernel(a, b, y, N: tl.constexpr):  # bfloat16 (N,) x 2 -> (6, N)
+def _arithmetic_kernel(a, b, y, N: tl.constexpr):  # bfloat16 (N,) x 2 -> (7, N)
     o = tl.arange(0, N)
     b_a, b_b = tl.load(a + o), tl.load(b + o)
     tl.store(y + o, b_a + b_b)
@@ -168,6 +164,7 @@ def _arithmetic_kernel(a, b, y, N: tl.constexpr):  # bfloat16 (N,) x 2 -> (6, N)
     tl.store(y + 3 * N + o, b_a / b_b)
     tl.store(y + 4 * N + o, tl.where(b_a < b_b, 1.5 * b_a, tl.abs(b_b)))
     tl.store(y + 5 * N + o, tl.maximum(b_a, b_b) + tl.full((N,), 0.375, tl.bfloat16))
+    tl.store(y + 6 * N + o, tl.math.fma(b_a, b_b, b_a))
 
 
 @triton.jit
@@ -211,7 +208,7 @@ def _test_conversions(every: torch.Tensor) -> None:
 
 
 def _test_arithmetic(a: torch.Tensor, b: torch.Tensor) -> None:
-    results = torch.empty(6, a.numel(), dtype=torch.bfloat16)
+    results = torch.empty(7, a.numel(), dtype=torch.bfloat16)
     with np.errstate(all="ignore"):
         _arithmetic_kernel[(1,)](a, b, results, a.numel())
     expected = {
@@ -221,9 +218,15 @@ def _test_arithmetic(a: torch.Tensor, b: torch.Tensor) -> None:
         "a / b": a / b,
         "where(a < b, 1.5 * a, |b|)": torch.where(a < b, 1.5 * a, b.abs()),
         "max(a, b) + 0.375": torch.maximum(a, b) + 0.375,
+        "fma(a, b, a)": (a.float() * b.float() + a.float()).to(torch.bfloat16),
     }
-    # Which operand the maximum takes when one is NaN is not bfloat16's affair.
-    results[5] = torch.where(a.isnan() | b.isnan(), expected["max(a, b) + 0.375"], results[5])
+    # Not bfloat16's affair: which operand the maximum takes when one is NaN, and, of a fused multiply-add whose product
+    # leaves float32's range, when that happens.
+    product = a.double() * b.double()
+    undefined = torch.zeros(results.shape, dtype=torch.bool)
+    undefined[5] = a.isnan() | b.isnan()
+    undefined[6] = product != product.float()
+    results = torch.where(undefined, torch.stack(tuple(expected.values())), results)
     for (name, right), got in zip(expected.items(), results, strict=True):
         _expect(name, got, right)
 
