@@ -1,0 +1,197 @@
+"""How the tokens of a batch lie in a tensor, and how they attend to each other there.
+
+    Packed   (T, ...)      one row behind the other, padding left out
+    Padded   (B, S, ...)   a rectangle, with a mask
+
+Packed is the fast way. The rectangle serves what only it has, attention maps and (B, S, S) masks, and gradients.
+All the rest of a layer works on the last axis and does not care.
+
+Twin: reference/encoder.py, `Packed` and `Padded`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ernie_m.reference.parameters import Array
+from ernie_m.reference.trace import Entry, Tokens
+
+from .attention import packed_attention
+from .losses import widen
+from .padding import check_cu_seqlens, pad, unpad
+from .trace import record, to_numpy
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask.
+
+    plain: compute in plain torch, through which gradients flow; dropout happens only there.
+    """
+
+    valid: Tensor | None  # (B, S)
+    mask: Tensor | None
+    plain: bool
+
+    def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
+        """What of a rectangle is computed: all of it."""
+        return x
+
+    def on_rectangle(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
+        """The opposite of `keep`."""
+        return x
+
+    def zero_padding(self, x: Tensor) -> Tensor:  # (B, S, E) -> (B, S, E)
+        """Set padded positions to 0."""
+        return x if self.valid is None else x.masked_fill(~self.valid[..., None], 0.0)
+
+    def attend(
+        self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
+    ) -> tuple[Tensor, Tensor | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
+        """Attention on the rectangle, under the mask; `p`: how many probabilities are dropped."""
+        return padded_attention(qkv, self.mask, head_mask, p, name)
+
+    def entry(self, name: str, value: Array) -> Entry:
+        """A recorded value, (B, S, ...)."""
+        return Entry(name, value)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """T tokens and nothing else; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], `length` at most.
+
+    indices: (T,), their flat positions b·S + s in a rectangle of S = `length`; None: all of it, in order.
+    """
+
+    indices: Tensor | None
+    cu_seqlens: Tensor  # (B + 1,)
+    length: int
+    plain: bool
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.cu_seqlens.shape[0] - 1
+
+    def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (T, ...)
+        """What of a rectangle is computed: the tokens."""
+        return x.flatten(0, 1) if self.indices is None else unpad(x, self.indices)
+
+    def on_rectangle(self, x: Tensor) -> Tensor:  # (T, ...) -> (B, S, ...)
+        """The opposite of `keep`: padding is 0."""
+        shape = (self.batch, self.length)
+        return x.unflatten(0, shape) if self.indices is None else pad(x, self.indices, *shape)
+
+    def zero_padding(self, x: Tensor) -> Tensor:  # (T, E) -> (T, E)
+        """There is none."""
+        return x
+
+    def attend(
+        self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
+    ) -> tuple[Tensor, None]:  # (T, 3, H, D) -> (T, H, D)
+        """Attention within each sequence; on a rectangle if it has to be plain."""
+        if self.plain:
+            valid = torch.arange(self.length, device=qkv.device) < self.cu_seqlens.diff()[:, None]
+            mask = valid[:, None, :, None] & valid[:, None, None, :]
+            return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, p, name)[0]), None
+        context = packed_attention(qkv, self.cu_seqlens, self.length)
+        assert isinstance(context, Tensor)
+        return context if head_mask is None else context * head_mask[:, None], None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """Where the tokens stand, for a trace. Reads the indices."""
+        return None if self.indices is None else Tokens(to_numpy(self.indices), self.batch, self.length)
+
+    def entry(self, name: str, value: Array) -> Entry:
+        """A recorded value, (T, ...)."""
+        if self.indices is None:
+            return Entry(name, value.reshape(self.batch, self.length, *value.shape[1:]))
+        return Entry(name, value, self.tokens)
+
+
+@dataclass(frozen=True)
+class FirstTokens:
+    """The first token of each sequence of a packed layout: (B, ...); of an empty sequence there is a row all the same.
+
+    It is computed in the fast way only.
+    """
+
+    packed: Packed
+    plain: bool = False
+
+    def zero_padding(self, x: Tensor) -> Tensor:  # (B, E) -> (B, E)
+        """Set the rows of empty sequences to 0."""
+        return x.masked_fill((self.packed.cu_seqlens.diff() == 0)[:, None], 0.0)
+
+    def entry(self, name: str, value: Array) -> Entry:
+        """A recorded value, (B, ...): of the tokens that there are, at their places in the rectangle."""
+        starts = to_numpy(self.packed.cu_seqlens)
+        present = np.diff(starts) > 0
+        tokens = self.packed.tokens
+        indices = np.arange(self.packed.batch) * self.packed.length
+        indices = indices[present] if tokens is None else tokens.indices[starts[:-1][present]]
+        return Entry(name, value[present], Tokens(indices, self.packed.batch, self.packed.length))
+
+
+def padded_attention(
+    qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, p: float, name: str
+) -> tuple[Tensor, Tensor]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
+    """The context and the probabilities that it was mixed with, in plain torch; scores and softmax in float32.
+
+    `mask` as in `Padded`; a row that may attend to nothing is 0. `p`: share of probabilities that are dropped.
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
+    scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
+    if mask is None:
+        probs = scores.softmax(dim=-1)
+    elif mask.dtype == torch.bool:
+        # The lowest number and not -inf, which in a row of nothing else would make nan of the gradient.
+        lowest = torch.finfo(scores.dtype).min
+        probs = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
+    else:
+        probs = (scores + mask).softmax(dim=-1)
+    probs = F.dropout(probs.to(qkv.dtype), p)
+    if head_mask is not None:
+        probs = probs * head_mask[:, None, None]
+    return (record(f"{name}.probs", probs) @ v).transpose(1, 2), probs
+
+
+def rows_of_first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B + 1,) -> (B, E)
+    """Each sequence's first row; 0 where it has none."""
+    if x.shape[0] == 0:
+        return x.new_zeros(cu_seqlens.shape[0] - 1, x.shape[1])
+    rows = x[cu_seqlens[:-1].to(torch.int64).clamp(0, x.shape[0] - 1)]
+    return rows.masked_fill((cu_seqlens.diff() == 0)[:, None], 0.0)
+
+
+@torch.library.custom_op("ernie_m::first_tokens", mutates_args=())
+def first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """`rows_of_first_tokens` as one step of a compiled graph, in which T is not known, not even whether it is 0."""
+    return rows_of_first_tokens(x, cu_seqlens)
+
+
+@first_tokens.register_fake
+def _(x: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return x.new_empty(cu_seqlens.shape[0] - 1, x.shape[1])
+
+
+def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, look: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
+    """The layout of T packed tokens, and each token's column in its sequence, found without reading a value."""
+    check_cu_seqlens(cu, T, look)
+    if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int) or max_seqlen < 0:
+        raise TypeError(f"max_seqlen: expected an integer of at least 0, got {max_seqlen!r}")
+    if look and cu.shape[0] > 1 and int(cu.diff().max()) > max_seqlen:
+        longest = int(cu.diff().max())
+        raise ValueError(f"max_seqlen: expected at least {longest}, the longest sequence's length, got {max_seqlen}")
+    B = cu.shape[0] - 1
+    tokens = torch.arange(T, device=cu.device)
+    own = torch.searchsorted(cu[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))
+    column = (tokens - cu[own]).clamp(0, max(max_seqlen - 1, 0))
+    return Packed(own * max_seqlen + column, cu, max_seqlen, plain), column

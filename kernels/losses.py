@@ -1,0 +1,56 @@
+"""The losses that the heads are trained with. Each is a mean over the targets that count.
+
+Nothing here asks which targets count: those that do not are multiplied away, so that no value is read on the host.
+Where nothing counts, the mean of nothing is nan. Half precision is computed in float32 and rounded at the end.
+
+Twin: reference/losses.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ernie_m.reference.losses import IGNORE_INDEX
+
+
+def widen(x: Tensor) -> Tensor:
+    """float64 as it is, all else as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def mean_of(values: Tensor, counted: Tensor) -> Tensor:  # two tensors of one shape -> ()
+    """Mean of the values that count; nan if none does. What does not count has no part in the gradient either."""
+    return values.masked_fill(~counted, 0.0).sum() / counted.sum()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:  # (N, C), (N,) -> ()
+    """Mean over the rows whose label is not -100 (and that count, if `counted` (N,) is given)."""
+    keep = labels != IGNORE_INDEX
+    keep = keep if counted is None else keep & counted
+    targets = labels.masked_fill(~keep, 0).to(torch.int64)
+    losses = -widen(logits).log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
+    return mean_of(losses, keep).to(logits.dtype)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:  # (...) x 3 -> ()
+    """Mean over all elements that count of the binary cross-entropy with logits."""
+    losses = F.binary_cross_entropy_with_logits(widen(logits), widen(targets), reduction="none")
+    return mean_of(losses, counted).to(logits.dtype)
+
+
+def squared_error(values: Tensor, targets: Tensor, counted: Tensor) -> Tensor:  # (...) x 3 -> ()
+    """Mean over all elements that count of (value − target)²."""
+    return mean_of((widen(values) - widen(targets)).square(), counted).to(values.dtype)
+
+
+def span_loss(logits: Tensor, positions: Tensor, valid: Tensor) -> Tensor:  # (B, S), (B,), (B, S) -> ()
+    """Cross-entropy over the valid positions of a row. A target below 0 counts as 0.
+
+    A target past the row, or on a position that is not valid, is left out.
+    """
+    targets = positions.clamp(min=0)
+    inside = targets < logits.shape[1]
+    targets = targets.masked_fill(~inside, 0).to(torch.int64)
+    return cross_entropy(logits, targets, inside & valid.gather(1, targets[:, None])[:, 0])
