@@ -1,0 +1,171 @@
+"""The machine code of what is shipped, for GPUs that are not here: compiled once, in a process without the interpreter.
+
+That each gate can fail is shown twice: by rows that violate one gate each, and by kernels that really do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_m.kernels.compile_gates import GATES, failures
+from ernie_m.kernels.shipped import TARGETS, everything
+
+SHIPPED = [(target, x.operation, x.dtype, x.label) for target in TARGETS for x in everything(target)]
+
+
+def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a new process whose Triton compiles."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What `compile --gates --json` prints, by target, operation, dtype and label; xdist's processes share one run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "compile_gates.json"
+    with open(folder / "compile_gates.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            done = run_python(["-m", "ernie_m.kernels", "compile", "--gates", "--json"], folder)
+            path.write_text(done.stdout if done.returncode in (0, 1) else json.dumps({"failed": done.stderr}))
+    found = json.loads(path.read_text())
+    assert "kernels" in found, found
+    return {(row["target"], row["operation"], row["dtype"], row["label"]): row for row in found["kernels"]}
+
+
+@pytest.mark.parametrize("name", SHIPPED, ids=" ".join)
+def test_gates_hold_for_what_is_shipped(name: tuple[str, ...], report: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    assert not failures(report[name]), report[name]
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
+def test_gates_look_at_something(gate: Any, report: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    """A kernel that is renamed must not slip through."""
+    assert any(gate.applies(row) for row in report.values())
+
+
+GOOD = {
+    "operation": "packed_attention",
+    "dtype": "bfloat16",
+    "label": "H=12 D=64 S<=512",
+    "target": "sm_90",
+    "loop": True,
+    "shared": 49152,
+    "shared_limit": 232448,
+    "spills": 0,
+    "stack": 0,
+    "loads_2": 0,
+    "warnings": [],
+    "tensor_cores": {"wgmma": 16},
+    "instructions_per": 9.0,
+    "per": "element",
+}
+GELU = {"operation": "bias_gelu", "label": "F=3072", "loop": False, "tensor_cores": {}, "instructions_per": 28.0}
+ROW = {"operation": "add_layer_norm", "label": "E=768", "loop": False, "instructions_per": 500.0, "per": "row"}
+
+
+@pytest.mark.parametrize("good", [{}, {"target": "sm_100", "tensor_cores": {"tcgen05": 8}}, GELU, ROW])
+def test_failures_of_a_good_row_are_none(good: dict[str, Any]) -> None:
+    assert failures({**GOOD, **good}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "gate"),
+    [
+        ({"error": "CompilationError: 1:2"}, "does not compile: CompilationError: 1:2"),
+        ({"shared": 232449}, "shared memory within the target's limit"),
+        ({"dtype": "float32", "shared": 232449}, "shared memory within the target's limit"),
+        ({"spills": 4}, "no spills"),
+        ({"stack": 8}, "no stack"),
+        ({"loads_2": 1}, "no 2-byte loads"),
+        ({"warnings": ["ptxas warning : x"]}, "no warnings of ptxas"),
+        ({"tensor_cores": {}}, "wgmma in attention"),
+        ({"tensor_cores": {"wgmma": 8, "mma.sync": 8}}, "wgmma in attention"),
+        ({"target": "sm_100"}, "tcgen05 in attention"),
+        ({"instructions_per": 9.01}, "at most 9.0 instructions for a score of attention"),
+        ({**GELU, "instructions_per": 28.01}, "at most 28 instructions for a number of GELU"),
+        ({**ROW, "instructions_per": 501.0}, "at most 500 instructions for a row of LayerNorm"),
+    ],
+)
+def test_failures_names_what_is_violated(change: dict[str, Any], gate: str) -> None:
+    assert failures({**GOOD, **change}) == [gate]
+
+
+PLANTED = """
+import json
+import triton
+import triton.language as tl
+from ernie_m.kernels.compile_gates import failures
+from ernie_m.kernels.compile_kernel import Depth, compile_kernel
+from ernie_m.kernels.shipped import Configuration, Shipped
+
+@triton.jit
+def strided(x, y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    tl.store(y + o, tl.load(x + 3 * o))
+
+@triton.jit
+def hoarding(x, y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    v = tl.load(x + o).to(tl.float32)
+    total = tl.sum(v, 0)
+    tl.store(y + o, (v / total).to(tl.bfloat16))
+
+@triton.jit
+def erf_gelu(x, y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    v = tl.load(x + o).to(tl.float32)
+    tl.store(y + o, (0.5 * v * (1 + tl.math.erf(v * 0.7071067811865476))).to(tl.bfloat16))
+
+@triton.jit
+def greedy(x, y, n, N: tl.constexpr):
+    o = tl.arange(0, N)
+    acc = tl.zeros((N, N), tl.float32)
+    for i in tl.range(0, n, num_stages=6):
+        b = tl.load(x + i * N * N + o[:, None] * N + o[None, :])
+        acc = tl.dot(b, b, acc)
+    tl.store(y + o[:, None] * N + o[None, :], acc.to(tl.bfloat16))
+
+def judge(operation, label, kernel, N, warps, tile, loop=False, target="sm_90", depth=Depth.LISTING):
+    signature = {"x": "*bf16", "y": "*bf16", "n": "i32"}
+    chosen = Configuration({"N": N}, warps)
+    planted = Shipped(operation, "bfloat16", label, kernel, signature, {"N": N}, chosen, tile, loop)
+    return failures(compile_kernel(planted, target, depth))
+
+print(json.dumps({
+    "strided": judge("planted", "", strided, 1024, 4, 1024),
+    "hoarding": judge("planted", "", hoarding, 32768, 1, 32768),
+    "erf": judge("bias_gelu", "F=3072", erf_gelu, 4096, 4, 4096),
+    "row": judge("add_layer_norm", "E=768", erf_gelu, 1024, 1, 1),
+    "no tensor core": judge("packed_attention", "", erf_gelu, 1024, 4, 1024, depth=Depth.CODE),
+    "loop": judge("packed_attention", "H=12 D=64 S<=512", greedy, 64, 4, 64, loop=True),
+    "shared": judge("planted", "", greedy, 256, 8, 65536, target="gfx942", depth=Depth.MEMORY),
+}))
+"""
+
+
+def test_gates_fail_for_kernels_with_faults(tmp_path: Path) -> None:
+    """Real kernels through the real compiler: strided loads, too many registers, libdevice's erf, greedy staging."""
+    (tmp_path / "planted.py").write_text(PLANTED)
+    done = run_python(["planted.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "strided": ["no 2-byte loads"],
+        "hoarding": ["no spills", "no stack"],
+        "erf": ["at most 28 instructions for a number of GELU"],
+        "row": ["at most 500 instructions for a row of LayerNorm"],
+        "no tensor core": ["wgmma in attention"],
+        "loop": ["at most 9.0 instructions for a score of attention"],
+        "shared": ["shared memory within the target's limit"],
+    }
