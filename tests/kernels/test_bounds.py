@@ -130,6 +130,61 @@ def test_layer_norm_far_from_zero_costs_digits_and_no_more(ratio: float) -> None
     assert (near.limit < case.expected.limit).all()
 
 
+def test_what_cancels_in_a_sum_keeps_its_error() -> None:
+    """x + bias, with all of float32's digits taken up by x, of which the residual then leaves nothing."""
+    rng = np.random.default_rng(0)
+    x, bias = FLOAT32.round(rng.standard_normal((8, 64)) * 1e4), FLOAT32.round(rng.standard_normal(64))
+    gamma, beta = FLOAT32.round(rng.standard_normal((2, 64)))
+    expected = bounds.add_layer_norm(FLOAT32, x, bias, -x, gamma, beta, 1e-5)
+    wide = [torch.from_numpy(array).float() for array in (x, bias, gamma, beta)]
+    z = (wide[0] + wide[1]) - wide[0]
+    got = planted.layer_norm(z, wide[2], wide[3], 1e-5).double().numpy()
+    assert np.abs(got - expected.exact).max() > 100 * FLOAT32.u
+    assert componentwise(got, expected).holds
+
+
+@pytest.mark.parametrize("ratio", [0.0, 30.0])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_worst_layer_norm_that_float32_may_give_passes(ratio: float, sign: float) -> None:
+    """Every sum off by ε at each addition of its longest chain, all to one side; and 1/√ by 4 ε: in float64."""
+    rng = np.random.default_rng(1)
+    x = FLOAT32.round(rng.standard_normal((8, 768)) + ratio)
+    gamma, beta = FLOAT32.round(rng.standard_normal((2, 768)))
+    expected = bounds.layer_norm(FLOAT32, x, gamma, beta, 1e-5)
+    off = sign * bounds.chain(768) * bounds.EPS
+    centred = x - (x.mean(-1, keepdims=True) + off * np.abs(x).mean(-1, keepdims=True))
+    variance = np.square(centred).mean(-1, keepdims=True) * (1 - off)
+    got = centred / np.sqrt(variance + 1e-5) * (1 + sign * 4 * bounds.EPS) * gamma + beta
+    worst = componentwise(got, expected)
+    assert worst.holds and worst.ratio > 0.5
+    # One and a half times as far off is too far.
+    further = expected.exact + 2 * (got - expected.exact)
+    assert not componentwise(further, expected).holds
+
+
+def test_long_sums_of_softmax_may_run_one_by_one() -> None:
+    """4,096 probabilities added in a row: further off than a few roundings, which is allowed and is what S ε is for."""
+    scores = np.full((1, 4096), FLOAT32.round(np.array(-2.3)))
+    scores[0, 0] = 0.0
+    e = np.exp(scores).astype(np.float32)
+    got = (e / np.cumsum(e, -1, dtype=np.float32)[:, -1:]).astype(np.float64)
+    expected = bounds.softmax(FLOAT32, scores)
+    assert (np.abs(got - expected.exact) / expected.exact).max() > 30 * FLOAT32.u
+    assert componentwise(got, expected).holds
+
+
+def test_probabilities_too_small_for_float16_may_be_lost() -> None:
+    """e⁻¹⁸ rounds to 0 in float16; times a value of 30,000, it is most of the result."""
+    format = FORMATS["float16"]
+    q, k, v = np.zeros((1, 16)), np.zeros((2, 16)), np.zeros((2, 16))
+    q[0, 0], k[1, 0], v[1] = 4.0, -18.0, 30000.0
+    expected = bounds_attention.attention_head(format, q, k, v)
+    tensors = [torch.from_numpy(array).to(torch.float16) for array in (q, k, v)]
+    got = planted.attention_head(*tensors).double().numpy()
+    assert (got == 0).all() and (expected.exact > 4e-4).all()
+    assert componentwise(got, expected).holds
+
+
 def test_large_scores_cost_digits_and_no_more() -> None:
     """Scores in the hundreds: float32 attention is off by more than 1e-6, as it has to be, and within the bound."""
     rng = np.random.default_rng(0)
