@@ -1,0 +1,153 @@
+"""Bias and GELU in one pass over memory, with an error function that is cheap and whose error is known.
+
+    gelu(z) = max(z, 0) − a Φ(−a),    z = x + bias,  a = |z|
+    Φ(−a) = exp(−a²/2) · M(a),    M(a) = ½ − a N(t),    N(t) = t (q₀t⁶ + q₁t⁵ + ... + q₆),    t = 1/(1 + a/4)
+
+M is smooth and falls from ½ to 1/(a√(2π)): a polynomial in t follows it over all of a >= 0. It starts from ½, so that
+errors of t do not count where gelu(z) ≈ z/2; and Φ is computed as the small number that it is, so that the tail keeps
+its digits, where ½(1 + erf) has none left at z = -5.5. libdevice's erf takes 38 instructions, all of this 23.
+
+Grid: one program per ROWS rows and COLUMNS columns; it reads its part of the bias once. float32 inside, rounded once.
+Left out: the tanh approximation, which is another function.
+Twin: reference/gelu.py. Source: M. Abramowitz, I. Stegun, "Handbook of Mathematical Functions", 7.1.26, for a Gaussian
+times a polynomial in 1/(1 + pa); the form of M and the coefficients are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ernie_m.reference.erf import TAIL_END, normal_tail
+
+from ._triton import tl, triton
+from .operation import check_floats, check_shape, runs_triton, wants_plain
+from .shipped import TRITON_TYPES, Configuration, Shipped, next_power_of_2, target_of
+
+# q₀ ... q₆, such that |M̃/M − 1| <= 0.73 · 2⁻²⁴ (1 + a²/2) for a in [0, 13.25], beyond which exp(−a²/2) < 2⁻¹²⁶. The
+# weight is what one rounding of the exponent costs. M stands beside 2^(EXPONENT a²), so it takes up the error of that
+# float32 constant, −½ log₂e. The minimax fit is done in tests/kernels/test_gelu.py, which compares these.
+COEFFICIENTS = (-0.024422681, 0.06832016, -0.013207925, 0.07312477, 0.06924277, 0.10093815, 0.12494643)
+EXPONENT = -0.7213475108146667
+_Q = tl.constexpr(COEFFICIENTS)
+_EXPONENT = tl.constexpr(EXPONENT)
+
+# Elements of a program.
+TILE = 4096
+EPS = 2.0**-24
+
+
+@triton.jit
+def gelu(z):  # (...) float32 -> (...)
+    """Infinity gives inf, -inf 0 and nan nan: `a` ends where the tail has long been 0, or inf · 0 would come up."""
+    a = tl.minimum(tl.abs(z), 16.0)
+    # Division takes six instructions more than a square root's reciprocal, squared.
+    root = tl.math.rsqrt(1.0 + 0.25 * a)
+    t = root * root
+    q = _Q[0] * t + _Q[1]
+    for k in tl.static_range(2, 7):
+        q = q * t + _Q[k]
+    b_m = 0.5 - a * t * q
+    tail = a * tl.math.exp2(a * a * _EXPONENT) * b_m
+    # A GPU's plain minimum and maximum drop nan; one of the two has to keep it.
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL) - tail
+
+
+@triton.jit
+def bias_gelu_kernel(
+    x, bias, y, N, F: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # (N, F), (F,) -> (N, F)
+    i_block = tl.program_id(0)
+    # Neighbouring programs work on neighbouring columns.
+    blocks: tl.constexpr = (F + COLUMNS - 1) // COLUMNS
+    o_n = (i_block // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_f = (i_block % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    m_f = o_f < F
+    m_nf = (o_n < N)[:, None] & m_f[None, :]
+    o_nf = o_n[:, None] * F + o_f[None, :]
+    b_bias = tl.load(bias + o_f, mask=m_f, other=0.0).to(tl.float32)
+    z = tl.load(x + o_nf, mask=m_nf, other=0.0).to(tl.float32) + b_bias[None, :]
+    tl.store(y + o_nf, gelu(z).to(y.dtype.element_ty), mask=m_nf)
+
+
+def configuration(F: int, target: str) -> Configuration:
+    """Blocks and warps for rows of F columns: 128 threads, each of which has 32 numbers of 8 (float32: 4) columns, so
+    that its part of the bias stays in registers. AMD's warps are of 64 threads."""
+    columns = min(next_power_of_2(F), 1024)
+    return Configuration({"ROWS": TILE // columns, "COLUMNS": columns}, num_warps=2 if target == "gfx942" else 4)
+
+
+def shipped(target: str) -> Iterator[Shipped]:
+    """The kernel at the sizes of the base and the large model."""
+    for dtype, kind in TRITON_TYPES.items():
+        for F in (3072, 4096):
+            chosen = configuration(F, target)
+            signature = {"x": f"*{kind}", "bias": f"*{kind}", "y": f"*{kind}", "N": "i32"}
+            name = str(dtype).removeprefix("torch.")
+            constants = {"F": F, **chosen.blocks}
+            yield Shipped("bias_gelu", name, f"F={F}", bias_gelu_kernel, signature, constants, chosen, tile=TILE)
+
+
+@torch.library.custom_op("ernie_m::bias_gelu", mutates_args=())
+def _bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    x, bias = x.contiguous(), bias.contiguous()
+    if not runs_triton(x):
+        return plain_bias_gelu(x, bias)
+    y = torch.empty_like(x)
+    if x.numel():
+        F = x.shape[-1]
+        N = x.numel() // F
+        chosen = configuration(F, target_of(x.device))
+        programs = triton.cdiv(N, chosen.blocks["ROWS"]) * triton.cdiv(F, chosen.blocks["COLUMNS"])
+        bias_gelu_kernel[(programs,)](x, bias, y, N, F=F, **chosen.blocks, **chosen.options)
+    return y
+
+
+@_bias_gelu.register_fake
+def _(x: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def plain_bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.nn.functional.gelu(x.to(wide) + bias.to(wide)).to(x.dtype)
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
+    """gelu(x + bias), the activation of a linear map whose bias has not been added yet.
+
+    The error is at most `gelu_error_bound`, and half a unit in the last place of the result's dtype. gelu(inf) = inf,
+    gelu(-inf) = 0, gelu(nan) = nan. Raises TypeError or ValueError that names the argument.
+    """
+    check_floats(x=x, bias=bias)
+    if x.dim() < 1:
+        raise ValueError(f"x: expected shape (..., F), got {tuple(x.shape)}")
+    check_shape("bias", bias, (x.shape[-1],), "(F,)")
+    if wants_plain(x, bias):
+        return plain_bias_gelu(x, bias)
+    return torch.ops.ernie_m.bias_gelu(x, bias)
+
+
+def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) -> (...)
+    """What the kernel may be off by before its last rounding, for finite float64 z = x + bias; to first order in ε.
+
+    ε = 2⁻²⁴, T = aΦ(−a). In units of ε the tail T is off, relative to itself, by
+
+        17.6 a              aN, which is 1.2 a M or less: N by 22 where a is small, 11 where it is large. They are 6.3
+                            of t (1 + a/4: 1; its rsqrt: 2^-22.9, as the PTX manual says, twice; the square: 1) times
+                            t N'/N, 1.2 to 2.5; 4.2 of Horner's rule, 2 of products
+        a²                  the exponent, two roundings of a² and of a²/2
+        0.73 (1 + a²/2)     the fit
+        4 + 3               exp2 (2⁻²², the PTX manual again), and the roundings of M and two products
+
+    together less than 9 + 18 a + 1.5 a². z itself is rounded: |z gelu'(z)| <= max(z, 0) + (1 + a²) T. The subtraction
+    costs one more rounding of z > 0. Where exp2 flushes what is below 2⁻¹²⁶ to 0, another 2⁻¹²⁶ is lost.
+    """
+    a = np.abs(z)
+    tail = a * normal_tail(np.minimum(a, TAIL_END))
+    return np.asarray(EPS * (2 * np.maximum(z, 0) + (10 + 18 * a + 2.5 * np.square(a)) * tail))
