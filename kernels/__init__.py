@@ -1,1 +1,46 @@
-"""The same forward pass in Triton: each operation the twin of a function in `ernie_m.reference`."""
+"""The same forward pass in Triton: each operation the twin of a function in `ernie_m.reference`, and torch models on top.
+
+Files have their twins' names: open `reference/attention.py` and `attention.py` side by side. Shapes are written in the
+letters of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers)
+and b_ (blocks).
+
+Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token`; then how the model stays packed
+(`padding`, `encoder`, `model`), and how all of it is held to the reference (`bounds`, `check`, `verify`).
+
+    python -m ernie_m.kernels verify | bench | compile | check
+"""
+
+from .attention import packed_attention
+from .check import check
+from .embedding import embed
+from .first_token import first_token_attention
+from .gelu import bias_gelu
+from .heads import (
+    ErnieMForInformationExtraction,
+    ErnieMForMultipleChoice,
+    ErnieMForQuestionAnswering,
+    ErnieMForSequenceClassification,
+    ErnieMForTokenClassification,
+)
+from .layer_norm import add_layer_norm
+from .model import ErnieMModel
+from .padding import cu_seqlens, pad, token_indices, unpad
+
+__all__ = [
+    "ErnieMForInformationExtraction",
+    "ErnieMForMultipleChoice",
+    "ErnieMForQuestionAnswering",
+    "ErnieMForSequenceClassification",
+    "ErnieMForTokenClassification",
+    "ErnieMModel",
+    "add_layer_norm",
+    "bias_gelu",
+    "check",
+    "cu_seqlens",
+    "embed",
+    "first_token_attention",
+    "packed_attention",
+    "pad",
+    "token_indices",
+    "unpad",
+]
