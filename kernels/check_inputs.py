@@ -157,8 +157,8 @@ def _rows(wide: tuple[str, ...], flat: tuple[str, ...] = (), eps: bool = False) 
 # The fixed data: sizes of the base model, numbers of the size that it works on, and at least 4,096 results.
 EPS = 1e-5
 # No sequence of one token: its result is its value, free of error, and would hide that of the others in a mean.
-LENGTHS = np.array([0, 37, 100, 400], np.int32)
-SHORT_LENGTHS = np.array([0, 37, 100, 200, 300], np.int32)
+LENGTHS = np.array([0, 37, 300], np.int32)
+SHORT_LENGTHS = np.array([0, 37, 101, 300, 365], np.int32)
 
 
 def _fixed_embedding(normal: Callable[..., Array]) -> dict[str, Any]:
@@ -207,13 +207,13 @@ OPERATIONS = {
         "f(qkv, cu_seqlens)",
         bounds_attention.packed_attention,
         _draw_attention,
-        lambda normal: {"qkv": normal(400, 3, 1, 64), "cu_seqlens": LENGTHS},
+        lambda normal: {"qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
     ),
     "first_token_attention": Operation(
         "f(q, kv, cu_seqlens)",
         bounds_attention.first_token_attention,
         _draw_first_token,
-        lambda normal: {"q": normal(4, 8, 128), "kv": normal(300, 2, 8, 128), "cu_seqlens": SHORT_LENGTHS},
+        lambda normal: {"q": normal(4, 8, 128), "kv": normal(365, 2, 8, 128), "cu_seqlens": SHORT_LENGTHS},
     ),
     "attention_head": Operation(
         "f(q, k, v)",

@@ -141,6 +141,12 @@ def test_what_cancels_in_a_sum_keeps_its_error() -> None:
     got = planted.layer_norm(z, wide[2], wide[3], 1e-5).double().numpy()
     assert np.abs(got - expected.exact).max() > 100 * FLOAT32.u
     assert componentwise(got, expected).holds
+    # The worst of it: all move outwards, which makes the variance larger, but for the outermost, which moves inwards.
+    z = np.broadcast_to(bias, x.shape)
+    outwards = np.sign(z - z.mean(-1, keepdims=True))
+    outwards[:, np.abs(bias - bias.mean()).argmax()] *= -1
+    worst = z + outwards * 2 * bounds.EPS * (2 * np.abs(x) + np.abs(bias))
+    assert componentwise(reference.layer_norm(worst, gamma, beta, 1e-5), expected).holds
 
 
 @pytest.mark.parametrize("ratio", [0.0, 30.0])

@@ -181,6 +181,5 @@ def test_help_names_every_command_and_imports_none(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(f"ernie_m.kernels.{cli.COMMANDS[name][0]}")
     assert cli.main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: python -m ernie_m.kernels {name}")

@@ -1,0 +1,156 @@
+"""A whole model, layer by layer, on real sentences: the second half of `verify`.
+
+Three ways through the same weights, rounded to the dtype, on one ragged batch of sentences in several languages:
+
+    exact     the reference in NumPy, float64
+    plain     the torch model in the dtype, in plain torch
+    kernels   the torch model in the dtype, with the kernels
+
+Everything that a layer computes has a name in the trace of each. For each name, the root mean square of the error,
+relative to that of the exact numbers, may be 1.25 times what plain torch has in the same dtype, the room that `judge`
+gives for mantissas that are not evenly spread. On top comes what two good float32 computations may differ by, which is
+all that there is in float32: 4 √n 2⁻²⁴ for an operation with sums of n numbers (`judge`), and √m times that after m
+operations in a row, as independent errors add by their squares.
+
+The demo checkpoint has heads of 8, for which there are no kernels: its 32 columns are taken as 2 heads of 16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ernie_m import reference
+from ernie_m.reference.cli_demo import own_sentences
+from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.parameters import flatten, unflatten
+from ernie_m.reference.trace import Entry
+from ernie_m.tokenizer import ErnieMTokenizer
+
+from .bounds import EPS
+from .check_buffers import TORCH_DTYPES
+from .formats import FORMATS, Array
+from .operation import INTERPRETED
+
+TITLE = "the demo checkpoint, as 2 heads of 16, on sentences of several languages, in float64, plain torch and kernels"
+HEADINGS = ("layer", "dtype", "compared", "worst at", "error", "plain", "bound", "verdict")
+ROOM = 1.25
+HEADS = 2
+# Products with weights, attention, normalisations, activation.
+OPERATIONS_PER_LAYER = 8
+QUICK_SENTENCES = 3
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One name of the trace: relative errors of the kernels and of plain torch, and what the first may be."""
+
+    name: str
+    error: float
+    plain: float
+    bound: float
+
+    @property
+    def ratio(self) -> float:
+        """Error over bound; infinite for nan."""
+        return self.error / self.bound if self.error >= 0 else math.inf
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer in one dtype: all that was compared in it."""
+
+    layer: str
+    dtype: str
+    compared: tuple[Compared, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every error is within its bound."""
+        return all(entry.ratio <= 1 for entry in self.compared)
+
+    def cells(self) -> tuple[str, ...]:
+        """A line of the table, under HEADINGS: the entry that came nearest to its bound."""
+        worst = max(self.compared, key=lambda entry: entry.ratio)
+        figures = (f"{worst.error:.2e}", f"{worst.plain:.2e}", f"{worst.bound:.2e}")
+        name = worst.name.rsplit(".", 1)[-1]
+        return (self.layer, self.dtype, str(len(self.compared)), name, *figures, "ok" if self.holds else "FAILED")
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs, with everything that was compared."""
+        entries = [dataclasses.asdict(entry) for entry in self.compared]
+        return {"layer": self.layer, "dtype": self.dtype, "passed": self.holds, "compared": entries}
+
+
+def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[LayerRow]:
+    """Compare in each dtype. `change`, if given, is called with the torch model first, to plant a fault in it."""
+    input_ids, mask = sentences(quick)
+    base = reference.ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
+    config = dataclasses.replace(base.config, num_attention_heads=HEADS)
+    for dtype in dtypes:
+        arrays = {path: FORMATS[dtype].round(array) for path, array in flatten(base.parameters).items()}
+        model = reference.ErnieMModel(config, unflatten(arrays))
+        with reference.trace() as exact:
+            model(input_ids, attention_mask=mask)
+        plain, kernels = torch_traces(model, dtype, input_ids, mask, change)
+        yield from compare(dtype, config, exact, plain, kernels)
+
+
+def sentences(quick: bool) -> tuple[Array, Array]:  # (B, S), (B, S)
+    """Ids and mask of one padded batch of the demo's sentences, of different lengths."""
+    tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
+    texts = own_sentences()
+    batch = tokenizer(texts[:QUICK_SENTENCES] if quick else texts, padding=True, return_tensors="np")
+    return batch["input_ids"], batch["attention_mask"]
+
+
+def torch_traces(model: Any, dtype: str, input_ids: Array, mask: Array, change: Any) -> tuple[Any, Any]:
+    """The traces of the torch model: in plain torch, which serves where gradients are wanted, and with kernels."""
+    from .model import ErnieMModel
+
+    device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+    found = ErnieMModel.from_reference(model).to(device=device, dtype=TORCH_DTYPES[dtype]).eval()
+    tensors = [torch.from_numpy(x).to(device) for x in (input_ids, mask)]
+    with torch.enable_grad(), reference.trace() as plain:
+        found(tensors[0], attention_mask=tensors[1])
+    if change is not None:
+        change(found)
+    with torch.no_grad(), reference.trace() as kernels:
+        found(tensors[0], attention_mask=tensors[1])
+    return plain, kernels
+
+
+def compare(
+    dtype: str,
+    config: Any,
+    exact: Mapping[str, Entry],
+    plain: Mapping[str, Entry],
+    kernels: Mapping[str, Entry],
+) -> Iterator[LayerRow]:
+    """A row for each layer, of the names that all three have. Raises ValueError if a layer has none."""
+    layers = ["embeddings", *(f"encoder.layers.{i}" for i in range(config.num_hidden_layers)), "pooler"]
+    terms = max(config.hidden_size, config.intermediate_size)
+    for i, layer in enumerate(layers):
+        names = [name for name in exact if name.startswith(f"{layer}.") and name in plain and name in kernels]
+        if not names:
+            raise ValueError(f"{layer}: expected names in the traces of the torch model, got {list(kernels)[:5]}...")
+        float32 = 4 * math.sqrt(terms * OPERATIONS_PER_LAYER * max(i, 1)) * EPS
+        found = []
+        for name in names:
+            errors = [relative_error(trace[name], exact[name]) for trace in (kernels, plain)]
+            found.append(Compared(name, errors[0], errors[1], ROOM * errors[1] + float32))
+        yield LayerRow(layer, dtype, tuple(found))
+
+
+def relative_error(got: Entry, exact: Entry) -> float:
+    """rms(got − exact) / rms(exact), over tokens; padding is 0 in both. Infinite if they differ in shape."""
+    values, truth = np.asarray(got.padded(), np.float64), np.asarray(exact.padded(), np.float64)
+    if values.shape != truth.shape:
+        return math.inf
+    return float(np.sqrt(np.square(values - truth).sum() / np.square(truth).sum()))

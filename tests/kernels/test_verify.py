@@ -1,0 +1,150 @@
+"""verify: passes what is right, and says which kernel, or which layer of a model, is not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import planted
+import pytest
+import torch
+
+from ernie_m.kernels import cli, verify, verify_model
+from ernie_m.kernels.check_report import Failure
+from ernie_m.reference.trace import Entry
+
+LAYERS = ["embeddings", *(f"encoder.layers.{i}" for i in range(4)), "pooler"]
+
+
+@pytest.fixture
+def few_kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Fast functions in place of the kernels."""
+    kernels = {op: (planted.KERNELS[op], 2) for op in ("bias_gelu", "embedding")}
+    monkeypatch.setattr(verify, "KERNELS", kernels)
+    return kernels
+
+
+def test_kernels_are_all_there_are() -> None:
+    """A kernel that nobody verifies would be one that nobody has to get right."""
+    from ernie_m.kernels.shipped import everything
+
+    shipped = {one.operation for one in everything("sm_90")}
+    verified = {getattr(kernel, "__name__", "") for kernel, _ in verify.KERNELS.values()}
+    # The public function of embed_kernel and of "embedding" is embed.
+    assert {name.replace("embedding", "embed") for name in shipped} == verified
+
+
+def test_verify_prints_a_row_for_each_kernel_and_dtype(
+    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
+    assert cli.main(["verify", "--quick", "--dtype", "float16", "--dtype", "bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.endswith("ok")]
+    assert [(row[0], row[1]) for row in rows] == [(op, d) for op in few_kernels for d in ("float16", "bfloat16")]
+    assert all(float(row[4]) <= float(row[5]) and float(row[6]) <= float(row[7]) for row in rows)
+    assert lines[-1].startswith("all within the bounds (float16, bfloat16; quick")
+
+
+def test_verify_fails_with_the_kernel_that_is_wrong(
+    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few_kernels["bias_gelu"] = (functools.partial(planted.bias_gelu, form="tanh"), 2)
+    monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
+    assert cli.main(["verify", "--quick", "--dtype", "float32"]) == 1
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines() if line.endswith("FAILED")] == ["bias_gelu"]
+    assert "is no bias_gelu: at [0, 0] it gives" in text and text.splitlines()[-1].startswith("FAILED (float32")
+
+
+def test_verify_gives_json_lines(
+    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few_kernels["bias_gelu"] = (functools.partial(planted.bias_gelu, read_bias=False), 2)
+    monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
+    assert cli.main(["verify", "--quick", "--json", "--dtype", "bfloat16"]) == 1
+    wrong, right = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (wrong["kernel"], wrong["passed"], right["kernel"], right["passed"]) == (
+        "bias_gelu",
+        False,
+        "embedding",
+        True,
+    )
+    assert right["rms"]["error"] <= right["rms"]["bound"] and "is no bias_gelu" in wrong["failure"]
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 1), ("bfloat16", 3)])
+def test_a_whole_model_holds_layer_by_layer(dtype: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_model, "QUICK_SENTENCES", count)
+    rows = list(verify_model.rows((dtype,), quick=True))
+    assert [row.layer for row in rows] == LAYERS
+    assert all(row.holds for row in rows)
+    # What the layers are made of is compared, not only what comes out.
+    names = {entry.name.removeprefix("encoder.layers.0.") for entry in rows[1].compared}
+    projections = {f"self_attn.self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "context")}
+    assert names == projections | {"norm1", "activation", "norm2"}
+    if dtype == "bfloat16":
+        # And it is bfloat16 that was computed in.
+        assert all(entry.error > 1e-4 for entry in rows[2].compared)
+
+
+def test_a_fault_in_one_layer_shows_there_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_model, "QUICK_SENTENCES", 1)
+
+    def spoil(model: torch.nn.Module) -> None:
+        with torch.no_grad():
+            dict(model.named_parameters())["encoder.layers.2.norm1.weight"].mul_(1.01)
+
+    rows = list(verify_model.rows(("float32",), True, change=spoil))
+    assert next(row.layer for row in rows if not row.holds) == "encoder.layers.2"
+
+
+def entries(values: np.ndarray) -> dict[str, Entry]:
+    """A trace in which everything is that array."""
+    return {f"{layer}.x": Entry(f"{layer}.x", values) for layer in LAYERS}
+
+
+@pytest.mark.parametrize(("error", "plain", "holds"), [(1.2, 1.0, True), (1.3, 1.0, False), (np.nan, 1.0, False)])
+def test_the_bound_is_a_quarter_above_what_plain_torch_does(error: float, plain: float, holds: bool) -> None:
+    class Config:
+        num_hidden_layers, hidden_size, intermediate_size = 4, 32, 128
+
+    exact = np.ones((2, 3, 4))
+    traces = [entries(exact), entries(exact + 1e-2 * plain), entries(exact + 1e-2 * error)]
+    with np.errstate(invalid="ignore"):
+        rows = list(verify_model.compare("bfloat16", Config, *traces))
+    assert [row.holds for row in rows] == [holds] * 6
+    assert rows[0].cells()[-1] == ("ok" if holds else "FAILED")
+
+
+def test_traces_without_a_layer_are_an_error() -> None:
+    class Config:
+        num_hidden_layers, hidden_size, intermediate_size = 4, 32, 128
+
+    exact = entries(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"pooler: expected names in the traces"):
+        list(
+            verify_model.compare("float32", Config, exact, exact, {k: v for k, v in exact.items() if "pooler" not in k})
+        )
+
+
+def test_verify_starts_the_interpreter_by_itself() -> None:
+    """From end to end, as `make demo` runs it, in one dtype."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "ernie_m.kernels", "verify", "--quick", "--dtype", "bfloat16", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == len(verify.KERNELS) + len(LAYERS) and all(row["passed"] for row in rows)
+
+
+def test_rows_are_failures_or_reports() -> None:
+    wrong = {"gelu": (lambda x: x, 1)}
+    (row,) = verify.kernel_rows(("float16",), True, wrong)
+    assert isinstance(row.found, Failure) and not row.holds
+    assert len(row.cells()) == len(verify.HEADINGS)
