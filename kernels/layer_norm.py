@@ -72,10 +72,10 @@ def shipped(target: str) -> Iterator[Shipped]:
 def _add_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    x, residual = x.contiguous(), residual.contiguous()
     if not runs_triton(x):
         return plain_add_layer_norm(x, bias, residual, gamma, beta, eps)
     E = x.shape[-1]
-    x, residual = x.contiguous(), residual.contiguous()
     y = torch.empty_like(x)
     means, rstds = (torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():

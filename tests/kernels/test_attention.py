@@ -202,3 +202,13 @@ def test_packed_attention_of_no_tokens_is_empty(lengths: list[int]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(kernel._packed_attention, (drawn(12, dtype=dtype), cumulative([5, 7]), 7))
+
+
+@pytest.mark.parametrize("form", ["kernel", "plain"])
+def test_opcheck_of_strided_arguments(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: what the plain form gives has other strides than the fake one says."""
+    if form == "plain":
+        monkeypatch.setattr(kernel, "runs_triton", lambda x: False)
+    torch.library.opcheck(
+        kernel._packed_attention, (drawn(12).transpose(0, 2).contiguous().transpose(0, 2), cumulative([5, 7]), 7)
+    )

@@ -123,3 +123,13 @@ def test_embed_says_what_is_wrong() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(kernel._embed, (ids(3), ids(3), *drawn(dtype=dtype), 1e-5))
+
+
+@pytest.mark.parametrize("form", ["kernel", "plain"])
+def test_opcheck_of_strided_arguments(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: what the plain form gives has other strides than the fake one says."""
+    if form == "plain":
+        monkeypatch.setattr(kernel, "runs_triton", lambda x: False)
+    torch.library.opcheck(
+        kernel._embed, (ids(3), ids(3), *(x.t().contiguous().t() if x.dim() == 2 else x for x in drawn()), 1e-5)
+    )

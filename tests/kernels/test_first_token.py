@@ -105,3 +105,14 @@ def test_first_token_attention_says_what_is_wrong() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(kernel._first_token_attention, drawn([5, 7], dtype=dtype))
+
+
+@pytest.mark.parametrize("form", ["kernel", "plain"])
+def test_opcheck_of_strided_arguments(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: what the plain form gives has other strides than the fake one says."""
+    if form == "plain":
+        monkeypatch.setattr(kernel, "runs_triton", lambda x: False)
+    torch.library.opcheck(
+        kernel._first_token_attention,
+        tuple(x.transpose(0, -1).contiguous().transpose(0, -1) if x.dim() > 1 else x for x in drawn([5, 7])),
+    )

@@ -140,3 +140,13 @@ def test_add_layer_norm_says_what_is_wrong() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(kernel._add_layer_norm, (*drawn(3, 8, dtype), 1e-5))
+
+
+@pytest.mark.parametrize("form", ["kernel", "plain"])
+def test_opcheck_of_strided_arguments(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: what the plain form gives has other strides than the fake one says."""
+    if form == "plain":
+        monkeypatch.setattr(kernel, "runs_triton", lambda x: False)
+    torch.library.opcheck(
+        kernel._add_layer_norm, (*(x.t().contiguous().t() if x.dim() == 2 else x for x in drawn(3, 8)), 1e-5)
+    )
