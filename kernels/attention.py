@@ -135,7 +135,7 @@ def shipped(target: str) -> Iterator[Shipped]:
 def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
     T, _, H, D = qkv.shape
     if not (runs_triton(qkv) and D in HEAD_SIZES):
-        return tuple(x.contiguous() for x in plain_packed_attention(qkv, cu_seqlens, max_seqlen))
+        return plain_packed_attention(qkv, cu_seqlens, max_seqlen)
     context = torch.empty(T, H, D, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty(H, T, dtype=torch.float32, device=qkv.device)
     B = cu_seqlens.shape[0] - 1
