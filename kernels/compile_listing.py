@@ -78,7 +78,7 @@ def hot_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
     loops = _loops(instructions)
     big = [loop for loop in loops if len(loop) > _WAIT]
     inner = [loop for loop in big if not any(other < loop for other in big)]
-    return [instructions[i] for i in sorted(max(inner, key=len))] if inner else []
+    return [instructions[i] for i in sorted(max(inner, key=lambda loop: len(loop), default=()))]
 
 
 def _loops(instructions: Sequence[Instruction]) -> list[frozenset[int]]:

@@ -37,11 +37,14 @@ _PROCESSES = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the subcommand."""
     parser.description = __doc__
-    some = {"action": "append", "metavar": "NAME"}
     parser.add_argument("--json", action="store_true", help="print JSON: the versions, and one object for each kernel")
-    parser.add_argument("--target", choices=TARGETS, help=f"only this target, of {', '.join(TARGETS)}", **some)
-    parser.add_argument("--operation", help="only this operation, for instance packed_attention", **some)
-    parser.add_argument("--dtype", choices=DTYPES, help=f"only this dtype, of {', '.join(DTYPES)}", **some)
+    for name, choices, what in (
+        ("--target", TARGETS, "for this target only"),
+        ("--operation", None, "this operation only, for instance packed_attention"),
+        ("--dtype", DTYPES, "this dtype only"),
+    ):
+        listed = f": {', '.join(choices)}" if choices else ""
+        parser.add_argument(name, action="append", metavar="NAME", choices=choices, default=[], help=what + listed)
     parser.add_argument(
         "--gates",
         action="store_true",
@@ -56,14 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
     if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        return subprocess.run([sys.executable, "-m", "ernie_m.kernels", *arguments.argv], env=environment).returncode
-    wanted = select(arguments.target or TARGETS, arguments.operation, arguments.dtype)
-    if not wanted:
-        names = sorted({shipped.operation for shipped in everything(TARGETS[0])})
-        raise ValueError(
-            f"--operation: expected some of {', '.join(names)}, got {', '.join(arguments.operation or ())}"
-        )
-    rows = list(compile_all(wanted, arguments.gates))
+        command = [sys.executable, "-m", "ernie_m.kernels", *command_line(arguments)]
+        return subprocess.run(command, env=environment).returncode
+    wanted = select(arguments.target, arguments.operation, arguments.dtype)
+    rows = []
+    for row in compile_all(wanted, arguments.gates):
+        rows.append(row)
+        if sys.stderr.isatty():
+            print(f"\r{len(rows)} of {len(wanted)} kernels", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
     failed = {row_name(row): found for row in rows if (found := compile_gates.failures(row))} if arguments.gates else {}
     if arguments.json:
         print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))
@@ -75,13 +80,27 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(failed) or any("error" in row for row in rows))
 
 
-def select(
-    targets: Sequence[str], operations: Sequence[str] | None = None, dtypes: Sequence[str] | None = None
-) -> list[tuple[str, int]]:
-    """What is asked for, as target and place among all that is shipped for it; other processes find it by that."""
+def command_line(arguments: argparse.Namespace) -> list[str]:
+    """The arguments that give `arguments`, for another process."""
+    line = ["compile"]
+    line += [f"--{name}" for name in ("json", "gates") if getattr(arguments, name)]
+    for name in ("target", "operation", "dtype"):
+        line += [f"--{name}={value}" for value in getattr(arguments, name)]
+    return line
+
+
+def select(targets: Sequence[str], operations: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, int]]:
+    """What is asked for, as target and place among all that is shipped for it; other processes find it by that.
+
+    Empty sequences ask for all. Raises ValueError for an operation that there is not.
+    """
+    names = sorted({shipped.operation for shipped in _everything(TARGETS[0])})
+    for operation in operations:
+        if operation not in names:
+            raise ValueError(f"--operation: expected one of {', '.join(names)}, got {operation!r}")
     return [
         (target, i)
-        for target in targets
+        for target in targets or TARGETS
         for i, shipped in enumerate(_everything(target))
         if (not operations or shipped.operation in operations) and (not dtypes or shipped.dtype in dtypes)
     ]
