@@ -255,7 +255,7 @@ def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: i
     # Registers are handed out to warps, 8 to each thread at a time.
     of_warp = -(-registers // 8) * 8 * 32
     fits = [gpu.blocks, gpu.threads // threads, _REGISTERS // of_warp // (threads // 32)]
-    fits.append(gpu.shared_total // (shared + _RESERVED) if shared <= gpu.shared_limit else 0)
+    fits.append(gpu.shared_total // (shared + _RESERVED))
     if columns:
         fits.append(_TENSOR_COLUMNS // columns)
     return min(fits)

@@ -78,6 +78,7 @@ def test_tensor_cores_tells_the_kinds_apart() -> None:
     [
         ("sm_90", 256, 116, 49152, 0, 2),  # 120 · 256 registers: two blocks; 233,472 / 50,176 bytes would hold four
         ("sm_90", 128, 77, 24576, 0, 6),
+        ("sm_90", 128, 85, 0, 0, 5),  # handed out as 88
         ("sm_90", 128, 32, 81920, 0, 2),
         ("sm_90", 32, 32, 0, 0, 32),
         ("sm_90", 1024, 32, 0, 0, 2),
