@@ -12,6 +12,7 @@ Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token
 
 from .attention import packed_attention
 from .check import check
+from .check_report import Failure, Report
 from .embedding import embed
 from .first_token import first_token_attention
 from .gelu import bias_gelu
@@ -33,6 +34,8 @@ __all__ = [
     "ErnieMForSequenceClassification",
     "ErnieMForTokenClassification",
     "ErnieMModel",
+    "Failure",
+    "Report",
     "add_layer_norm",
     "bias_gelu",
     "check",
