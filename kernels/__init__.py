@@ -1,4 +1,4 @@
-"""The same forward pass in Triton: each operation the twin of a function in `ernie_m.reference`, and torch models on top.
+"""The same forward pass in Triton: each operation the twin of one in `ernie_m.reference`, and torch models on top.
 
 Files have their twins' names: open `reference/attention.py` and `attention.py` side by side. Shapes are written in the
 letters of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers)
