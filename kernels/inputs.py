@@ -76,10 +76,6 @@ def check_inputs(
         B, S, _ = vectors.shape
     valid, mask = _masks(config, like, ids, attention_mask, (B, S), look)
     positions = _positions(config, like, position_ids, valid, (B, S), look)
-    if valid is not None and ids is not None:
-        ids = ids.masked_fill(~valid, 0)
-    if valid is not None and vectors is not None:
-        vectors = vectors.masked_fill(~valid[..., None], 0.0)
     return Inputs(ids, vectors, positions, valid, mask)
 
 
@@ -123,7 +119,7 @@ def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
 def _positions(
     config: ErnieMConfig, like: Tensor, position_ids: Any, valid: Tensor | None, shape: tuple[int, int], look: bool
 ) -> Tensor:
-    """Position of each place of the rectangle, (B, S); padding may stand beyond the table, and gets 0."""
+    """Position of each place of the rectangle, (B, S); padding may stand beyond the table."""
     B, S = shape
     limit = config.max_position_embeddings - POSITION_OFFSET
     if position_ids is None:
@@ -133,15 +129,14 @@ def _positions(
         if positions.shape not in ((B, S), (1, S)):
             raise ValueError(f"position_ids: expected shape (B, S) = {(B, S)}, got {tuple(positions.shape)}")
         positions = positions.expand(B, S)
-    if valid is not None:
-        positions = positions.masked_fill(~valid, 0)
+    used = positions.masked_fill(~valid, 0) if look and valid is not None else positions
     # Without padding the shape alone tells.
-    longest = int(positions.max()) + 1 if look else S if valid is None else 0
+    longest = int(used.max()) + 1 if look else S if valid is None else 0
     if position_ids is None and longest > limit:
         wanted = f"sequences of at most {limit} tokens, the length of the position table"
         raise ValueError(f"input_ids: expected {wanted}, got {longest}")
     if look:
-        check_range("position_ids", positions, limit, "a position table for {} tokens")
+        check_range("position_ids", used, limit, "a position table for {} tokens")
     return positions
 
 

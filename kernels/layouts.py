@@ -40,16 +40,16 @@ class Padded:
     plain: bool
 
     def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
-        """What of a rectangle is computed: all of it."""
-        return x
+        """What of a rectangle is computed: all of it, whatever padding held (nan too) as 0."""
+        return self.zero_padding(x)
 
     def on_rectangle(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
         """The opposite of `keep`."""
         return x
 
-    def zero_padding(self, x: Tensor) -> Tensor:  # (B, S, E) -> (B, S, E)
+    def zero_padding(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
         """Set padded positions to 0."""
-        return x if self.valid is None else x.masked_fill(~self.valid[..., None], 0.0)
+        return x if self.valid is None else x.masked_fill(~self.valid.view(*x.shape[:2], *[1] * (x.dim() - 2)), 0)
 
     def attend(
         self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
@@ -58,7 +58,10 @@ class Padded:
         return padded_attention(qkv, self.mask, head_mask, p, name)
 
     def entry(self, name: str, value: Array) -> Entry:
-        """A recorded value, (B, S, ...)."""
+        """A recorded value, (B, S, ...), of which padding has no part."""
+        if self.valid is not None:
+            valid = to_numpy(self.valid)
+            value = value * valid.reshape(*valid.shape, *[1] * (value.ndim - 2))
         return Entry(name, value)
 
 

@@ -1,0 +1,149 @@
+"""The five torch heads against the reference: logits, losses, padding rules, and how little of a layer they compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import ids_like, masks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_models import BY_NAME, CLASSES, U32, WAYS, assert_same, pair, tensors, three_errors, way
+
+from ernie_m.reference import trace
+
+HEADS = tuple(cls.__name__ for cls in CLASSES[1:])
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification", None)
+# One pair of models for each head, and one for each loss of sequence classification.
+PAIRS = {
+    (name, problem): pair(BY_NAME[name], **({"num_labels": 3} if "Sequence" in name or "Token" in name else {}), **more)
+    for name in HEADS
+    for problem, more in [(p, {"problem_type": p}) for p in PROBLEMS]
+    if problem is None or "Sequence" in name
+}
+
+
+def targets(name: str, problem: str | None, mask: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Targets of every kind, some to be left out, some out of the row, some under padding."""
+    B, S = mask.shape
+    if "Sequence" in name:
+        if problem in ("regression", "multi_label_classification"):
+            return {"labels": rng.random((B, 3))}
+        return {"labels": np.where(rng.random(B) < 0.2, -100, rng.integers(0, 3, B))}
+    if "Choice" in name:
+        return {"labels": rng.integers(0, B, 1)}
+    if "Token" in name:
+        return {"labels": np.where(rng.random((B, S)) < 0.2, -100, rng.integers(0, 3, (B, S)))}
+    if "Question" in name:
+        return {"start_positions": rng.integers(-2, S + 2, B), "end_positions": rng.integers(0, S, (B, 1))}
+    return {"start_positions": rng.integers(0, 2, (B, S)), "end_positions": rng.random((B, S))}
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_heads_float64_equal_the_reference(data: st.DataObject) -> None:
+    """Logits and losses, nan where nothing counts, with and without what keeps a head off the fast path."""
+    name, problem = data.draw(st.sampled_from(sorted(PAIRS, key=str)))
+    twin, model = PAIRS[name, problem]
+    mask = data.draw(masks())
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask, **targets(name, problem, mask, rng)}
+    if data.draw(st.booleans()):
+        batch["head_mask"] = rng.random((2, 1))
+    if "Choice" in name:
+        batch |= {key: batch[key][None] for key in ("input_ids", "attention_mask")}
+    asked = {key: data.draw(st.booleans()) for key in ("output_hidden_states", "output_attentions")}
+    with way(data.draw(st.sampled_from(["plain operations", "gradients"]))):
+        ours = model(**tensors(batch), **asked)
+    assert_same(ours, twin(**batch, **asked))
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_float32_errors_are_those_of_the_reference(name: str, how: str) -> None:
+    """The largest error at most twice the reference's, + 16 u of the largest number. Padded logits are the same."""
+    mask = np.array([[1, 1, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask, **targets(name, None, mask, np.random.default_rng(0))}
+    if "Choice" in name:
+        batch |= {"input_ids": batch["input_ids"][None], "attention_mask": mask[None], "labels": np.array([1])}
+    more = {"num_labels": 3} if "Sequence" in name or "Token" in name else {}
+    for field, (ours, theirs, truth) in three_errors(BY_NAME[name], batch, 3, how, **more).items():
+        lowest = np.abs(truth) > 1e30
+        assert lowest.any() == (field in ("start_logits", "end_logits") or ("Choice" in name and field == "logits"))
+        ours, theirs, truth = (np.where(np.abs(x) > 1e30, 0, x) for x in (ours, theirs, truth))
+        assert ours.max() <= 2 * theirs.max() + 16 * U32 * np.abs(truth).max(), field
+
+
+@pytest.mark.parametrize("name", ["ErnieMForSequenceClassification", "ErnieMForMultipleChoice"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_heads_that_read_the_first_token_compute_no_other_in_the_last_layer(name: str, dtype: Any) -> None:
+    """Of the last layer, keys and values have a row for each token, all else one for each text. Asked for hidden states
+    the whole layer is computed, and gives the same; kernels serve float32."""
+    mask = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask}
+    batch = {key: x[None] for key, x in batch.items()} if "Choice" in name else batch
+    model = pair(BY_NAME[name], dtype=dtype)[1]
+    with way("kernels"), trace() as lean:
+        logits = model(**tensors(batch)).logits
+    with way("kernels"), trace() as whole:
+        same = model(**tensors(batch), output_hidden_states=True).logits
+    if dtype == np.float64:
+        np.testing.assert_allclose(logits, same, atol=1e-13)
+    layer = "ernie_m.encoder.layers.1."
+    rows = {entry.removeprefix(layer): lean[entry].value.shape[0] for entry in lean if entry.startswith(layer)}
+    attention = "self_attn.self_attn."
+    assert rows == {
+        **{f"{attention}{part}_proj": 5 for part in "kv"},
+        **dict.fromkeys((f"{attention}q_proj", f"{attention}context", "norm1", "activation", "norm2"), 2),
+    }
+    assert whole[f"{layer}norm2"].value.shape[0] == 5
+    assert lean["ernie_m.encoder.layers.0.norm2"].value.shape[0] == 5
+
+
+def message(call: Any) -> str:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    return str(caught.value)
+
+
+IDS, CHOICES = np.full((2, 7), 5), np.full((2, 3, 7), 5)
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+WRONG: list[tuple[str, str | None, dict[str, Any]]] = [
+    ("ErnieMForSequenceClassification", SINGLE, {"labels": np.array([0, 3])}),
+    ("ErnieMForSequenceClassification", SINGLE, {"labels": np.array([0, 1, 2])}),
+    ("ErnieMForSequenceClassification", MULTI, {"labels": np.full((2, 3), 1.5)}),
+    ("ErnieMForSequenceClassification", "regression", {"labels": np.full((2, 3), np.nan)}),
+    ("ErnieMForSequenceClassification", "regression", {"labels": np.zeros(2)}),
+    ("ErnieMForTokenClassification", None, {"labels": np.full((2, 7), -1)}),
+    ("ErnieMForTokenClassification", None, {"labels": np.zeros((2, 6), int)}),
+    ("ErnieMForQuestionAnswering", None, {"start_positions": np.array([0, 1])}),
+    ("ErnieMForQuestionAnswering", None, {"start_positions": np.zeros(3, int), "end_positions": np.zeros(2, int)}),
+    ("ErnieMForInformationExtraction", None, {"start_positions": np.ones((2, 7)), "end_positions": np.ones((2, 6))}),
+    (
+        "ErnieMForInformationExtraction",
+        None,
+        {"start_positions": np.ones((2, 7)), "end_positions": np.full((2, 7), -0.5)},
+    ),
+    ("ErnieMForMultipleChoice", None, {"input_ids": IDS}),
+    ("ErnieMForMultipleChoice", None, {"input_ids": CHOICES, "attention_mask": np.ones((3, 2, 7), int)}),
+    ("ErnieMForMultipleChoice", None, {"input_ids": CHOICES, "labels": np.array([0, 3])}),
+    ("ErnieMForMultipleChoice", None, {"input_ids": None}),
+]
+
+
+@pytest.mark.parametrize(("name", "problem", "given"), WRONG)
+def test_heads_errors_are_worded_as_in_the_reference(name: str, problem: str | None, given: dict[str, Any]) -> None:
+    twin, model = PAIRS[name, problem]
+    batch = {"input_ids": IDS, **given}
+    assert message(lambda: model(**tensors(batch))) == message(lambda: twin(**batch))
+
+
+def test_heads_errors_of_kinds() -> None:
+    model = PAIRS["ErnieMForTokenClassification", None][1]
+    assert message(lambda: model(torch.tensor(IDS), labels=IDS)) == "labels: expected a torch.Tensor, got ndarray"
+    found = message(lambda: model(torch.tensor(IDS), labels=torch.ones(2, 7)))
+    assert found == "labels: expected integers, got torch.float32"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'token_type_ids'"):
+        model(torch.tensor(IDS), token_type_ids=torch.tensor(IDS))

@@ -1,0 +1,266 @@
+"""Weights: from files, from the reference and back, through state_dicts; and that no change of them is missed."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_models import CLASSES, SMALL, config_of, pair, way
+
+import ernie_m.reference as ernie
+from ernie_m.kernels.fused_qkv import FusedQKV
+from ernie_m.kernels.model import ErnieMModel
+from ernie_m.reference.parameters import flatten
+
+IDS = torch.tensor([[0, 5, 9, 2], [0, 7, 1, 1]])
+QKV = "encoder.layers.0.self_attn.self_attn."
+
+
+def run(model: Any) -> torch.Tensor:
+    with way("plain operations"):
+        return model(IDS).last_hidden_state
+
+
+def expected(model: Any) -> np.ndarray:
+    """What the reference gives with the weights that the model has now."""
+    return model.to_reference()(IDS.numpy()).last_hidden_state
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_state_dict_is_the_references(cls: Any) -> None:
+    """Names, order aside, shapes and values; and reading it back strictly."""
+    twin, model = pair(cls, pruned_heads={1: (0,)}, num_attention_heads=2)
+    theirs, ours = twin.state_dict(), model.state_dict()
+    assert set(ours) == set(theirs)
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+    fresh = cls(model.config, dtype=torch.float64)
+    assert str(fresh.load_state_dict(ours)) == "<All keys matched successfully>"
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, ours[name])
+    back = flatten(model.to_reference().parameters)
+    for path, array in flatten(twin.parameters).items():
+        np.testing.assert_array_equal(back[path], array)
+
+
+def test_state_dict_values_are_views_of_the_parameters() -> None:
+    """There is no second copy, and each number is in `named_parameters` once."""
+    model = pair()[1]
+    fused = {f"{QKV}weight", f"{QKV}bias"}
+    assert fused < {name for name, _ in model.named_parameters()}
+    storages = {x.untyped_storage().data_ptr() for x in model.parameters()}
+    state = model.state_dict()
+    assert {x.untyped_storage().data_ptr() for x in state.values()} == storages
+    assert sum(x.numel() for x in state.values()) == model.num_parameters() == model.to_reference().num_parameters()
+    assert all(x.requires_grad for x in model.state_dict(keep_vars=True).values())
+
+
+def load(model: Any) -> Any:
+    model.load_state_dict(pair(seed=5)[1].state_dict())
+    return model
+
+
+def load_and_assign(model: Any) -> Any:
+    before = model.embeddings.word_embeddings.weight.data_ptr()
+    model.load_state_dict({k: x.clone() for k, x in pair(seed=5)[1].state_dict().items()}, assign=True)
+    assert model.embeddings.word_embeddings.weight.data_ptr() != before
+    return model
+
+
+def edit(model: Any) -> Any:
+    with torch.no_grad():
+        model.encoder.layers[0].self_attn.self_attn.weight[2, 3] += 1.0
+        model.encoder.layers[1].linear1.bias.mul_(-2.0)
+    return model
+
+
+def edit_through_state_dict(model: Any) -> Any:
+    for name in (f"{QKV}q_proj.weight", f"{QKV}k_proj.bias", f"{QKV}v_proj.weight", "pooler.dense.bias"):
+        model.state_dict()[name].add_(0.5)
+    return model
+
+
+def replace_data(model: Any) -> Any:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 1.25
+    return model
+
+
+def optimise(model: Any) -> Any:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with torch.enable_grad():
+        model(IDS).last_hidden_state.square().sum().backward()
+    optimiser.step()
+    return model
+
+
+def to_and_fro(model: Any) -> Any:
+    return model.to(torch.bfloat16).double()
+
+
+def save_and_load(model: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(edit(model), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "load_state_dict": load,
+    "load_state_dict(assign=True)": load_and_assign,
+    "in place": edit,
+    "in place, through state_dict()": edit_through_state_dict,
+    ".data": replace_data,
+    "an optimiser's step": optimise,
+    ".to(dtype)": to_and_fro,
+    "deepcopy": lambda model: edit(copy.deepcopy(model)),
+    "pickle": lambda model: edit(pickle.loads(pickle.dumps(model))),
+    "torch.save": save_and_load,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_change_show_in_the_next_call(change: str) -> None:
+    """Red with a fused copy made when the model is."""
+    model = pair()[1]
+    before = run(model)
+    changed = CHANGES[change](model)
+    after = run(changed)
+    assert float((after - before).abs().max()) > 1e-3
+    np.testing.assert_allclose(after, expected(changed), atol=1e-12)
+
+
+def test_deepcopy_shares_nothing() -> None:
+    model = pair()[1]
+    before = run(model)
+    edit(copy.deepcopy(model))
+    assert torch.equal(run(model), before)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_load_state_dict_speaks_the_checkpoints_names(assign: bool) -> None:
+    """Missing, unexpected and wrongly shaped parts of the fused parameter, each as torch words it."""
+    model = pair()[1]
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    state[f"{QKV}qkv.weight"] = state.pop(f"{QKV}q_proj.weight")
+    state[f"{QKV}weight"] = state[f"{QKV}k_proj.extra"] = torch.zeros(1)
+    found = model.load_state_dict(state, strict=False, assign=assign)
+    assert found.missing_keys == [f"{QKV}q_proj.weight"]
+    assert set(found.unexpected_keys) == {f"{QKV}qkv.weight", f"{QKV}weight", f"{QKV}k_proj.extra"}
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(state, assign=assign)
+    for text in ("Missing key(s)", f'"{QKV}q_proj.weight"', "Unexpected key(s)", f'"{QKV}qkv.weight"'):
+        assert text in str(caught.value)
+    wrong = {**model.state_dict(), f"{QKV}v_proj.bias": torch.zeros(7)}
+    with pytest.raises(RuntimeError, match=r"size mismatch for encoder\.layers\.0\.self_attn\.self_attn\.v_proj\.bias"):
+        model.load_state_dict(wrong, assign=assign)
+
+
+def test_load_state_dict_assign_takes_over_the_dtype() -> None:
+    """From the meta device too; three parts of two dtypes are refused, under their names."""
+    state = pair(dtype=np.float32)[1].state_dict()
+    model = ErnieMModel(config_of(), device="meta")
+    model.requires_grad_(False)
+    model.load_state_dict({name: x.to(torch.bfloat16) for name, x in state.items()}, assign=True)
+    assert {(x.dtype, x.device.type, x.requires_grad) for x in model.parameters()} == {(torch.bfloat16, "cpu", False)}
+    mixed = {name: x.double() if "q_proj" in name else x for name, x in state.items()}
+    with pytest.raises(RuntimeError, match=r"self_attn\*?\.?\*\.weight: expected three of one dtype"):
+        model.load_state_dict(mixed, assign=True)
+
+
+def test_load_state_dict_runs_hooks_of_the_fused_module() -> None:
+    fused, seen = FusedQKV(1, 4, 4), []
+    fused.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: seen.append((module, prefix)))
+    fused.load_state_dict(fused.state_dict())
+    assert seen == [(fused, "")]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_from_pretrained_reads_what_the_reference_reads(cls: Any, dtype: torch.dtype | None, tmp_path: Path) -> None:
+    twin = pair(cls, dtype=np.float32)[0]
+    twin.save_pretrained(tmp_path)
+    model = cls.from_pretrained(tmp_path, dtype=dtype, device="cpu")
+    assert model.dtype == (dtype or torch.float32) and not model.training and model.device.type == "cpu"
+    for name, array in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], torch.tensor(array).to(model.dtype))
+    # What was loaded is the model's own: it can be changed, and the file stays as it is.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    again = cls.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], torch.tensor(array)) for name, array in twin.state_dict().items())
+
+
+def test_from_pretrained_reads_paddles_directories(fixtures: Path) -> None:
+    folders = [path.parent for path in (fixtures / "paddle_tiny").rglob("model_state.pdparams")]
+    assert folders
+    for folder in folders:
+        ours, theirs = (room.from_pretrained(folder) for room in (ErnieMModel, ernie.ErnieMModel))
+        for name, array in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], torch.tensor(array))
+
+
+def test_from_pretrained_has_the_references_options_and_errors(tmp_path: Path) -> None:
+    for room in (ErnieMModel, ernie.ErnieMModel):
+        with pytest.raises(FileNotFoundError):
+            room.from_pretrained(tmp_path)
+    twin = pair(dtype=np.float32)[0]
+    twin.save_pretrained(tmp_path)
+    found = []
+    for room in (ErnieMModel, ernie.ErnieMModel):
+        with pytest.raises(ValueError) as caught:
+            room.from_pretrained(tmp_path, intermediate_size=30)
+        found.append(str(caught.value))
+    assert found[0] == found[1] and "linear1.weight" in found[0]
+    ours, report = ErnieMModel.from_pretrained(tmp_path, strict=False, seed=3, intermediate_size=30)
+    theirs, same = ernie.ErnieMModel.from_pretrained(tmp_path, strict=False, seed=3, intermediate_size=30)
+    assert report == same
+    for name, array in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], torch.tensor(array))
+    with pytest.raises(TypeError, match=r"dtype: expected one of torch\.float32, .*, got torch\.int8"):
+        ErnieMModel.from_pretrained(tmp_path, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_from_config_has_the_references_weights(cls: Any) -> None:
+    twin, model = (room.from_config(config_of(), seed=7) for room in (cls.twin, cls))
+    assert not model.training
+    for name, array in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], torch.tensor(array))
+
+
+def test_from_reference_wants_the_same_class() -> None:
+    twin = pair(CLASSES[1])[0]
+    found = "model: expected ernie_m.reference.ErnieMModel, got ernie_m.reference.heads.ErnieMForSequenceClassification"
+    with pytest.raises(TypeError, match=found):
+        ErnieMModel.from_reference(twin)
+    half = ErnieMModel.from_reference(pair()[0], dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half.to_reference().dtype == np.float32
+
+
+def test_a_new_model_is_initialised_as_the_configuration_says() -> None:
+    """Drawn from torch's generator: mean and deviation within 5 standard errors, but for a row of 0; in train()."""
+    torch.manual_seed(0)
+    config = config_of(vocab_size=500, **{**SMALL, "hidden_size": 64, "num_attention_heads": 4})
+    model = ErnieMModel(config)
+    assert model.training
+    for name, x in model.state_dict().items():
+        if name.endswith("bias"):
+            assert not x.any()
+        elif "norm" in name:
+            assert bool((x == 1).all())
+        else:
+            n = x.numel()
+            assert abs(float(x.mean())) < 5 * config.initializer_range / n**0.5
+            assert abs(float(x.std()) / config.initializer_range - 1) < 5 / (2 * n) ** 0.5 + config.hidden_size / n
+    for table in (model.embeddings.word_embeddings, model.embeddings.position_embeddings):
+        assert not table.weight[config.pad_token_id].any() and bool(table.weight[2].all())

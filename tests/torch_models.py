@@ -1,0 +1,96 @@
+"""Torch models beside the reference's, and what tests of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from helpers import random_model
+
+import ernie_m.reference as ernie
+from ernie_m.kernels import attention, embedding, first_token, gelu, heads, layer_norm, model
+
+CLASSES = (
+    model.ErnieMModel,
+    heads.ErnieMForSequenceClassification,
+    heads.ErnieMForMultipleChoice,
+    heads.ErnieMForTokenClassification,
+    heads.ErnieMForQuestionAnswering,
+    heads.ErnieMForInformationExtraction,
+)
+BY_NAME = {cls.__name__: cls for cls in CLASSES}
+# One head of 16, for which there is a kernel, and the fewest programs for the interpreter to run.
+SMALL = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 24, "num_hidden_layers": 2}
+U32 = 2.0**-24
+# How a call is computed: with the kernels, with the same operations in plain torch, with autograd's.
+WAYS = ("kernels", "plain operations", "gradients")
+
+
+def pair(cls: Any = model.ErnieMModel, seed: int = 0, dtype: Any = np.float64, **config: Any) -> tuple[Any, Any]:
+    """A small reference model with random weights, and the torch model with the same."""
+    twin = random_model(cls.twin, seed=seed, dtype=dtype, **{**SMALL, **config})
+    return twin, cls.from_reference(twin)
+
+
+def tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as tensors; all else as it is."""
+    return {key: torch.tensor(x) if isinstance(x, (np.ndarray, list)) else x for key, x in batch.items()}
+
+
+@contextmanager
+def way(name: str) -> Iterator[None]:
+    """Inside, models compute in that one of WAYS."""
+    modules = (attention, embedding, first_token, gelu, layer_norm) if name == "plain operations" else ()
+    patches = [mock.patch.object(module, "runs_triton", lambda x: False) for module in modules]
+    with torch.set_grad_enabled(name == "gradients"):
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+def arrays_of(output: Any) -> dict[str, np.ndarray]:
+    """All arrays of an output, of either room, by field; tuples as `hidden_states.0`."""
+    found: dict[str, np.ndarray] = {}
+    for field in fields(output):
+        value = getattr(output, field.name)
+        for i, x in enumerate(value if isinstance(value, tuple) else (value,)):
+            if x is not None:
+                name = f"{field.name}.{i}" if isinstance(value, tuple) else field.name
+                found[name] = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    return found
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12) -> None:
+    """Two outputs hold the same fields, in shape, dtype and, up to a rounding error, value."""
+    a, b = arrays_of(ours), arrays_of(theirs)
+    assert list(a) == list(b)
+    for name, x in a.items():
+        assert (x.shape, x.dtype) == (b[name].shape, b[name].dtype), name
+        np.testing.assert_allclose(x, b[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def three_errors(cls: Any, batch: dict[str, Any], seed: int, how: str, **config: Any) -> dict[str, tuple[Any, ...]]:
+    """By field: errors of the torch model and of the reference in float32, both against float64, and the truth."""
+    twin32, found32 = pair(cls, seed, np.float32, **config)
+    exact = arrays_of(twin32.astype(np.float64)(**batch))
+    reference = arrays_of(twin32(**batch))
+    with way(how):
+        found = arrays_of(found32(**tensors(batch)))
+    assert list(found) == list(exact)
+    return {
+        name: (np.abs(found[name] - truth), np.abs(reference[name] - truth), truth) for name, truth in exact.items()
+    }
+
+
+def config_of(**fields: Any) -> ernie.ErnieMConfig:
+    """A small configuration."""
+    return ernie.ErnieMConfig(**{"vocab_size": 50, "max_position_embeddings": 42, **SMALL, **fields})
