@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __all__ = ["HAS_TRITON", "tl", "triton"]
@@ -22,9 +23,7 @@ class _NoTriton:
 tl: Any
 triton: Any
 try:
-    import triton
-    import triton.language as tl
-
+    triton, tl = import_module("triton"), import_module("triton.language")
     HAS_TRITON = True
 except ImportError:
     triton = tl = _NoTriton()
