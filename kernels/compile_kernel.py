@@ -6,9 +6,6 @@ turns 2-byte loads into 16-byte loads. The same is said here. The registers are 
 runs it, with Triton's own options.
 
 Nothing in Triton's compiler compares shared memory with what the GPU has: a launch is where it would fail.
-
-Source: CUDA C++ programming guide 13, "Technical specifications per compute capability"; CDNA 3 instruction set
-reference guide, section 3.
 """
 
 from __future__ import annotations
@@ -23,11 +20,11 @@ import subprocess
 import tempfile
 import time
 import unittest.mock
-from dataclasses import dataclass
 from typing import Any
 
 from . import compile_listing
 from ._triton import HAS_TRITON, triton
+from .compile_figures import TARGETS, Target, amdgcn_figures, occupancy, ptx_load_widths, ptxas_figures, tensor_cores
 from .shipped import Shipped
 
 
@@ -37,42 +34,6 @@ class Depth(enum.IntEnum):
     MEMORY = 0  # shared memory
     CODE = 1  # registers, spills, tensor cores, loads
     LISTING = 2  # instructions
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a GPU has, per multiprocessor (on AMD: per compute unit); memory in bytes."""
-
-    backend: str
-    arch: int | str
-    shared_limit: int
-    shared_total: int
-    threads: int
-    blocks: int
-    warp: int = 32
-
-
-_KIB = 1024
-TARGETS = {
-    "sm_80": Target("cuda", 80, 163 * _KIB, 164 * _KIB, 2048, 32),
-    "sm_90": Target("cuda", 90, 227 * _KIB, 228 * _KIB, 2048, 32),
-    "sm_100": Target("cuda", 100, 227 * _KIB, 228 * _KIB, 2048, 32),
-    "gfx942": Target("hip", "gfx942", 64 * _KIB, 64 * _KIB, 2048, 32, warp=64),
-}
-# Registers of 32 bits, and columns of tensor memory (sm_100), of a multiprocessor.
-_REGISTERS = 65536
-_TENSOR_COLUMNS = 512
-# Shared memory that the driver takes for itself, per block.
-_RESERVED = 1024
-
-TENSOR_CORES = {
-    "wgmma": r"wgmma\.mma_async",
-    "tcgen05": r"tcgen05\.mma",
-    "mma.sync": r"\bmma\.sync",
-    "mfma": r"v_mfma_",
-}
-# What ptxas tells besides its figures: warnings, and that it gave up overlapping products with other work.
-_WARNING = re.compile(r"^.*(?:warning|Performance Loss|ignored).*$", re.MULTILINE | re.IGNORECASE)
 
 
 def compile_kernel(shipped: Shipped, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
@@ -213,68 +174,6 @@ def _instructions(shipped: Shipped, compiled: Any, gpu: Target) -> dict[str, Any
         "instructions_per": round(per, 2),
         "per": "row" if per_row else "element",
     }
-
-
-def ptxas_figures(log: str) -> dict[str, Any]:
-    """Registers of a thread, bytes of stack and of spills (stored and loaded), and warnings, from ptxas -v."""
-
-    def figure(pattern: str) -> int:
-        found = re.search(pattern, log)
-        if not found:
-            raise RuntimeError(f"ptxas: expected {pattern!r} in its report, got {log!r}")
-        return int(found[1])
-
-    return {
-        "registers": figure(r"Used (\d+) registers"),
-        "spills": figure(r"(\d+) bytes spill stores") + figure(r"(\d+) bytes spill loads"),
-        "stack": figure(r"(\d+) bytes stack frame"),
-        "warnings": [line.strip() for line in _WARNING.findall(log)],
-    }
-
-
-def amdgcn_figures(text: str) -> dict[str, int]:
-    """The same from the comments and notes of an AMD listing; here spills are 4 bytes for each register and lane."""
-
-    def figure(name: str) -> int:
-        found = re.search(rf"{name}:\s+(\d+)", text)
-        if not found:
-            raise RuntimeError(f"amdgcn: expected {name!r} in the listing")
-        return int(found[1])
-
-    return {
-        "registers": figure(r"\.vgpr_count"),
-        "spills": 4 * (figure(r"\.vgpr_spill_count") + figure(r"\.sgpr_spill_count")),
-        "stack": figure(r"\.private_segment_fixed_size"),
-        "group_segment": figure(r"\.group_segment_fixed_size"),
-        "waves": figure("Occupancy"),
-    }
-
-
-def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: int = 0) -> int:
-    """How many blocks of so many threads an NVIDIA multiprocessor holds at once; 0 if not even one fits."""
-    # Registers are handed out to warps, 8 to each thread at a time.
-    of_warp = -(-registers // 8) * 8 * 32
-    fits = [gpu.blocks, gpu.threads // threads, _REGISTERS // of_warp // (threads // 32)]
-    fits.append(gpu.shared_total // (shared + _RESERVED))
-    if columns:
-        fits.append(_TENSOR_COLUMNS // columns)
-    return min(fits)
-
-
-def tensor_cores(text: str) -> dict[str, int]:
-    """How many instructions of each kind of tensor core stand in PTX or in an AMD listing, of the kinds that do."""
-    counts = {kind: len(re.findall(pattern, text)) for kind, pattern in TENSOR_CORES.items()}
-    return {kind: n for kind, n in counts.items() if n}
-
-
-def ptx_load_widths(text: str) -> list[int]:
-    """Bytes that one thread reads from global memory with each load in PTX, asynchronous copies included.
-
-    The assembler keeps these widths: it drops loads that are not needed, and neither joins nor splits the others.
-    """
-    plain = re.findall(r"\bld\.global(?:\.[\w:]+?)*?(?:\.v(\d))?\.[busf](\d+)\s", text)
-    copies = re.findall(r"\bcp\.async\.c[ag]\.shared\.global\S*\s*\[[^\]]*\],\s*\[[^\]]*\],\s*(0x[0-9a-f]+|\d+)", text)
-    return [int(n or 1) * int(bits) // 8 for n, bits in plain] + [int(width, 0) for width in copies]
 
 
 def _disassemble(cubin: bytes) -> str:
