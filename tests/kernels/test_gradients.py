@@ -1,0 +1,164 @@
+"""Gradients of the torch models: against differences, across paths, and nothing of padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import ids_like, masks
+from hypothesis import given, settings
+from torch_models import CLASSES, pair, tensors
+
+from ernie_m.kernels.model import ErnieMModel
+
+MASK = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+FLAGS = (np.arange(12).reshape(3, 4) % 3 == 0).astype(np.float64)
+SPANS = {"start_positions": np.array([1, 2, 0]), "end_positions": np.array([2, 3, 0])}
+TARGETS: dict[str, dict[str, Any]] = {
+    "ErnieMModel": {},
+    "ErnieMForSequenceClassification": {"labels": np.array([0, 1, 1])},
+    "ErnieMForMultipleChoice": {"labels": np.array([1])},
+    "ErnieMForTokenClassification": {"labels": np.array([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])},
+    "ErnieMForQuestionAnswering": SPANS,
+    "ErnieMForInformationExtraction": {"start_positions": FLAGS, "end_positions": FLAGS[::-1].copy()},
+}
+
+
+def batch_of(cls: Any, mask: np.ndarray = MASK) -> dict[str, Any]:
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask}
+    batch = {key: x[None] for key, x in batch.items()} if "Choice" in cls.__name__ else batch
+    return tensors({**batch, **TARGETS[cls.__name__]})
+
+
+def scalar(output: Any) -> torch.Tensor:
+    """The loss; of the bare model, which has none, a sum in which every number has another weight."""
+    if hasattr(output, "loss"):
+        return output.loss
+    parts = [output.last_hidden_state, output.pooler_output]
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)).sum() for x in parts)
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """By parameter; a parameter without one is left out."""
+    found = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_gradients_are_those_of_differences(cls: Any) -> None:
+    """Central differences of the loss, without autograd and on the fast path, along a random direction of all weights.
+
+    A step of h = 1e-5 leaves h² of the third derivative, and 1e-11 of rounding."""
+    model = pair(cls, num_labels=2)[1]
+    batch = batch_of(cls)
+    scalar(model(**batch)).backward()
+    found = gradients(model)
+    generator = torch.Generator().manual_seed(0)
+    directions = {n: torch.randn(x.shape, generator=generator, dtype=x.dtype) for n, x in model.named_parameters()}
+    h, ends = 1e-5, []
+    with torch.no_grad():
+        for step in (h, -2 * h):
+            for name, x in model.named_parameters():
+                x += step * directions[name]
+            ends.append(float(scalar(model(**batch))))
+    slope = sum(float((directions[name] * x).sum()) for name, x in found.items())
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_gradients_reach_every_parameter_that_is_read(cls: Any) -> None:
+    model = pair(cls, num_labels=2)[1]
+    scalar(model(**batch_of(cls))).backward()
+    found = gradients(model)
+    missing = {name for name, _ in model.named_parameters()} - set(found)
+    assert missing == (
+        {"ernie_m.pooler.dense.weight", "ernie_m.pooler.dense.bias"} if "Extraction" in str(cls) else set()
+    )
+    # A constant added to all choices' scores changes nothing.
+    zero = {"classifier.bias"} if "Choice" in str(cls) else set()
+    assert {name for name, x in found.items() if not x.any()} == zero
+    assert all(bool(x.isfinite().all()) for x in found.values())
+
+
+@settings(max_examples=25)
+@given(masks(lengths=(1, 2, 7)))
+def test_gradients_of_packed_and_padded_calls_agree(mask: np.ndarray) -> None:
+    mask = (np.arange(mask.shape[1]) < mask.sum(axis=1, keepdims=True)).astype(np.int64)
+    model, ids, valid = pair()[1], ids_like(mask), mask.astype(bool)
+    padded = model(torch.tensor(ids), attention_mask=torch.tensor(mask))
+    weights = torch.randn(padded.last_hidden_state.shape, dtype=torch.float64)
+    ((padded.last_hidden_state * weights).sum() + padded.pooler_output.sum()).backward()
+    first = gradients(model)
+    cu = torch.tensor(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), dtype=torch.int32)
+    packed = model.packed(torch.tensor(ids[valid]), cu, mask.shape[1])
+    ((packed.last_hidden_state * weights[torch.tensor(valid)]).sum() + packed.pooler_output.sum()).backward()
+    second = gradients(model)
+    for name, x in first.items():
+        torch.testing.assert_close(second[name], x, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_of_padding_are_zero() -> None:
+    """Of vectors under the padding, even if they are nan; and of a 3-D mask's tokens without any to attend to."""
+    model = pair()[1]
+    vectors = torch.randn(3, 4, 16, dtype=torch.float64)
+    vectors[torch.tensor(MASK == 0)] = float("nan")
+    pairs = np.eye(4, dtype=bool)[None] & (MASK[:, None, :] == 1)
+    for mask in (MASK, pairs):
+        x = vectors.clone().requires_grad_()
+        out = model(inputs_embeds=x, attention_mask=torch.tensor(mask))
+        assert bool(out.last_hidden_state.isfinite().all())
+        scalar(out).backward()
+        assert x.grad is not None
+        assert not x.grad[torch.tensor(MASK == 0)].any() and bool(x.grad[torch.tensor(MASK == 1)].any(dim=-1).all())
+        assert all(bool(g.isfinite().all()) for g in gradients(model).values())
+
+
+def test_gradients_of_the_padding_token_are_zero() -> None:
+    """As in transformers, its row is not trained, in either table, though a mask may call it a token."""
+    model = pair(pad_token_id=4)[1]
+    scalar(model(torch.tensor([[4, 4, 5]]), attention_mask=torch.ones(1, 3))).backward()
+    found = gradients(model)
+    assert not found["embeddings.word_embeddings.weight"][4].any()
+    assert found["embeddings.word_embeddings.weight"][5].any()
+    assert not found["embeddings.position_embeddings.weight"][4].any()
+    assert found["embeddings.position_embeddings.weight"][3].any()
+
+
+def test_gradients_of_inputs_alone() -> None:
+    """With frozen weights: the input's gradient is the same; and what wants no gradient at all is not traced by it."""
+    model = pair()[1]
+    x = torch.randn(2, 3, 16, dtype=torch.float64)
+    found = []
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        leaf = x.clone().requires_grad_()
+        scalar(model(inputs_embeds=leaf)).backward()
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert not model(inputs_embeds=x).last_hidden_state.requires_grad
+
+
+def test_gradients_of_a_head_on_a_frozen_encoder() -> None:
+    """The encoder takes the fast path, the head is trained."""
+    model = pair(CLASSES[1], dtype=np.float32)[1]
+    batch = batch_of(CLASSES[1])
+    scalar(model(**batch)).backward()
+    whole = gradients(model)
+    model.ernie_m.requires_grad_(False)
+    scalar(model(**batch)).backward()
+    alone = gradients(model)
+    assert set(alone) == {"classifier.weight", "classifier.bias"}
+    for name, x in alone.items():
+        torch.testing.assert_close(x, whole[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_in_half_precision_are_finite(dtype: torch.dtype) -> None:
+    model = ErnieMModel.from_reference(pair()[0], dtype=dtype)
+    out = model(torch.tensor(ids_like(MASK)), attention_mask=torch.tensor(MASK))
+    out.last_hidden_state.float().square().mean().backward()
+    found = gradients(model)
+    assert all(x.dtype == dtype and bool(x.isfinite().all()) for x in found.values())

@@ -1,0 +1,113 @@
+"""What `reference.trace` records of the torch models, and that it can be compared with the reference's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import ids_like, masks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_models import CLASSES, pair, tensors, way
+
+from ernie_m.kernels.trace import tracing
+from ernie_m.reference import compare, trace
+
+# What the fast path never writes down.
+FUSED = ("word_embeddings", "position_embeddings", "scores", "probs", "out_proj", "linear1", "linear2")
+PAIRS = [pair(cls, num_labels=2) for cls in CLASSES]
+MASK = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+
+
+def traces(twin: Any, model: Any, mask: np.ndarray, how: str, **asked: bool) -> tuple[Any, Any]:
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask}
+    if "Choice" in type(model).__name__:
+        batch = {key: x[None] for key, x in batch.items()}
+    with trace() as a:
+        twin(**batch, **asked)
+    with way(how), trace() as b:
+        model(**tensors(batch), **asked)
+    return a, b
+
+
+@settings(max_examples=60)
+@given(masks(), st.sampled_from(PAIRS), st.sampled_from(["plain operations", "gradients"]), st.booleans())
+def test_trace_compares_with_the_references(mask: np.ndarray, models: Any, how: str, attentions: bool) -> None:
+    """Names are the same, but for what fusing hides; numbers too, whatever of a layer is computed; padding is 0."""
+    twin, model = models
+    a, b = traces(twin, model, mask, how, output_attentions=attentions)
+    hidden = () if how == "gradients" else FUSED[:2] + FUSED[4:] if attentions else FUSED
+    names = [name for name in a if not name.endswith(hidden)]
+    if not mask.any() and not attentions:  # without a token the reference attends to nothing
+        b.entries = {name: entry for name, entry in b.entries.items() if not name.endswith(("scores", "probs"))}
+    assert set(b) == set(names)
+    found = compare(a, b, mask, tolerance=1e-12)
+    assert found and set(found.errors) == set(names), found
+    for name, entry in b.items():
+        padded = entry.padded()
+        assert padded.dtype == np.float64
+        if padded.ndim == 3 and not name.endswith(("classifier", "linear_start", "linear_end", "qa_outputs")):
+            assert not padded[mask == 0].any()
+
+
+def test_trace_finds_where_a_wrong_weight_comes_in() -> None:
+    twin, model = pair()
+    with torch.no_grad():
+        model.encoder.layers[1].linear2.weight[0, 0] += 1.0
+    assert compare(*traces(twin, model, MASK, "plain operations"), MASK).name == "encoder.layers.1.norm2"
+    assert compare(*traces(twin, model, MASK, "gradients"), MASK).name == "encoder.layers.1.linear2"
+
+
+def test_trace_of_the_fast_path_has_the_tokens_places() -> None:
+    _, b = traces(*pair(), MASK, "plain operations")
+    entry = b["encoder.layers.0.self_attn.self_attn.q_proj"]
+    assert entry.value.shape == (5, 16)
+    np.testing.assert_array_equal(entry.indices, np.flatnonzero(MASK))
+
+
+def test_trace_of_a_packed_call() -> None:
+    model = pair()[1]
+    ids, cu = torch.arange(2, 7), torch.tensor([0, 3, 3, 5], dtype=torch.int32)
+    with way("plain operations"), trace() as t:
+        model.packed(ids, cu, 4)
+    np.testing.assert_array_equal(t["embeddings.layer_norm"].indices, [0, 1, 2, 8, 9])
+    assert t["encoder.layers.1.norm2"].padded().shape == (3, 4, 16)
+
+
+def test_trace_keeps_bfloat16_as_float32_and_copies() -> None:
+    model = type(PAIRS[0][1]).from_reference(PAIRS[0][0], dtype=torch.bfloat16)
+    with way("gradients"), trace() as t:
+        out = model(torch.tensor([[0, 5]]))
+    entry = t["encoder.layers.1.norm2"]
+    assert entry.value.dtype == np.float32
+    assert torch.equal(torch.tensor(entry.value), out.last_hidden_state.float())
+    with torch.no_grad():
+        out.last_hidden_state.zero_()
+    assert entry.value.any()
+
+
+def test_trace_records_nothing_outside_and_nothing_while_compiling() -> None:
+    model = pair(num_hidden_layers=0)[1]
+    ids = torch.tensor([[0, 5]])
+    with trace() as t:
+        pass
+    model(ids)
+    assert not t
+    assert not tracing()
+    seen = []
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tracing())
+        return model(x).last_hidden_state
+
+    with trace() as t:
+        torch.compile(call, fullgraph=True, backend="eager")(ids)
+    assert seen == [False] and not t
+
+
+@pytest.mark.parametrize("models", PAIRS, ids=lambda pair: type(pair[0]).__name__)
+def test_trace_has_the_order_of_computation(models: Any) -> None:
+    a, b = traces(*models, MASK, "gradients")
+    assert list(b) == list(a)

@@ -1,0 +1,159 @@
+"""The torch models against transformers 4.40.2: state_dicts both ways, outputs, gradients, dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="torch is not installed: there are no torch models")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers 4.40.2 is not installed (it has no release for Python 3.13)"
+)
+
+from torch_models import BY_NAME, CLASSES, U32, tensors, way  # noqa: E402
+
+from ernie_m.reference.config import ErnieMConfig  # noqa: E402
+
+NAMES = tuple(cls.__name__ for cls in CLASSES)
+
+
+def pair(name: str, seed: int, dtype: Any = torch.float64, **fields: Any) -> tuple[Any, Any]:
+    """The class `name` in transformers and here, with the same random weights of every kind."""
+    hf = getattr(transformers, name)(transformers.ErnieMConfig(**fields)).to(dtype).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in hf.named_parameters():
+            centre = 1.0 if "norm" in parameter_name and parameter_name.endswith("weight") else 0.0
+            width = 0.3 if parameter.ndim == 1 else parameter.shape[1] ** -0.5
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.copy_(centre + width * drawn)
+    model = BY_NAME[name](ErnieMConfig.from_dict(hf.config.to_dict()), dtype=dtype)
+    model.load_state_dict(hf.state_dict(), strict=True)
+    return hf, model.eval()
+
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "max_position_embeddings": 40,
+}
+
+
+def batch_of(name: str, rng: np.random.Generator, B: int, S: int) -> dict[str, Any]:
+    """Full rows, and targets of which all count."""
+    ids = rng.integers(2, 40, (B, S))
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones((B, S), np.int64)}
+    if "Sequence" in name:
+        batch["labels"] = rng.integers(0, 2, B)
+    elif "Choice" in name:
+        batch = {key: x[None] for key, x in batch.items()} | {"labels": rng.integers(0, B, 1)}
+    elif "Token" in name:
+        batch["labels"] = rng.integers(0, 2, (B, S))
+    elif "Question" in name:
+        batch |= {"start_positions": rng.integers(0, S, B), "end_positions": rng.integers(0, S, B)}
+    elif "Extraction" in name:
+        batch |= {key: rng.random((B, S)) for key in ("start_positions", "end_positions")}
+    return tensors(batch)
+
+
+def scalar(output: Any) -> Any:
+    """The loss; of the bare model, which has none, a sum in which every number has another weight."""
+    if getattr(output, "loss", None) is not None:
+        return output.loss
+    parts = [output.last_hidden_state, output.pooler_output]
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)).sum() for x in parts)
+
+
+def fused(names: Any) -> dict[str, Any]:
+    """Gradients by name, of which queries', keys' and values' become one, as the fused parameter has them."""
+    found = dict(names)
+    for name in [name for name in found if ".q_proj." in name]:
+        parts = [found.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        found[name.replace(".q_proj.", ".")] = torch.stack(parts)
+    return found
+
+
+def assert_same_gradients(hf: Any, model: Any) -> None:
+    """1e-9 of the largest gradient of each parameter. Where the peer has none, or 0, neither has this."""
+    theirs = fused((name, torch.zeros_like(x) if x.grad is None else x.grad) for name, x in hf.named_parameters())
+    ours = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in model.named_parameters()}
+    assert set(ours) == set(theirs)
+    largest = max(float(x.abs().max()) for x in theirs.values())
+    for name, x in theirs.items():
+        # What cancels to 0 (the bias of keys, of choices) is 0 up to rounding: 1e-14 of the largest, 45 × 2⁻⁵².
+        scale = max(float(x.abs().max()), 1e-5 * largest)
+        assert float((ours[name] - x).abs().max()) <= 1e-9 * scale, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_load_strictly_both_ways(name: str) -> None:
+    hf, model = pair(name, 0, **SIZES)
+    theirs, ours = hf.state_dict(), model.state_dict()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[key], x) for key, x in theirs.items())
+    fresh = getattr(transformers, name)(hf.config).double().eval()
+    fresh.load_state_dict(ours, strict=True)
+    batch = batch_of(name, np.random.default_rng(0), 3, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(scalar(fresh(**batch)), scalar(hf(**batch)), rtol=0, atol=0)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(NAMES), st.integers(0, 99), st.booleans(), st.data())
+def test_outputs_and_gradients_equal_the_peers_on_full_rows(
+    name: str, seed: int, train: bool, data: st.DataObject
+) -> None:
+    """float64, all classes, with their losses; in train() with dropout everywhere, which both draw in the same order.
+
+    Red without: dropout at any one place, the activation's derivative, the padding token's row left alone.
+    """
+    heads = data.draw(st.sampled_from([1, 2, 3]))
+    fields = {
+        **SIZES,
+        "hidden_size": heads * data.draw(st.sampled_from([4, 8])),
+        "num_attention_heads": heads,
+        "num_hidden_layers": data.draw(st.integers(0, 3)),
+        "hidden_act": data.draw(st.sampled_from(["gelu", "gelu_new", "silu", "quick_gelu", "tanh"])),
+        "pad_token_id": data.draw(st.sampled_from([0, 1, 5])),
+        "hidden_dropout_prob": 0.2,
+        "attention_probs_dropout_prob": 0.3,
+        "act_dropout": data.draw(st.sampled_from([0.0, 0.25])),
+    }
+    hf, model = pair(name, seed, **fields)
+    rng = np.random.default_rng(seed)
+    batch = batch_of(name, rng, data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 7, 16])))
+    results = []
+    for net in (hf.train(train), model.train(train)):
+        torch.manual_seed(seed)
+        out = net(**batch)
+        scalar(out).backward()
+        results.append(out)
+    for field in ("loss", "last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits"):
+        theirs, ours = (getattr(out, field, None) for out in results)
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert_same_gradients(hf, model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fast_path_float32_is_no_worse_than_the_peer(name: str) -> None:
+    """Without gradients, in the interpreter: against float64, an error at most twice the peer's, + 16 u."""
+    sizes = {**SIZES, "hidden_size": 32, "num_hidden_layers": 1}
+    batch = batch_of(name, np.random.default_rng(1), 2, 7)
+    exact = pair(name, 4, **sizes)[0](**batch)
+    hf, model = pair(name, 4, torch.float32, **sizes)
+    batch = {key: x.float() if x.is_floating_point() else x for key, x in batch.items()}
+    with way("kernels"):
+        theirs, ours = hf(**batch), model(**batch)
+    for field in ("loss", "last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits"):
+        truth = getattr(exact, field, None)
+        if truth is not None:
+            errors = [float((getattr(out, field).double() - truth).detach().abs().max()) for out in (ours, theirs)]
+            assert errors[0] <= 2 * errors[1] + 16 * U32 * max(1.0, float(truth.detach().abs().max())), field
