@@ -1,0 +1,142 @@
+"""What is measured, and how much work it is at least: sizes, batches, floating point operations and bytes.
+
+Bytes: each input read once, each output written once. The floor of a step is the longer of operations / matrix rate
+and bytes / copy rate, with rates measured in the same run; a model's floor is the sum of its steps'.
+
+The batches: full rows; ragged rows, as real text is, padded to the longest that the model takes; and small ones, where
+not the GPU's work but its idling counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ernie_m.reference.config import ErnieMConfig
+
+VOCABULARY, POSITIONS = 250_002, 514
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's size; E and F as everywhere, heads of 64."""
+
+    name: str
+    layers: int
+    hidden: int
+    inner: int
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.hidden // 64
+
+    @property
+    def config(self) -> ErnieMConfig:
+        """Its configuration."""
+        return ErnieMConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.inner,
+            max_position_embeddings=POSITIONS,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of `lengths` tokens; `padded` is the length of the rectangle that they would fill."""
+
+    name: str
+    lengths: tuple[int, ...]
+    padded: int
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return sum(self.lengths)
+
+    @property
+    def pairs(self) -> int:
+        """Σ n², the scores of one head."""
+        return sum(n * n for n in self.lengths)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether there is padding."""
+        return min(self.lengths) < self.padded
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating point operations and bytes of one step."""
+
+    flops: float
+    bytes: float
+
+    def floor(self, matrix_rate: float, copy_rate: float) -> float:
+        """Seconds; rates in operations and bytes per second."""
+        return max(self.flops / matrix_rate, self.bytes / copy_rate)
+
+
+def ragged_lengths(rows: int, mean: int, longest: int, seed: int = 0) -> tuple[int, ...]:
+    """Lengths from a gamma distribution with a coefficient of variation of 0.75, of that very mean."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.gamma(1 / 0.75**2, mean * 0.75**2, rows).round(), 4, longest).astype(int)
+    while (missing := rows * mean - int(lengths.sum())) != 0:
+        i = int(rng.integers(rows))
+        lengths[i] = min(max(lengths[i] + (1 if missing > 0 else -1), 4), longest)
+    return tuple(lengths.tolist())
+
+
+SIZES = {
+    "base": Size("base", 12, 768, 3072),
+    "large": Size("large", 24, 1024, 4096),
+}
+BATCHES = {
+    "dense": Batch("64 x 512", (512,) * 64, 512),
+    "ragged": Batch("64 rows of mean length 128, padded to 512", ragged_lengths(64, 128, 512), 512),
+    "one": Batch("1 x 128", (128,), 128),
+    "small": Batch("8 x 128", (128,) * 8, 128),
+}
+
+
+def bias_gelu(size: Size, T: int, width: int) -> Work:
+    """`width`: bytes of a number. About 25 operations for each."""
+    return Work(0.0, (2 * T + 1) * size.inner * width)
+
+
+def add_layer_norm(size: Size, T: int, width: int) -> Work:
+    """x, residual and y; three vectors; two statistics of each row in float32."""
+    return Work(0.0, (3 * T + 3) * size.hidden * width + 8 * T)
+
+
+def embed(size: Size, batch: Batch, width: int) -> Work:
+    """A row of the word table for each token, the used rows of the position table once, ids, and what is written."""
+    rows = 2 * batch.tokens + max(batch.lengths) + 2
+    return Work(0.0, rows * size.hidden * width + 16 * batch.tokens)
+
+
+def attention(size: Size, batch: Batch, width: int) -> Work:
+    """Two products of n x n x D for each head and sequence; qkv read, context and log-sum-exps written."""
+    moved = 4 * batch.tokens * size.hidden * width + 4 * size.heads * batch.tokens
+    return Work(4.0 * size.hidden * batch.pairs, moved)
+
+
+def products(size: Size, T: int, width: int) -> Iterator[tuple[str, Work]]:
+    """A layer's four matrix products, of weights (outputs, inputs)."""
+    E, inner = size.hidden, size.inner
+    for name, inputs, outputs in (("qkv", E, 3 * E), ("out", E, E), ("ffn1", E, inner), ("ffn2", inner, E)):
+        yield name, Work(2.0 * T * inputs * outputs, (T * (inputs + outputs) + inputs * outputs) * width)
+
+
+def model_floor(size: Size, batch: Batch, width: int, matrix_rate: float, copy_rate: float) -> float:
+    """Seconds that the encoder takes at least, without computing padding, step by step."""
+    T = batch.tokens
+    layer = [work for _, work in products(size, T, width)]
+    layer += [attention(size, batch, width), bias_gelu(size, T, width), *2 * [add_layer_norm(size, T, width)]]
+    steps = [embed(size, batch, width), *size.layers * layer]
+    return sum(work.floor(matrix_rate, copy_rate) for work in steps)
