@@ -18,15 +18,18 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 .PHONY: help demo test lint clean FORCE
 
 help:
-	@echo "make demo    make .venv, install the package, and run it on a few sentences (needs Python 3.10 to 3.13 and pip)"
+	@echo "make demo    make .venv, install the package with its kernels, run it on a few sentences, and verify the kernels"
+	@echo "             (needs Python 3.10 to 3.13 and pip)"
 	@echo "make test    the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make clean   remove .venv and everything else that was built here"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
 
-demo: $(STAMPS)/package
+demo: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== running: ernie-m demo"
 	@$(BIN)/ernie-m demo
+	@echo "== running: python -m ernie_m.kernels verify --quick"
+	@$(BIN)/python -m ernie_m.kernels verify --quick
 
 lint: $(STAMPS)/package $(STAMPS)/tools
 	@echo "== ruff: every Python file here"
@@ -81,7 +84,12 @@ $(STAMPS)/package: $(STAMPS)/wheel $(STAMPS)/dependencies
 	@$(PIP) install --no-deps --no-index --force-reinstall .venv/wheel/*.whl
 	@touch $@
 
-$(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package
-	@echo "== installing what the tests need: torch, triton, transformers, ... (some minutes the first time)"
+$(STAMPS)/kernels: $(STAMPS)/dependencies | $(STAMPS)/package
+	@echo "== installing what the kernels need: torch, triton (some minutes the first time)"
+	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[kernels]"
+	@touch $@
+
+$(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
+	@echo "== installing what the tests need: pytest, transformers, mypy, ..."
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test]"
 	@touch $@

@@ -48,7 +48,7 @@ RULES = {
     ),
 }
 # Lines of a file, and of a function, in the rooms that are read as pages (aimed at: 220 and 40).
-PAGES = ("reference", "tokenizer")
+PAGES = ("kernels", "reference", "tokenizer")
 MAX_FILE_LINES = 260
 MAX_FUNCTION_LINES = 60
 
