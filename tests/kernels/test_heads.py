@@ -84,6 +84,7 @@ def test_heads_that_read_the_first_token_compute_no_other_in_the_last_layer(name
     mask = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
     batch = {"input_ids": ids_like(mask), "attention_mask": mask}
     batch = {key: x[None] for key, x in batch.items()} if "Choice" in name else batch
+    batch["head_mask"] = np.array([[0.5], [0.25]])
     model = pair(BY_NAME[name], dtype=dtype)[1]
     with way("kernels"), trace() as lean:
         logits = model(**tensors(batch)).logits

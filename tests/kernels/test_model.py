@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from helpers import ids_like, masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_models import U32, WAYS, arrays_of, assert_same, pair, tensors, three_errors, way
+from torch_models import CLASSES, U32, WAYS, arrays_of, assert_same, pair, tensors, three_errors, way
 
+from ernie_m.kernels import outputs
 from ernie_m.kernels.inputs import settled
+from ernie_m.reference import outputs as reference_outputs
 from ernie_m.reference import trace
 
 TWIN, MODEL = pair(hidden_size=24, num_attention_heads=3)
@@ -22,6 +26,16 @@ def both(batch: dict[str, Any], how: str, twin: Any = TWIN, model: Any = MODEL) 
     with way(how):
         ours = model(**tensors(batch))
     return ours, twin(**batch)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_models_take_the_references_arguments_and_give_its_outputs(cls: Any) -> None:
+    """In the same order; the generator for dropout, which here is torch's, aside."""
+    ours, theirs = (list(inspect.signature(call).parameters) for call in (cls.forward, cls.twin.__call__))
+    assert ours == [name for name in theirs if name != "rng"]
+    for name in ("ModelOutput", "ClassifierOutput", "QuestionAnsweringOutput", "InformationExtractionOutput"):
+        ours, theirs = ([x.name for x in fields(getattr(room, name))] for room in (outputs, reference_outputs))
+        assert ours == theirs
 
 
 @st.composite
@@ -170,11 +184,14 @@ def test_model_padding_content_changes_no_bit(how: str) -> None:
 
 
 def test_model_repeats_to_the_bit() -> None:
+    """In `no_grad` and in `inference_mode`."""
     mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
     batch = tensors({"input_ids": ids_like(mask), "attention_mask": mask})
     model = pair(dtype=np.float32)[1]
-    with way("kernels"):
-        first, second = (arrays_of(model(**batch)) for _ in range(2))
+    with torch.no_grad():
+        first = arrays_of(model(**batch))
+    with torch.inference_mode():
+        second = arrays_of(model(**batch))
     for name, x in first.items():
         np.testing.assert_array_equal(x, second[name])
 
