@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -99,6 +100,18 @@ def test_heads_that_read_the_first_token_compute_no_other_in_the_last_layer(name
         **{f"{attention}{part}_proj": 5 for part in "kv"},
         **dict.fromkeys((f"{attention}q_proj", f"{attention}context", "norm1", "activation", "norm2"), 2),
     }
+    products = []
+    linear = torch.nn.functional.linear
+    with (
+        way("kernels"),
+        mock.patch("torch.nn.functional.linear", lambda *x: products.append(linear(*x)) or products[-1]),
+    ):
+        model(**tensors(batch))
+    # Layer 0, of 5 tokens; layer 1: keys and values of 5, queries and all else of 3 rows; pooler and classifier.
+    shapes = [tuple(x.reshape(-1, x.shape[-1]).shape) for x in products]
+    outputs = 1 if "Choice" in name else 2
+    expected = [(5, 48), (5, 16), (5, 24), (5, 16), (5, 32), (3, 16), (3, 16), (3, 24), (3, 16), (3, 16), (3, outputs)]
+    assert shapes == expected
     assert whole[f"{layer}norm2"].value.shape[0] == 5
     assert lean["ernie_m.encoder.layers.0.norm2"].value.shape[0] == 5
 
