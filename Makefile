@@ -15,11 +15,12 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean FORCE
+.PHONY: help demo notebooks test lint clean FORCE
 
 help:
 	@echo "make demo    make .venv, install the package with its kernels, run it on a few sentences, and verify the kernels"
 	@echo "             (needs Python 3.10 to 3.13 and pip)"
+	@echo "make notebooks   the same .venv, then JupyterLab on the course in notebooks/"
 	@echo "make test    the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make clean   remove .venv and everything else that was built here"
@@ -30,6 +31,13 @@ demo: $(STAMPS)/package $(STAMPS)/kernels
 	@$(BIN)/ernie-m demo
 	@echo "== running: python -m ernie_m.kernels verify --quick"
 	@$(BIN)/python -m ernie_m.kernels verify --quick
+
+# Rooted here, not in notebooks/, so that a notebook's links to the rooms' sources open. JupyterLab refuses to run as
+# root (in a container, say) unless it is told to.
+notebooks: $(STAMPS)/package $(STAMPS)/jupyter
+	@echo "== JupyterLab on notebooks/ (Ctrl-C ends it)"
+	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_first_sentence.ipynb \
+	  `[ "\`id -u\`" = 0 ] && echo --allow-root`
 
 lint: $(STAMPS)/package $(STAMPS)/tools
 	@echo "== ruff: every Python file here"
@@ -87,6 +95,11 @@ $(STAMPS)/package: $(STAMPS)/wheel $(STAMPS)/dependencies
 $(STAMPS)/kernels: $(STAMPS)/dependencies | $(STAMPS)/package
 	@echo "== installing what the kernels need: torch, triton (some minutes the first time)"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[kernels]"
+	@touch $@
+
+$(STAMPS)/jupyter: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
+	@echo "== installing what the notebooks need: jupyterlab, jupytext, matplotlib, ..."
+	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[notebooks]"
 	@touch $@
 
 $(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
