@@ -1,8 +1,242 @@
 # %% [markdown]
 # # 00 · The first sentence
-# `pip install` Pilot.
+#
+# What happens between a sentence and a vector? We take one sentence in three languages through ERNIE-M: tokenizer,
+# embeddings, four layers, pooler. At every step we look at the shapes.
+#
+# You need Python and matrices. Each section asks a question. **Write your prediction down** before you run the cell
+# below it: a wrong prediction teaches more than a right one.
+#
+# *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
+# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+#
+# **The weights of this model are random**, drawn from a seed and never trained. You will see how ERNIE-M computes, not
+# what a trained one knows.
 
 # %%
+import matplotlib.pyplot as plt
 import numpy as np
 
-print(np.arange(3))
+from ernie_m.reference import ErnieMModel, embed, linear, trace
+from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.parameters import flatten
+from ernie_m.tokenizer import ErnieMTokenizer
+
+plt.rcParams["figure.dpi"] = 80
+tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
+model = ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
+config = model.config
+print(f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, hidden size E = {config.hidden_size}")
+
+# %% [markdown]
+# ## 1. How many numbers is a sentence?
+#
+# The three sentences say the same: a cat is sleeping on the sofa.
+#
+# **Prediction.** The English sentence has 7 words and a full stop. How many tokens will it have? And the Japanese one,
+# which has no spaces?
+
+# %%
+sentences = ["The cat is sleeping on the sofa.", "Die Katze schläft auf dem Sofa.", "猫がソファで寝ています。"]
+for sentence in sentences:
+    ids = tokenizer(sentence)["input_ids"]
+    print(len(ids), "tokens:", *tokenizer.convert_ids_to_tokens(ids))
+    print("   ids:   ", *ids)
+
+assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+# %% [markdown]
+# A token is a *piece*: a word, part of a word, or one character. `▁` marks the start of a word. Frequent words are one
+# piece (`▁The`); others are cut (`▁s le ep ing`). The tokenizer puts `[CLS]` before each text and `[SEP]` behind it.
+# An id is the token's line number in the vocabulary, counted from 0. Notebook 01 goes into this.
+#
+# ## 2. A batch is a rectangle
+#
+# NumPy wants rows of equal length, so short rows are filled with padding. A mask says which places hold tokens.
+#
+# **Prediction.** What is the shape of the batch? How many of its places are padding?
+
+# %%
+batch = tokenizer(sentences, padding=True, return_tensors="np")
+ids, mask = batch["input_ids"], batch["attention_mask"]
+print("shape (B, S):", ids.shape)
+print("tokens in each row:", mask.sum(axis=1))
+print("padding:", (mask == 0).sum(), "of", mask.size, "places")
+print("last row:", *ids[2])
+
+assert (ids[mask == 0] == tokenizer.pad_token_id).all()
+
+# %% [markdown]
+# ## 3. From ids to vectors
+#
+# The model has a table with a row of E = 32 numbers for each id, and a second table with a row for each position. The
+# two rows are added, and the sum is normalised: mean 0, variance 1. `embed` does exactly this.
+#
+# `trace()` keeps every intermediate result of the model under a name. So we can call `embed` ourselves and compare.
+# The model works on the tokens alone, one row behind the other; padding is not computed at all. That is why the shape
+# is (T, E) with T = 41, and not (3, 15, E).
+#
+# **Prediction.** Put the word `▁the` at position 3, and again at position 8. Does it get the same vector?
+
+# %%
+with trace() as t:
+    out = model(ids, attention_mask=mask)
+
+p = model.parameters
+positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+tables = (p.word_embeddings, p.position_embeddings, p.layer_norm.weight, p.layer_norm.bias)
+by_hand = embed(ids[mask == 1], positions[mask == 1], *tables, config.layer_norm_eps)
+print("by hand:", by_hand.shape, "  in the trace:", t["embeddings.layer_norm"].value.shape)
+
+the = tokenizer.convert_tokens_to_ids("▁the")
+at_3, at_8 = embed(np.array([the, the]), np.array([3, 8]), *tables, config.layer_norm_eps)
+print(f"the same word at two positions: largest difference {np.abs(at_3 - at_8).max():.1f}")
+
+assert np.allclose(by_hand, t["embeddings.layer_norm"].value, rtol=0, atol=1e-12)
+assert np.abs(at_3 - at_8).max() > 0.1
+
+# %% [markdown]
+# The vectors differ, because the position is part of them. Without it, attention could not tell "the cat sees the dog"
+# from "the dog sees the cat".
+#
+# ## 4. One layer, step by step
+#
+# All of a layer's results are in the trace, in the order in which they were computed. H is the number of heads (4), D
+# the size of one head (8 = 32 / 4), n the length of a sentence.
+#
+# **Prediction.** Attention compares each token of a sentence with each token of the same sentence, once in each head.
+# How many scores are that for three sentences of 15, 15 and 11 tokens?
+
+# %%
+prefix = "encoder.layers.0."
+for name, entry in t.items():
+    if name.startswith(prefix):
+        value = entry.value
+        shape = " + ".join(str(part.shape) for part in value) if isinstance(value, tuple) else str(value.shape)
+        print(f"{name.removeprefix(prefix).replace('self_attn.self_attn', 'self_attn'):20} {shape}")
+
+scores = t[prefix + "self_attn.self_attn.scores"].value
+count = sum(part.size for part in scores)
+print("scores:", count)
+
+assert count == 4 * (15**2 + 15**2 + 11**2)
+
+# %% [markdown]
+# The padded rectangle would have needed 4 · 3 · 15² = 2700 scores. Here it is 2284, and nothing has to be masked.
+#
+# ## 5. Which step looks at other tokens?
+#
+# We change one word of the first sentence, run the model again, and count after each step how many of the sentence's
+# 15 tokens have changed.
+#
+# **Prediction.** After which step is the count no longer 1?
+
+# %%
+changed_ids = ids.copy()
+changed_ids[0, 3] = tokenizer.convert_tokens_to_ids("▁on")
+with trace() as t2:
+    model(changed_ids, attention_mask=mask)
+
+
+def changed_tokens(name: str) -> int:
+    """How many tokens of the first sentence have another value in the second run."""
+    before, after = t[name].padded()[0], t2[name].padded()[0]
+    if name.endswith(("scores", "probs")):  # (H, query, key): a token's own row
+        before, after = before.swapaxes(0, 1), after.swapaxes(0, 1)
+    return int((np.abs(before - after).reshape(len(before), -1).max(axis=1) > 1e-9).sum())
+
+
+steps = ["embeddings.layer_norm"] + [name for name in t if name.startswith(prefix)]
+counts = {name: changed_tokens(name) for name in steps}
+for name, number in counts.items():
+    print(f"{number:3}  {name}")
+
+assert counts[prefix + "self_attn.self_attn.v_proj"] == 1
+assert counts[prefix + "self_attn.self_attn.scores"] == 15
+assert all(changed_tokens(name) == 15 for name in t if name.startswith("encoder.layers.1."))
+
+# %% [markdown]
+# Everything before the scores treats each token alone. The scores compare tokens, so every row of them has changed.
+# From there on the changed word is part of every token's vector: one layer is enough for every token to have seen all
+# others. Linear maps, activation and normalisation never look sideways. This is why only attention has to know where a
+# sentence ends, and why everything else can run on 41 tokens in a row.
+#
+# ## 6. The map of the model
+#
+# The figure is drawn from the trace: one box for each result, from top to bottom in the order of computation, one
+# column for each stage. The width of a box shows how many numbers a token has there. Red boxes have a row *for each
+# pair* of tokens.
+#
+# **Prediction.** Which box is the widest?
+
+# %%
+stages = ["embeddings"] + [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)] + ["pooler"]
+figure, axes = plt.subplots(1, len(stages), figsize=(12, 4.6), sharey=True)
+for stage, ax in zip(stages, axes, strict=True):
+    names = [name for name in t if name.startswith(stage + ".")]
+    for row, name in enumerate(names):
+        pairs = isinstance(t[name].value, tuple)
+        width = 15 * config.num_attention_heads if pairs else t[name].value.shape[-1]
+        ax.barh(-row, width, height=0.7, color="#e8a09a" if pairs else "#a9c8e8", edgecolor="black")
+        ax.text(width + 5, -row, f"{name.split('.')[-1]} {width}", va="center", fontsize=8)
+    ax.set_title(stage.replace("encoder.layers.", "layer "), fontsize=10, loc="left")
+    ax.set_xlim(0, 245)
+    ax.axis("off")
+figure.suptitle("ERNIE-M, as the trace saw it: numbers for each token (blue), for each token and all keys (red)")
+plt.show()
+
+widest = max((name for name in t if not isinstance(t[name].value, tuple)), key=lambda name: t[name].value.shape[-1])
+print("the widest vectors:", widest.split(".")[-1], t[widest].value.shape)
+print("entries in the trace:", len(t))
+
+assert t[widest].value.shape[-1] == config.intermediate_size == 4 * config.hidden_size
+
+# %% [markdown]
+# The four layers are the same but for their weights. The widest place is the feed-forward network, which widens each
+# token to F = 128 numbers and narrows it again.
+#
+# ## 7. One vector for a sentence
+#
+# The pooler takes each sentence's first token, `[CLS]`, multiplies it by one more matrix, and squeezes the result with
+# tanh. Only the first token: the others have had their say through attention.
+#
+# **Prediction.** In which range are the numbers that come out?
+
+# %%
+first = out.last_hidden_state[:, 0]
+pooled = np.tanh(linear(first, p.pooler))
+print("first tokens:", first.shape, "  pooled:", pooled.shape)
+print(f"largest |number| before: {np.abs(first).max():.1f}, after: {np.abs(pooled).max():.2f}")
+
+assert np.allclose(pooled, out.pooler_output, rtol=0, atol=1e-12)
+assert np.abs(pooled).max() < 1
+
+# %% [markdown]
+# ## 8. Where do the weights sit?
+#
+# **Prediction.** The model has 190,560 numbers that training would set. Which share of them is the table of word
+# vectors?
+
+# %%
+sizes: dict[str, int] = {}
+for name, array in flatten(p).items():
+    part = name.split(".")[0]
+    sizes[part] = sizes.get(part, 0) + array.size
+for part, size in sizes.items():
+    print(f"{part:20} {size:7,}  {size / model.num_parameters():5.1%}")
+
+assert sum(sizes.values()) == model.num_parameters() == 190_560
+assert sizes["word_embeddings"] == config.vocab_size * config.hidden_size
+
+# %% [markdown]
+# Most of it is the table, and a sentence reads only some 15 of its 4,202 rows. The published base model is no
+# different: 250,002 rows of 768 numbers are 192 million of its 278 million.
+#
+# ## What to try next
+#
+# - Put a sentence in a language of your own into `sentences`. How many tokens does it need? Which of them are `[UNK]`?
+# - In section 5, change the *last* token in place of the fourth. Are the counts the same? What does that say about the
+#   direction in which ERNIE-M reads?
+# - Leave `padding=True` out in section 2 and read the error message.
+# - On the command line, `ernie-m trace --help` shows the same results without Python.
+# - Next: [01_tokenizer](01_tokenizer.ipynb), where the ids come from.
