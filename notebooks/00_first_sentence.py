@@ -178,7 +178,7 @@ for stage, ax in zip(stages, axes, strict=True):
         pairs = isinstance(t[name].value, tuple)
         width = 15 * config.num_attention_heads if pairs else t[name].value.shape[-1]
         ax.barh(-row, width, height=0.7, color="#e8a09a" if pairs else "#a9c8e8", edgecolor="black")
-        ax.text(width + 5, -row, f"{name.split('.')[-1]} {width}", va="center", fontsize=8)
+        ax.text(width + 5, -row, f"{name.split('.')[-1]} {width}", va="center", fontsize=7)
     ax.set_title(stage.replace("encoder.layers.", "layer "), fontsize=10, loc="left")
     ax.set_xlim(0, 245)
     ax.axis("off")
