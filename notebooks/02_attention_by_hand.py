@@ -255,7 +255,8 @@ figure, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
 ax.barh(range(len(counts)), [longest] * len(counts), color="#eeeeee", label="padding")
 ax.barh(range(len(counts)), counts, color="#a9c8e8", label="tokens")
 ax.set(xlabel="place in the row", ylabel="row of the batch", title="A rectangle is mostly padding")
-ax.legend(loc="upper right")
+ax.invert_yaxis()
+ax.legend(loc="center right")
 plt.show()
 
 assert (counts**2).sum() < 0.2 * len(counts) * longest**2

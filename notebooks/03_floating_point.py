@@ -77,8 +77,8 @@ if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
 
 # %% [markdown]
 # `math.sqrt(8)` is a Python float, which takes on the array's dtype. `np.sqrt(8)` is a `np.float64`, and from NumPy 2
-# on that makes the whole result float64: twice the memory, half the speed, and a "float32" program whose digits are
-# not those of float32. NumPy 1 gave float32 in both cases. Nothing warns you. The remedy: `math` for scalars, and
+# on that makes the whole result float64: twice the memory, about half the speed, and a "float32" program whose digits
+# are not those of float32. NumPy 1 gave float32 in both cases. Nothing warns you. The remedy: `math` for scalars, and
 # tests that look at the dtype.
 #
 # ## 3. The order of a sum
@@ -94,9 +94,8 @@ running = np.cumsum(tenths)[-1]  # one total, from left to right
 pairwise = np.sum(tenths)  # NumPy adds blocks, then blocks of blocks
 print(f"running total: off by {abs(float(running) - 100_000) / 100_000:.2%}")
 print("blocks: off by less than 0.001%:", abs(float(pairwise) - 100_000) < 1)
-print(
-    "(1e8 + 1) - 1e8 =", (np.float32(1e8) + np.float32(1)) - np.float32(1e8), "  1 + (1e8 - 1e8) =", 1.0 + (1e8 - 1e8)
-)
+large, one = np.float32(1e8), np.float32(1)
+print("(1e8 + 1) - 1e8 =", (large + one) - large, "  1 + (1e8 - 1e8) =", one + (large - large))
 
 assert abs(running - 100_000) > 500
 assert abs(pairwise - 100_000) < 1
