@@ -54,7 +54,7 @@ test: lint
 clean:
 	@echo "== removing .venv, build and caches"
 	@rm -rf .venv build dist ernie_m.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find $(ROOMS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find $(ROOMS) tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 # Looked at on every call, touched only when made: another Python, or one that has vanished, means a new .venv.
 # Some Linux distributions ship venv without ensurepip; there the pip that runs outside puts one inside.

@@ -21,7 +21,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -69,13 +69,16 @@ def execute(path: Path) -> NotebookNode:
     notebook = read_source(path)
     with tempfile.TemporaryDirectory() as scratch:
         # Sockets in a folder of its own: kernels that start at the same time could draw the same port.
-        manager = AsyncKernelManager(
+        manager = KernelManager(
             kernel_spec_manager=OwnInterpreter(),
             transport="ipc" if os.name == "posix" else "tcp",
             connection_file=str(Path(scratch) / "kernel.json"),
         )
         client = NotebookClient(notebook, km=manager, timeout=TIMEOUT, resources={"metadata": {"path": path.parent}})
-        client.execute(env=environment(scratch))
+        try:
+            client.execute(env=environment(scratch))
+        finally:
+            manager.shutdown_kernel(now=True)  # the client leaves a kernel running that it has been given
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         normalise(cell)
