@@ -18,12 +18,12 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 .PHONY: help demo notebooks test lint clean FORCE
 
 help:
-	@echo "make demo    make .venv, install the package with its kernels, run it on a few sentences, and verify the kernels"
-	@echo "             (needs Python 3.10 to 3.13 and pip)"
-	@echo "make notebooks   the same .venv, then JupyterLab on the course in notebooks/"
-	@echo "make test    the same .venv, then ruff, mypy and pytest on the installed wheel"
-	@echo "make lint    ruff and mypy alone"
-	@echo "make clean   remove .venv and everything else that was built here"
+	@echo "make demo       make .venv, install the package with its kernels, run it on a few sentences, and verify the kernels"
+	@echo "                (needs Python 3.10 to 3.13 and pip)"
+	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
+	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
+	@echo "make lint       ruff and mypy alone"
+	@echo "make clean      remove .venv and everything else that was built here"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
 
 demo: $(STAMPS)/package $(STAMPS)/kernels
