@@ -140,13 +140,17 @@ def _layers(model: ErnieMModel) -> list[EncoderLayer]:
 
 
 def transformers_model(model: ErnieMModel) -> Any:
-    """transformers' ErnieM with the same weights in float32. Raises ImportError if there is none that has it."""
+    """transformers' ErnieM with the same weights in float32, its pooler left out as it is out of what is measured.
+
+    Raises ImportError if there is none that has it.
+    """
     from transformers import ErnieMConfig, ErnieMModel
 
     from ernie_m.reference.config import ErnieMConfig as Ours
 
     fields = {name: value for name, value in Ours.to_dict(model.config).items() if name != "architectures"}
     with torch.device("meta"):
-        made = ErnieMModel(ErnieMConfig(**fields))
-    made.load_state_dict({name: x.float() for name, x in model.state_dict().items()}, assign=True)
+        made = ErnieMModel(ErnieMConfig(**fields), add_pooling_layer=False)
+    weights = {name: x.float() for name, x in model.state_dict().items() if not name.startswith("pooler.")}
+    made.load_state_dict(weights, assign=True)
     return made.eval()

@@ -82,7 +82,7 @@ class Work:
         return max(self.flops / matrix_rate, self.bytes / copy_rate)
 
 
-def ragged_lengths(rows: int, mean: int, longest: int, seed: int = 0) -> tuple[int, ...]:
+def ragged_lengths(rows: int, mean: int, longest: int, seed: int) -> tuple[int, ...]:
     """Lengths from a gamma distribution with a coefficient of variation of 0.75, of that very mean."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.gamma(1 / 0.75**2, mean * 0.75**2, rows).round(), 4, longest).astype(int)
@@ -96,9 +96,10 @@ SIZES = {
     "base": Size("base", 12, 768, 3072),
     "large": Size("large", 24, 1024, 4096),
 }
+# Seed 17 draws lengths whose own coefficient of variation is 0.744, and whose longest fills the rectangle.
 BATCHES = {
+    "ragged": Batch("64 rows of mean length 128, padded to 512", ragged_lengths(64, 128, 512, seed=17), 512),
     "dense": Batch("64 x 512", (512,) * 64, 512),
-    "ragged": Batch("64 rows of mean length 128, padded to 512", ragged_lengths(64, 128, 512), 512),
     "one": Batch("1 x 128", (128,), 128),
     "small": Batch("8 x 128", (128,) * 8, 128),
 }

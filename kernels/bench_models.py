@@ -1,13 +1,14 @@
 """The competitors for a whole encoder: ours, and the baselines of `baselines.py`, on the same weights and batch.
 
-Random weights and ids. Padding is right padding; nobody is told how much of it there is but by the mask. All run under
-`inference_mode`, to the last layer's hidden states, without a pooler's product.
+Random weights and ids. Padding is right padding; nobody is told how much of it there is but by the mask. Without
+padding, eager adds a mask all the same, as transformers does; torch.compile + SDPA gets none, so that it can take its
+fastest way. All run under `inference_mode`, to the last layer's hidden states, without a pooler's product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from .baselines import PackedEncoder, PaddedEncoder, transformers_model
 from .bench_cases import Batch, Size, model_floor
-from .bench_operations import OURS, Measured, cumulative
-from .bench_timing import Call
+from .bench_operations import OURS, Measured, compiled, cumulative
 from .model import ErnieMModel
 
 # Up to so many tokens a CUDA graph is worth its memory: the host is slower than the GPU.
@@ -77,71 +77,76 @@ def encoder(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measur
     model = build(size, dtype, device)
     sets = inputs_of(batch, size.config.vocab_size, device)
     longest = max(batch.lengths)
+    valid = sets[0]["mask"].bool()
 
-    def packed(x: dict[str, Any]) -> Any:
-        return model.packed(x["packed"], x["cu"], longest, x["positions"]).last_hidden_state
+    def tokens(function: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+        return lambda x: function(x["packed"], x["positions"], x["cu"], longest)
 
-    def padded(x: dict[str, Any]) -> Any:
-        return model(x["ids"], attention_mask=x["mask"]).last_hidden_state
+    def rectangle(function: Callable[..., Any], masked: bool = True) -> Callable[[dict[str, Any]], Any]:
+        return lambda x: function(x["ids"], x["mask"] if masked else None)
 
-    def on_rectangle(module: Any) -> Callable[[dict[str, Any]], Any]:
-        return lambda x: module(x["ids"], x["mask"] if batch.ragged else None)
+    def ours(ids: Tensor, positions: Tensor, cu: Tensor, longest: int) -> Tensor:  # (T,) x 2, (B + 1,) -> (T, E)
+        return _hidden(model.packed(ids, cu, longest, positions))
 
-    def on_tokens(module: Any) -> Callable[[dict[str, Any]], Any]:
-        return lambda x: module(x["packed"], x["positions"], x["cu"], longest)
+    def padded(ids: Tensor, mask: Tensor | None) -> Tensor:  # (B, S), (B, S) -> (B, S, E)
+        return _hidden(model(ids, attention_mask=mask))
 
-    eager, sdpa, varlen = PaddedEncoder(model, "eager"), PaddedEncoder(model, "sdpa"), PackedEncoder(model)
-    competitors: dict[str, Callable[[dict[str, Any]], Any]] = {
-        f"{OURS}, packed": packed,
-        f"{OURS}, padded call": padded,
-        "eager, padded": on_rectangle(eager),
-        "compile + SDPA, padded": on_rectangle(torch.compile(sdpa)),
-        "compile + torch varlen, packed": on_tokens(torch.compile(varlen)),
+    sdpa = PaddedEncoder(model, "sdpa")
+    competitors = {
+        f"{OURS}, packed": tokens(ours),
+        f"{OURS}, packed, compile": tokens(compiled(ours)),
+        f"{OURS}, padded call": rectangle(padded),
+        "eager, padded": rectangle(PaddedEncoder(model, "eager")),
+        "compile + SDPA, padded": rectangle(compiled(sdpa), batch.ragged),
+        "compile + torch varlen, packed": tokens(compiled(PackedEncoder(model))),
     }
+    uncounted: frozenset[str] = frozenset()
     if batch.tokens <= GRAPH_TOKENS:
         first = sets[0]
-        competitors[f"{OURS}, packed, CUDA graph"] = _later(
-            lambda: graphed(lambda ids: packed({**first, "packed": ids}), first["packed"]), "packed"
-        )
-        small = torch.compile(PaddedEncoder(model, "sdpa"), mode="reduce-overhead")
-        competitors["compile + SDPA, reduce-overhead"] = on_rectangle(small)
-    for label, autocast in (("transformers, float32", False), (f"transformers, autocast {_short(dtype)}", True)):
-        if not (autocast and dtype == torch.float32):
-            competitors[label] = _transformers(model, device, dtype if autocast else None)
+        replayed = _later(lambda: graphed(lambda ids: tokens(ours)({**first, "packed": ids}), first["packed"]))
+        graphs = {
+            f"{OURS}, packed, CUDA graph": lambda x: replayed(x["packed"]),
+            "compile + SDPA, reduce-overhead": rectangle(compiled(sdpa, mode="reduce-overhead"), batch.ragged),
+        }
+        competitors |= graphs
+        uncounted = frozenset(graphs)  # graphs have pools of their own
+    competitors |= _transformers(model, device, dtype)
 
     def call(function: Callable[[dict[str, Any]], Any], i: int) -> Any:
         with torch.inference_mode():
             return function(sets[i % len(sets)])
 
-    calls: dict[str, Call] = {name: partial(call, function) for name, function in competitors.items()}
-    floor = partial(model_floor, size, batch, dtype.itemsize)
-    return Measured("encoder", size.name, batch.name, calls, floor, hide_host=False)
+    return Measured(
+        {name: partial(call, function) for name, function in competitors.items()},
+        partial(model_floor, size, batch, dtype.itemsize),
+        hide_host=False,
+        packed=lambda name, result: result[valid] if result.dim() == 3 else result,
+        held=sum(x.numel() * x.element_size() for x in model.parameters()),
+        uncounted=uncounted,
+    )
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _hidden(output: Any) -> Tensor:
+    hidden = output.last_hidden_state
+    assert isinstance(hidden, Tensor)
+    return hidden
 
 
-def _later(make: Callable[[], Callable[[Any], Any]], key: str) -> Callable[[dict[str, Any]], Any]:
+def _later(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
     """A competitor that is made on its first call, so that what fails there is its own failure."""
-    made: list[Callable[[Any], Any]] = []
-
-    def call(x: dict[str, Any]) -> Any:
-        if not made:
-            made.append(make())
-        return made[0](x[key])
-
-    return call
+    made = cache(make)
+    return lambda x: made()(x)
 
 
-def _transformers(model: ErnieMModel, device: str, autocast: torch.dtype | None) -> Callable[[dict[str, Any]], Any]:
-    """transformers' ErnieM, in float32, or with autocast to a dtype."""
-    made: list[Any] = []
+def _transformers(model: ErnieMModel, device: str, dtype: torch.dtype) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """transformers' ErnieM, in float32 and, for the other dtypes, with autocast to them."""
+    original = cache(lambda: transformers_model(model))
 
-    def call(x: dict[str, Any]) -> Any:
-        if not made:
-            made.append(transformers_model(model))
+    def call(autocast: torch.dtype | None, x: dict[str, Any]) -> Any:
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-            return made[0](x["ids"], attention_mask=x["mask"]).last_hidden_state
+            return original()(x["ids"], attention_mask=x["mask"]).last_hidden_state
 
-    return call
+    found: dict[str, Callable[[dict[str, Any]], Any]] = {"transformers, float32": partial(call, None)}
+    if dtype != torch.float32:
+        found[f"transformers, autocast {str(dtype).removeprefix('torch.')}"] = partial(call, dtype)
+    return found

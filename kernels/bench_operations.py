@@ -5,8 +5,8 @@ Every case gives calls by name, each of which takes one of several sets of rando
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -24,19 +24,24 @@ from .layer_norm import add_layer_norm
 
 OURS = "ours"
 EPS = 1e-5
+HEAD = 64
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Something to measure: what it is, the work that it is at least, and who does it. `hide_host`: see timing."""
+    """Something to measure: who does it, and how long it takes at least.
 
-    what: str
-    size: str
-    batch: str
+    hide_host: see `bench_timing`.
+    packed: a competitor's result as ours has it, so that they can be compared; None if it is of other inputs.
+    held: bytes of the weights. uncounted: competitors whose memory is not the allocator's to count.
+    """
+
     calls: dict[str, Call]
     floor: Callable[[float, float], float]  # (matrix rate, copy rate) -> seconds
-    work: Work | None = None
     hide_host: bool = True
+    packed: Callable[[str, Any], Tensor | None] = field(default=lambda name, result: result)
+    held: int | None = None
+    uncounted: frozenset[str] = frozenset()
 
 
 def cumulative(lengths: Sequence[int], device: str) -> Tensor:
@@ -44,7 +49,12 @@ def cumulative(lengths: Sequence[int], device: str) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
-def _calls(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any]]) -> dict[str, Call]:
+def compiled(function: Any, **options: Any) -> Any:
+    """torch.compile for these very shapes."""
+    return torch.compile(function, dynamic=False, **options)
+
+
+def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any]]) -> dict[str, Call]:
     """Each function on one set of inputs after the other."""
 
     def rotate(function: Callable[..., Any]) -> Call:
@@ -53,45 +63,49 @@ def _calls(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any
     return {name: rotate(function) for name, function in functions.items()}
 
 
-def _sets(make: Callable[[], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """As many sets of inputs as are not in the cache together."""
-    first = make()
-    size = sum(x.numel() * x.element_size() for x in first if isinstance(x, Tensor))
-    return [first, *(make() for _ in range(copies_beyond_cache(size) - 1))]
+def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:
+    """As many sets of inputs as are not in the cache together, by what a call reads: its bytes less those `written`."""
+    return [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
 
 
-def elementwise(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Iterator[Measured]:
-    """bias_gelu and add_layer_norm on a batch's tokens, against plain torch and what torch.compile makes of it."""
-    T, E, inner, width = batch.tokens, size.hidden, size.inner, dtype.itemsize
+def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """bias_gelu on a batch's tokens, against plain torch and what torch.compile makes of it."""
+    T, inner = batch.tokens, size.inner
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device, dtype=dtype)
-
-    def plain_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    def plain(x: Tensor, bias: Tensor) -> Tensor:
         return F.gelu(x + bias)
 
-    def plain_norm(x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-        return F.layer_norm(x + bias + residual, (E,), gamma, beta, eps)
+    def make() -> tuple[Tensor, Tensor]:
+        x, bias = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((T, inner), (inner,)))
+        return x, bias
 
-    for what, ours, plain, make, work in (
-        (
-            "bias_gelu", bias_gelu, plain_gelu,
-            lambda: (random(T, inner), random(inner)),
-            bench_cases.bias_gelu(size, T, width),
-        ),
-        (
-            "add_layer_norm", add_layer_norm, plain_norm,
-            lambda: (random(T, E), random(E), random(T, E), random(E), random(E), EPS),
-            bench_cases.add_layer_norm(size, T, width),
-        ),
-    ):  # fmt: skip
-        functions = {OURS: ours, "eager": plain, "compile": torch.compile(plain)}
-        yield Measured(what, size.name, batch.name, _calls(_sets(make), functions), work.floor, work)
+    work = bench_cases.bias_gelu(size, T, dtype.itemsize)
+    functions = {OURS: bias_gelu, "eager": plain, "compile": compiled(plain)}
+    return Measured(rotating(sets(make, work, T * inner * dtype.itemsize), functions), work.floor)
 
 
-def embedding(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """The embeddings of a batch's tokens, with the whole vocabulary."""
-    E = size.hidden
+def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """add_layer_norm on a batch's tokens, against plain torch and what torch.compile makes of it."""
+    T, E = batch.tokens, size.hidden
+
+    def plain(x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return F.layer_norm(x + bias + residual, (E,), gamma, beta, EPS)
+
+    def ours(x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        return add_layer_norm(x, bias, residual, gamma, beta, EPS)
+
+    def make() -> tuple[Tensor, ...]:
+        shapes = ((T, E), (E,), (T, E), (E,), (E,))
+        return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
+
+    work = bench_cases.add_layer_norm(size, T, dtype.itemsize)
+    functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
+    return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
+
+
+def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """The embeddings of a batch's tokens, with the whole vocabulary; other ids, and so other rows, each time."""
+    T, E = batch.tokens, size.hidden
     word, position, gamma, beta = (
         torch.randn(*shape, device=device, dtype=dtype) for shape in ((VOCABULARY, E), (POSITIONS, E), (E,), (E,))
     )
@@ -103,26 +117,30 @@ def embedding(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
     def ours(ids: Tensor, places: Tensor) -> Tensor:
         return embed(ids, places, word, position, gamma, beta, EPS)
 
-    # Other ids each time: rows of a table that is larger than the cache.
-    inputs = [(torch.randint(VOCABULARY, (batch.tokens,), device=device), positions) for _ in range(8)]
+    def make() -> tuple[Tensor, Tensor]:
+        return torch.randint(VOCABULARY, (T,), device=device), positions
+
     work = bench_cases.embed(size, batch, dtype.itemsize)
-    functions = {OURS: ours, "eager": plain, "compile": torch.compile(plain)}
-    return Measured("embed", size.name, batch.name, _calls(inputs, functions), work.floor, work)
+    functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
+    return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
 
 
-def attention(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """Attention: torch's own over packed sequences, and its dense backends on the rectangle, with a mask if ragged."""
     T, H, longest = batch.tokens, size.heads, max(batch.lengths)
+    B, S = len(batch.lengths), batch.padded
     cu = cumulative(batch.lengths, device)
-    rows = len(batch.lengths)
-    lengths = torch.tensor(batch.lengths, device=device)
-    mask = (torch.arange(batch.padded, device=device) < lengths[:, None])[:, None, None, :] if batch.ragged else None
+    valid = torch.arange(S, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+    mask = valid[:, None, None, :] if batch.ragged else None
 
     def make() -> tuple[Tensor, Tensor]:
-        qkv = torch.randn(T, 3, H, 64, device=device, dtype=dtype)
-        # The rectangle: rows of random numbers, padding too, which the mask takes out.
-        dense = torch.randn(rows, batch.padded, 3, H, 64, device=device, dtype=dtype) if batch.ragged else qkv
-        return qkv, dense.view(rows, batch.padded, 3, H, 64).permute(2, 0, 3, 1, 4)
+        qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
+        if not batch.ragged:
+            return qkv, qkv.view(B, S, 3, H, HEAD).permute(2, 0, 3, 1, 4)
+        # The rectangle has numbers in its padding too, which the mask takes out.
+        rectangle = torch.randn(B, S, 3, H, HEAD, device=device, dtype=dtype)
+        rectangle[valid] = qkv
+        return qkv, rectangle.permute(2, 0, 3, 1, 4)
 
     def varlen(qkv: Tensor, _: Tensor) -> Any:
         from torch.nn.attention.varlen import varlen_attn
@@ -140,6 +158,9 @@ def attention(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
         return call
 
+    def packed(name: str, result: Tensor) -> Tensor:
+        return result.transpose(1, 2)[valid] if result.dim() == 4 else result
+
     functions: dict[str, Callable[..., Any]] = {
         OURS: lambda qkv, _: packed_attention(qkv, cu, longest),
         "torch varlen": varlen,
@@ -149,17 +170,13 @@ def attention(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
         "SDPA math": dense("MATH"),
     }
     work = bench_cases.attention(size, batch, dtype.itemsize)
-    return Measured("packed_attention", size.name, batch.name, _calls(_sets(make), functions), work.floor, work)
+    read = 3 * T * size.hidden * dtype.itemsize
+    return Measured(rotating(sets(make, work, int(work.bytes) - read), functions), work.floor, packed=packed)
 
 
-def operations(size: Size, batch: Batch, dtype: torch.dtype, device: str, wanted: set[str]) -> Iterator[Measured]:
-    """All operations of `wanted` on one batch."""
-    if wanted & {"bias_gelu", "add_layer_norm"}:
-        yield from (case for case in elementwise(size, batch, dtype, device) if case.what in wanted)
-    if "embed" in wanted:
-        yield embedding(size, batch, dtype, device)
-    if "packed_attention" in wanted:
-        yield attention(size, batch, dtype, device)
-
-
-OPERATIONS = ("bias_gelu", "add_layer_norm", "embed", "packed_attention")
+OPERATIONS: dict[str, Callable[[Size, Batch, torch.dtype, str], Measured]] = {
+    "packed_attention": attention_case,
+    "bias_gelu": gelu_case,
+    "add_layer_norm": layer_norm_case,
+    "embed": embed_case,
+}

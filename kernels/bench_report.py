@@ -1,17 +1,17 @@
-"""What was measured, for people (a table, figures) and for programs (JSON).
+"""What was measured, for people (a table) and for programs (JSON), and where.
 
-Every row has its time, its spread, how often it is faster or slower than our kernel, and the share of the floor: the
-time that the work takes at least, over the time that it took.
+Every row has its time, its spread, how many times ours it is, the share of the floor (the time that the work takes at
+least, over the time that it took), and how far its result is from ours: root mean square of the difference over that of
+ours. Peak memory is what a call allocates, beyond weights and inputs.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,89 +20,154 @@ from typing import Any
 import torch
 
 from ._triton import HAS_TRITON, triton
-from .bench_operations import OURS
+from .bench_operations import OURS, Measured
 from .bench_timing import Missing, Timing
 
-JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
-HEADINGS = ("what", "size", "batch", "who", "median", "10 to 90 %", "against ours", "of the floor", "peak memory")
+HEADINGS = (
+    "what", "size", "batch", "dtype", "who",
+    "median", "10 to 90 %", "against ours", "of the floor", "from ours", "peak memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Row:
-    """One competitor on one case. `floor`: seconds."""
+class Case:
+    """What a row is about, by the names that the command knows."""
 
     what: str
     size: str
     batch: str
     dtype: str
+
+    def __str__(self) -> str:
+        return ", ".join((self.what, self.size, self.batch, self.dtype))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One competitor on one case.
+
+    floor, ours: seconds; `ours` is the median of the first of ours. difference: of the result from that of ours.
+    held: bytes of the weights.
+    """
+
+    case: Case
     who: str
     found: Timing | Missing
-    floor: float
-    ours: float | None  # the median of ours, the first of them if there are several
+    floor: float = 0.0
+    ours: float | None = None
+    difference: float | None = None
+    held: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The median, if it was measured."""
+        return self.found.median if isinstance(self.found, Timing) else None
 
     def cells(self) -> tuple[str, ...]:
         """A line of the table, under HEADINGS."""
-        case = (self.what, self.size, self.batch, self.who)
-        if isinstance(self.found, Missing):
-            return (*case, f"not measured: {self.found.why}", "", "", "", "")
+        about = (self.case.what, self.case.size, self.case.batch, self.case.dtype, self.who)
         t = self.found
-        against = "" if self.ours is None or self.who.startswith(OURS) else f"{t.median / self.ours:.2f} x"
-        spread = f"{_time(t.low)} to {_time(t.high)}"
-        return (*case, _time(t.median), spread, against, f"{self.floor / t.median:.0%}", f"{t.peak / 2**20:.0f} MiB")
+        if isinstance(t, Missing):
+            return (*about, f"not measured: {t.why}", *[""] * (len(HEADINGS) - len(about) - 1))
+        against = "" if self.ours is None else f"{t.median / self.ours:.2f} x"
+        spread = f"{shown(t.low)} to {shown(t.high)}"
+        differs = "" if self.difference is None else f"{self.difference:.1e}"
+        peak = "" if t.peak is None else f"{t.peak / 2**20:.0f} MiB"
+        return (*about, shown(t.median), spread, against, f"{self.floor / t.median:.0%}", differs, peak)
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs; times in seconds, memory in bytes."""
-        row: dict[str, Any] = {name: getattr(self, name) for name in ("what", "size", "batch", "dtype", "who")}
+        row: dict[str, Any] = {**vars(self.case), "who": self.who}
         if isinstance(self.found, Missing):
             return row | {"not_measured": self.found.why}
         t = self.found
-        times = {"median_s": t.median, "p10_s": t.low, "p90_s": t.high, "runs": t.runs, "peak_bytes": t.peak}
-        return row | times | {"floor_s": self.floor}
+        row |= {"median_s": t.median, "p10_s": t.low, "p90_s": t.high, "runs": t.runs, "floor_s": self.floor}
+        row |= {"ours_s": self.ours, "rms_from_ours": self.difference}
+        return row | {"peak_bytes": t.peak, "weight_bytes": self.held}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Row:
+        """What `as_json` gave."""
+        case = Case(row["what"], row["size"], row["batch"], row["dtype"])
+        if "not_measured" in row:
+            return cls(case, row["who"], Missing(row["not_measured"]))
+        found = Timing(row["median_s"], row["p10_s"], row["p90_s"], row["runs"], row["peak_bytes"])
+        return cls(case, row["who"], found, row["floor_s"], row["ours_s"], row["rms_from_ours"], row["weight_bytes"])
 
 
-def rows_of(case: Any, dtype: str, found: dict[str, Timing | Missing], floor: float) -> list[Row]:
-    """The rows of one case, ours first."""
+def rows_of(
+    case: Case, made: Measured, found: Mapping[str, Timing | Missing], floor: float, differences: Mapping[str, float]
+) -> list[Row]:
+    """The rows of one case, in the order of its competitors."""
+    rows = []
     times = [t.median for name, t in found.items() if name.startswith(OURS) and isinstance(t, Timing)]
     ours = times[0] if times else None
-    return [Row(case.what, case.size, case.batch, dtype, name, t, floor, ours) for name, t in found.items()]
+    for name, t in found.items():
+        if isinstance(t, Timing) and name in made.uncounted:
+            t = Timing(t.median, t.low, t.high, t.runs)
+        rows.append(Row(case, name, t, floor, ours, differences.get(name), made.held))
+    return rows
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3f} ms" if seconds < 0.1 else f"{seconds:.3f} s"
+def shown(seconds: float) -> str:
+    """A time with its unit."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    return f"{seconds * 1e3:.3f} ms" if seconds < 1 else f"{seconds:.3f} s"
+
+
+def aligned(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table that reads in a terminal too."""
+    cells = [headings, *lines]
+    # Why something was not measured may be long: it does not make its column wide.
+    columns = zip(*cells, strict=True)
+    widths = [max(len(cell) for cell in column if not cell.startswith("not measured")) for column in columns]
+    found = ["| " + " | ".join(x.ljust(width) for x, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    found.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(found) + "\n"
 
 
 def table(rows: Iterable[Row]) -> str:
-    """A Markdown table, aligned, so that it reads in a terminal too."""
-    cells = [HEADINGS, *(row.cells() for row in rows)]
-    # Why something was not measured may be long: it does not make its column wide.
-    widths = [
-        max(len(line[i]) for line in cells if not line[i].startswith("not measured")) for i in range(len(HEADINGS))
-    ]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines) + "\n"
+    """All rows."""
+    return aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in row.cells()) for row in rows])
 
 
-def environment(ceilings: dict[str, float]) -> dict[str, Any]:
-    """Where it was measured: GPU, driver, versions, commit."""
+def environment() -> dict[str, Any]:
+    """Where it is measured: GPU, driver, versions, commit."""
+    query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    read = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={_uuid(properties)}")
     return {
         "gpu": torch.cuda.get_device_name(),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader"),
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": properties.L2_cache_size,
+        **dict(zip(query.split(","), read.split(", ") if read else [None] * 5, strict=False)),
         "torch": torch.__version__,
         "triton": triton.__version__ if HAS_TRITON else None,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "python": platform.python_version(),
-        "commit": _output("git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        **ceilings,
+        "commit": commit(Path(__file__).resolve()),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
+def _uuid(properties: Any) -> str:
+    """The GPU's name for nvidia-smi, which numbers GPUs in another order than CUDA."""
+    uuid = str(getattr(properties, "uuid", 0))
+    return uuid if len(uuid) < 32 or uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+def commit(path: Path) -> str | None:
+    """The commit of a file's repository, with "-dirty" if files have changed; None if git does not know the file."""
+    git = ("git", "-C", str(path.parent))
+    if _output(*git, "ls-files", "--error-unmatch", path.name) is None:
+        return None
+    return _output(*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
 def _output(*command: str) -> str | None:
-    """What a command prints, one line; None if it cannot be run."""
+    """What a command prints, the first line; None if it cannot be run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -110,17 +175,9 @@ def _output(*command: str) -> str | None:
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
 
 
-def save(directory: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Write JSON and table, each under a temporary name that is then renamed: what is there is always whole."""
-    described = "".join(f"- {name}: {value}\n" for name, value in about.items())
-    found = json.dumps({"environment": about, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
-    write(directory / JSON_FILE, found.encode())
-    write(directory / TABLE_FILE, f"{described}\n{table(rows)}".encode())
-
-
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    """Write a file whole or not at all, under a temporary name that is then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -129,36 +186,3 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def figures(directory: Path, rows: Sequence[Row]) -> list[Path]:
-    """Bars for each case, times and shares of the floor. None, without an error, where matplotlib is missing."""
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        return []
-    cases: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        if isinstance(row.found, Timing):
-            cases.setdefault((row.what, row.size, row.batch, row.dtype), []).append(row)
-    made = []
-    for name, members in cases.items():
-        times = [row.found.median * 1e3 for row in members if isinstance(row.found, Timing)]
-        labels, colours = [row.who for row in members], ["C1" if row.who.startswith(OURS) else "C0" for row in members]
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.8 + 0.35 * len(members)), sharey=True)
-        left.barh(labels, times, color=colours)
-        left.axvline(members[0].floor * 1e3, color="k", linestyle=":")
-        left.set_xlabel("median, ms (dotted: the floor)")
-        right.barh(labels, [100 * row.floor * 1e3 / t for row, t in zip(members, times, strict=True)], color=colours)
-        right.set_xlabel("share of the floor, %")
-        left.invert_yaxis()
-        figure.suptitle(", ".join(name))
-        figure.tight_layout()
-        path = directory / ("-".join("".join(c if c.isalnum() else "_" for c in part) for part in name) + ".png")
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
-        made.append(path)
-    return made

@@ -1,7 +1,8 @@
-"""Timing on a GPU: events around each call, competitors in turn, inputs that are not in the cache.
+"""Timing: events around each call, competitors in turn, inputs that are not in the cache.
 
-Competitors take turns within one loop, so that a clock that drifts drifts for all. Inputs rotate among copies that
-together are larger than the L2 cache. What is given is the median, with the 10th and 90th percentile as its spread.
+Competitors take turns within one loop, in an order drawn anew for each round, so that a clock that drifts drifts for
+all. Each call takes the next of several sets of inputs, which together are larger than the L2 cache: nobody finds in it
+what another has just read. What is given is the median, with the 10th and 90th percentile as its spread.
 
 A kernel of 20 µs takes the host longer to launch than the GPU to run. To time the kernel, the GPU is first made to
 spin while the host queues the whole round (`hide_host`); to time what a user waits for, it is not.
@@ -9,10 +10,11 @@ spin while the host queues the whole round (`hide_host`); to time what a user wa
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,17 +22,21 @@ import torch
 SPIN = 1_000_000
 COPY_BYTES = 1 << 31
 PRODUCT = 8192
+MOST_COPIES = 1024
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median of `runs`, and the percentiles around it. `peak`: bytes above what was there."""
+    """Seconds of one call: the median of `runs`, and the percentiles around it.
+
+    `peak`: bytes that a call allocates at the most; None where they are not the allocator's to count.
+    """
 
     median: float
     low: float
     high: float
     runs: int
-    peak: int = 0
+    peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,67 @@ class Missing:
 
 
 Call = Callable[[int], Any]  # i: which of the rotating inputs to take, modulo their number
-Timer = Callable[..., dict[str, "Timing | Missing"]]
+Timer = Callable[[Mapping[str, Call], int, bool], "dict[str, Timing | Missing]"]
 
 
-def summary(seconds: list[float], peak: int = 0) -> Timing:
+class Clock(Protocol):
+    """What tells the time of work that a host queues for a device."""
+
+    def mark(self) -> Any:
+        """A place in the queue."""
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Between two places, once both are past."""
+
+    def wait(self) -> None:
+        """Until the queue is empty."""
+
+    def spin(self, calls: int) -> None:
+        """Keep the device busy for as long as it takes to queue so many calls."""
+
+    def peak(self, call: Call) -> int | None:
+        """Bytes that one call allocates at the most, beyond what is allocated already."""
+
+    def free(self) -> None:
+        """Give back memory that nothing holds."""
+
+
+class GpuClock:
+    """CUDA events, on the current stream."""
+
+    def mark(self) -> Any:
+        """An event."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Between two events; a device tells milliseconds."""
+        return float(start.elapsed_time(end)) / 1e3
+
+    def wait(self) -> None:
+        """For the device."""
+        torch.cuda.synchronize()
+
+    def spin(self, calls: int) -> None:
+        """An empty loop on the device."""
+        torch.cuda._sleep(SPIN * calls)
+
+    def peak(self, call: Call) -> int:
+        """By torch's allocator."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call(0)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def free(self) -> None:
+        """Of torch's allocator."""
+        torch.cuda.empty_cache()
+
+
+def summary(seconds: list[float], peak: int | None = None) -> Timing:
     """Median and percentiles of the times of single calls."""
     ordered = sorted(seconds)
     last = len(ordered) - 1
@@ -58,72 +121,89 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
 
 
-def usable(calls: Mapping[str, Call]) -> dict[str, Missing]:
-    """Call each competitor a few times, to compile and to warm up; those that cannot run, and why."""
-    missing: dict[str, Missing] = {}
-    for name, call in calls.items():
+class Race:
+    """Competitors that are still running, and what became of the others."""
+
+    def __init__(self, calls: Mapping[str, Call], clock: Clock) -> None:
+        self.clock, self.running = clock, dict(calls)
+        self.missing: dict[str, Missing] = {}
+        self.turn = 0
+
+    def attempt(self, name: str, function: Callable[[], Any]) -> Any:
+        """What `function` gives; if it raises, `name` is out, and that is why."""
         try:
-            for i in range(3):
-                call(i)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            return function()
         except Exception as error:
-            missing[name] = Missing(first_line(error))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-    return missing
+            self.missing[name] = Missing(first_line(error))
+            del self.running[name]
+        self.clock.free()
+        return None
+
+    def call(self, name: str) -> None:
+        """On the inputs whose turn it is."""
+        self.turn += 1
+        self.running[name](self.turn)
+
+    def timed(self, name: str) -> tuple[Any, Any]:
+        """The places before and after one call."""
+        start = self.clock.mark()
+        self.call(name)
+        return start, self.clock.mark()
+
+    def warm_up(self, name: str) -> int | None:
+        """Compile, and call a few times; what a call allocates."""
+        for _ in range(3):
+            self.call(name)
+        self.clock.wait()
+        return self.clock.peak(self.running[name])
 
 
-def peak_memory(call: Call) -> int:
-    """Bytes that one call allocates at the most, beyond what is allocated already."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call(0)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def time_on_gpu(calls: Mapping[str, Call], runs: int, hide_host: bool) -> dict[str, Timing | Missing]:
-    """Time each competitor `runs` times, in turn."""
-    found: dict[str, Timing | Missing] = dict(usable(calls))
-    running = {name: call for name, call in calls.items() if name not in found}
-    peaks = {name: peak_memory(call) for name, call in running.items()}
-    events: dict[str, list[tuple[Any, Any]]] = {name: [] for name in running}
-    for i in range(runs):
+def time_calls(
+    calls: Mapping[str, Call], runs: int, hide_host: bool, clock: Clock | None = None
+) -> dict[str, Timing | Missing]:
+    """Time each competitor `runs` times, in turn, after a tenth as many rounds that do not count."""
+    clock = GpuClock() if clock is None else clock
+    race, rng = Race(calls, clock), random.Random(0)
+    peaks = {name: race.attempt(name, lambda name=name: race.warm_up(name)) for name in calls}  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(-(runs // 10), runs):
+        order = rng.sample(list(race.running), len(race.running))
+        marks: dict[str, tuple[Any, Any] | None] = {}
         if hide_host:
-            torch.cuda._sleep(SPIN * len(running))
-        for name, call in running.items():
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            call(i)
-            end.record()
-            events[name].append((start, end))
+            clock.spin(len(order))
+        for name in order:
+            marks[name] = race.attempt(name, lambda name=name: race.timed(name))  # type: ignore[misc]
             if not hide_host:
-                torch.cuda.synchronize()
-        torch.cuda.synchronize()
-    for name, pairs in events.items():
-        found[name] = summary([start.elapsed_time(end) / 1e3 for start, end in pairs], peaks[name])
-    return {name: found[name] for name in calls}
+                clock.wait()
+        clock.wait()
+        for name, pair in marks.items():
+            if i >= 0 and pair is not None:
+                times[name].append(clock.seconds(*pair))
+    return {name: race.missing.get(name) or summary(times[name], peaks[name]) for name in calls}
 
 
 def copies_beyond_cache(bytes_of_one: int) -> int:
-    """How many copies of the inputs are more than twice the L2 cache, but no more than 64."""
-    cache = torch.cuda.get_device_properties().L2_cache_size if torch.cuda.is_available() else 0
-    return min(max(2, -(-5 * cache // (2 * max(bytes_of_one, 1)))), 64)
+    """How many copies of what one call reads are 2.5 times the L2 cache, and at least two."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
+    cache = 0 if device is None else torch.cuda.get_device_properties(device).L2_cache_size
+    return min(max(2, -(-5 * cache // (2 * max(bytes_of_one, 1)))), MOST_COPIES)
 
 
-def ceilings(runs: int) -> dict[str, float]:
-    """What this GPU does: bytes per second of a large copy (read and written), operations of a large bf16 product."""
-    source = torch.randint(0, 256, (COPY_BYTES,), dtype=torch.uint8, device="cuda")
+def ceilings(dtypes: tuple[str, ...], runs: int, timer: Timer = time_calls, device: str = "cuda") -> dict[str, Any]:
+    """What this GPU does: bytes per second of a large copy (read and written), operations of a large product."""
+    source = torch.randint(0, 256, (COPY_BYTES,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    calls: dict[str, Call] = {"copy": lambda i: target.copy_(source), "product": lambda i: a @ b}
-    found = time_on_gpu(calls, runs, hide_host=True)
-    copy, product = found["copy"], found["product"]
-    if isinstance(copy, Missing) or isinstance(product, Missing):
-        raise RuntimeError(f"the ceilings could not be measured: {copy}, {product}")
+    factors = {
+        name: [torch.randn(PRODUCT, PRODUCT, device=device, dtype=getattr(torch, name)) for _ in range(2)]
+        for name in dict.fromkeys(("bfloat16", *dtypes))
+    }
+    calls: dict[str, Call] = {"copy": lambda i: target.copy_(source)}
+    calls |= {name: lambda i, a=a, b=b: a @ b for name, (a, b) in factors.items()}  # type: ignore[misc]
+    found = timer(calls, max(runs // 5, 3), True)
+    medians = {name: timing.median for name, timing in found.items() if isinstance(timing, Timing)}
+    if missing := found.keys() - medians.keys():
+        raise RuntimeError(f"the ceilings could not be measured: {', '.join(map(str, missing))}")
     return {
-        "copy_bytes_per_s": 2 * COPY_BYTES / copy.median,
-        "matrix_flops_per_s": 2.0 * PRODUCT**3 / product.median,
+        "copy_bytes_per_s": 2 * COPY_BYTES / medians.pop("copy"),
+        "matrix_flops_per_s": {name: 2.0 * PRODUCT**3 / median for name, median in medians.items()},
     }

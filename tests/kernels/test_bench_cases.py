@@ -1,0 +1,172 @@
+"""What is counted, and who takes part: everyone computes the same, or says why not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from ernie_m.kernels import bench_cases, bench_models, bench_operations
+from ernie_m.kernels.bench import differences
+from ernie_m.kernels.bench_cases import BATCHES, SIZES, Batch, Size
+from ernie_m.kernels.bench_timing import Call, Missing, Timing, first_line
+
+TINY = Size("tiny", layers=1, hidden=128, inner=64)
+HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+RAGGED, DENSE = Batch("3 rows", (5, 1, 3), 5), Batch("2 x 4", (4, 4), 4)
+
+# Per layer in bfloat16: GFLOP and MB of the products, of attention, and MB of GELU and twice add + LayerNorm.
+# Dense: T = 32,768, Σn² = 64 x 512². Products: 2 T (4 E² + 2 E F) operations, 2 (8 T E + 2 T F + 4 E² + 2 E F) bytes.
+BY_HAND = {
+    ("base", "dense"): (463.856, 819.46, 51.540, 201.33, 402.66, 302.0),
+    ("base", "ragged"): (115.964, 215.48, 5.005, 50.33, 100.67, 75.5),
+    ("large", "dense"): (824.634, 1098.91, 68.719, 268.44, 536.88, 402.7),
+    ("large", "ragged"): (206.158, 293.60, 6.673, 67.11, 134.23, 100.7),
+}
+
+
+def outcome(calls: dict[str, Call]) -> dict[str, Timing | Missing]:
+    """Everyone called once, with times made up."""
+    found: dict[str, Timing | Missing] = {}
+    for name, call in calls.items():
+        try:
+            call(0)
+            found[name] = Timing(1e-3, 1e-3, 1e-3, 1)
+        except Exception as error:
+            found[name] = Missing(first_line(error))
+    return found
+
+
+@pytest.mark.parametrize(("size", "batch"), BY_HAND)
+def test_the_counts_are_those_done_by_hand(size: str, batch: str) -> None:
+    flops, moved, attention, attention_moved, gelu, norms = BY_HAND[size, batch]
+    s, b = SIZES[size], BATCHES[batch]
+    products = [work for _, work in bench_cases.products(s, b.tokens, 2)]
+    assert sum(work.flops for work in products) == pytest.approx(flops * 1e9, rel=1e-5)
+    assert sum(work.bytes for work in products) == pytest.approx(moved * 1e6, rel=1e-4)
+    work = bench_cases.attention(s, b, 2)
+    assert work.flops == pytest.approx(attention * 1e9, rel=1e-3)
+    assert work.bytes - 4 * s.heads * b.tokens == pytest.approx(attention_moved * 1e6, rel=1e-4)  # log-sum-exps apart
+    assert bench_cases.bias_gelu(s, b.tokens, 2).bytes == pytest.approx(gelu * 1e6, rel=1e-3)
+    assert 2 * bench_cases.add_layer_norm(s, b.tokens, 2).bytes == pytest.approx(norms * 1e6, rel=3e-3)
+
+
+def test_embeddings_read_the_rows_of_their_tokens() -> None:
+    # 128 rows of 768 of both tables and of the result, gamma and beta; two ids of 8 bytes for each.
+    assert bench_cases.embed(SIZES["base"], BATCHES["one"], 2).bytes == (3 * 128 + 2) * 768 * 2 + 128 * 16
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "milliseconds"),
+    [("base", "dense", 9.8), ("base", "ragged", 2.4), ("large", "dense", 32.4), ("large", "ragged", 7.96)],
+)
+def test_a_models_floor_is_the_sum_of_its_steps(size: str, batch: str, milliseconds: float) -> None:
+    """At 790 TFLOP/s and 4.3 TB/s, as worked out on paper."""
+    floor = bench_cases.model_floor(SIZES[size], BATCHES[batch], 2, 790e12, 4.3e12)
+    assert floor * 1e3 == pytest.approx(milliseconds, rel=5e-3)
+    # A copy rate without end leaves the products and attention.
+    flops, _, attention, *_ = BY_HAND[size, batch]
+    floor = bench_cases.model_floor(SIZES[size], BATCHES[batch], 2, 1e12, float("inf"))
+    assert floor == pytest.approx(SIZES[size].layers * (flops + attention) * 1e-3, rel=1e-4)
+
+
+def test_ragged_lengths_are_what_they_are_called() -> None:
+    ragged = BATCHES["ragged"]
+    assert (len(ragged.lengths), ragged.tokens, max(ragged.lengths), ragged.ragged) == (64, 64 * 128, 512, True)
+    assert ragged.pairs == 1_629_172
+    assert (ragged.pairs / 64 / 128**2 - 1) ** 0.5 == pytest.approx(0.75, abs=0.01)  # standard deviation over mean
+    assert not BATCHES["dense"].ragged
+    for seed in range(20):
+        lengths = bench_cases.ragged_lengths(7, 20, 30, seed)
+        assert sum(lengths) == 140
+        assert min(lengths) >= 4
+        assert max(lengths) <= 30
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small vocabulary, and torch.compile that gives the function back."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(bench_operations, "VOCABULARY", 50)
+    monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
+    torch.manual_seed(0)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch", [RAGGED, DENSE], ids=["ragged", "dense"])
+@pytest.mark.parametrize("what", bench_operations.OPERATIONS)
+def test_everyone_computes_the_same_operation(what: str, batch: Batch) -> None:
+    made = bench_operations.OPERATIONS[what](TINY, batch, torch.float32, "cpu")
+    found = outcome(made.calls)
+    missing = {name for name, t in found.items() if isinstance(t, Missing)}
+    # On a CPU torch has no attention over packed sequences, nor cuDNN's nor the efficient one.
+    assert missing <= {"torch varlen", "SDPA cuDNN", "SDPA efficient", "SDPA flash"}
+    assert isinstance(found["ours"], Timing), found["ours"]
+    others = {"packed_attention": {"SDPA math"}}.get(what, {"eager", "compile"})
+    apart = differences(made, found)
+    assert apart.keys() >= others
+    assert apart.keys() == found.keys() - missing - {"ours"}
+    assert all(x < 1e-6 for x in apart.values()), apart
+    # Inputs rotate: the next call has other numbers.
+    first, second = made.calls["ours"](0), made.calls["ours"](1)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, made.calls["ours"](2))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_every_encoder_computes_the_same_or_says_why_not(dtype: torch.dtype) -> None:
+    """Seen red: transformers' model with a pooler that has no weights, a baseline's own weights, positions from 0."""
+    made = bench_models.encoder(TINY, RAGGED, dtype, "cpu")
+    found = outcome(made.calls)
+    missing = {name for name, t in found.items() if isinstance(t, Missing)}
+    # These need a GPU, and say so; transformers is not there on every Python.
+    without = set() if HAS_TRANSFORMERS else {name for name in found if name.startswith("transformers")}
+    assert missing == {"compile + torch varlen, packed", "ours, packed, CUDA graph"} | without
+    apart = differences(made, found)
+    assert apart.keys() == found.keys() - missing - {"ours, packed"}
+    assert all(x < (1e-6 if dtype == torch.float32 else 0.02) for x in apart.values()), apart
+    autocast = set() if dtype == torch.float32 else {"transformers, autocast bfloat16"}
+    assert {name for name in found if name.startswith("transformers")} == {"transformers, float32"} | autocast
+    assert made.uncounted == {"ours, packed, CUDA graph", "compile + SDPA, reduce-overhead"}
+    parameters = 50 * 128 + 514 * 128 + 2 * 128 + 4 * 128 * 129 + 128 * 64 + 64 + 64 * 128 + 128 + 4 * 128
+    assert made.held == parameters * dtype.itemsize
+
+
+@pytest.mark.usefixtures("small")
+def test_without_padding_eager_adds_a_mask_and_sdpa_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers always adds one; SDPA is the faster for having none."""
+    masks: dict[str, list[bool]] = {"eager": [], "sdpa": []}
+    forward = bench_models.PaddedEncoder.forward
+
+    def watched(self: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        masks[self.layers[0].attend].append(mask is not None)
+        return forward(self, ids, mask)
+
+    monkeypatch.setattr(bench_models.PaddedEncoder, "forward", watched)
+    for batch in (DENSE, RAGGED):
+        made = bench_models.encoder(TINY, batch, torch.float32, "cpu")
+        for name in ("eager, padded", "compile + SDPA, padded"):
+            made.calls[name](0)
+    assert masks == {"eager": [True, True], "sdpa": [False, True]}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_missing_package_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    made = bench_models.encoder(TINY, DENSE, torch.float32, "cpu")
+    found = outcome({"original": made.calls["transformers, float32"]})["original"]
+    assert isinstance(found, Missing)
+    assert found.why.startswith("ModuleNotFoundError: import of transformers halted")
+
+
+def test_many_tokens_get_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
+    monkeypatch.setattr(bench_models, "GRAPH_TOKENS", 8)
+    made = [bench_models.encoder(TINY, batch, torch.float32, "cpu") for batch in (DENSE, RAGGED)]
+    assert [bool(case.uncounted) for case in made] == [True, False]
+    assert [sum("graph" in name for name in case.calls) for case in made] == [1, 0]
