@@ -145,7 +145,7 @@ class ErnieMModel(PretrainedModel):
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, look)
         head_masks = check_head_mask(config, like, head_mask)
         layout = choose_layout(inputs, self._plain(inputs.inputs_embeds), output_attentions)
-        first_only = first_only and isinstance(layout, Packed) and not (layout.plain or output_hidden_states)
+        first_only = first_only and isinstance(layout, Packed) and not output_hidden_states
         ids, vectors = (None if x is None else layout.keep(x) for x in (inputs.input_ids, inputs.inputs_embeds))
         x = self.embeddings(ids, vectors, layout.keep(inputs.position_ids), layout)
         states: list[Tensor] = []

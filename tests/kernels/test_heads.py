@@ -77,6 +77,23 @@ def test_heads_float32_errors_are_those_of_the_reference(name: str, how: str) ->
         assert ours.max() <= 2 * theirs.max() + 16 * U32 * np.abs(truth).max(), field
 
 
+@pytest.mark.parametrize("how", ["plain operations", "gradients"])
+@pytest.mark.parametrize("labels", [[0, 1], [0, 0], [1, 1], [1, 0], [-100, 1]])
+def test_multiple_choice_leaves_out_choices_without_tokens(labels: list[int], how: str) -> None:
+    """Choice 1 of row 0 and choice 0 of row 1 are empty: the lowest logits, and as targets they do not count."""
+    twin, model = PAIRS["ErnieMForMultipleChoice", None]
+    mask = np.ones((2, 3, 4), np.int64)
+    mask[0, 1] = mask[1, 0] = 0
+    batch = {"input_ids": ids_like(mask), "attention_mask": mask, "labels": np.array(labels)}
+    with way(how):
+        out = model(**tensors(batch))
+    assert_same(out, twin(**batch))
+    lowest = torch.finfo(torch.float64).min / 4
+    assert out.logits[0, 1].item() == out.logits[1, 0].item() == lowest
+    # With both targets on empty choices nothing counts.
+    assert bool(out.loss.isnan()) == (labels == [1, 0])
+
+
 @pytest.mark.parametrize("name", ["ErnieMForSequenceClassification", "ErnieMForMultipleChoice"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_heads_that_read_the_first_token_compute_no_other_in_the_last_layer(name: str, dtype: Any) -> None:

@@ -14,6 +14,7 @@ from torch_models import CLASSES, pair, tensors, way
 
 from ernie_m.kernels.trace import tracing
 from ernie_m.reference import compare, trace
+from ernie_m.reference.trace import scope
 
 # What the fast path never writes down.
 FUSED = ("word_embeddings", "position_embeddings", "scores", "probs", "out_proj", "linear1", "linear2")
@@ -77,15 +78,17 @@ def test_trace_of_a_packed_call() -> None:
 
 
 def test_trace_keeps_bfloat16_as_float32_and_copies() -> None:
+    """And names stand behind the caller's own scope."""
     model = type(PAIRS[0][1]).from_reference(PAIRS[0][0], dtype=torch.bfloat16)
     with way("gradients"), trace() as t:
         out = model(torch.tensor([[0, 5]]))
     entry = t["encoder.layers.1.norm2"]
     assert entry.value.dtype == np.float32
     assert torch.equal(torch.tensor(entry.value), out.last_hidden_state.float())
-    with torch.no_grad():
-        out.last_hidden_state.zero_()
-    assert entry.value.any()
+    with way("plain operations"), trace() as t, scope("outer"):
+        out = PAIRS[0][1](inputs_embeds=torch.ones(1, 2, 16, dtype=torch.float64))
+    out.last_hidden_state.zero_()
+    assert t["outer.encoder.layers.1.norm2"].value.any()
 
 
 def test_trace_records_nothing_outside_and_nothing_while_compiling() -> None:
