@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from ernie_m import kernels, reference
-from ernie_m.kernels import interpreter, judge
+from ernie_m.kernels import gelu, interpreter, judge
 from ernie_m.kernels.check_inputs import fixed_case
 
 # NumPy has no bfloat16, and the interpreter is NumPy: this teaches it to round to bfloat16 as a GPU does.
@@ -59,8 +59,8 @@ plt.show()
 # An argument that is an array arrives as a **pointer**, the address of its first number. `pointer + offsets` is a whole
 # block of addresses; `tl.load` reads what lies there, `tl.store` writes.
 #
-# **Prediction.** The kernel below writes each program's number to its block. It is launched with 3 programs on blocks of
-# 4, and the array has room for 12 numbers. Write down the 12 numbers before you run it.
+# **Prediction.** The kernel below writes each program's number to its block. It is launched with 3 programs on blocks
+# of 4, and the array has room for 12 numbers. Write down the 12 numbers before you run it.
 
 
 # %%
@@ -170,8 +170,8 @@ got = my_gelu(x16).double().numpy()
 nonzero = exact != 0
 relative = np.abs(got - exact)[nonzero] / np.abs(exact[nonzero])
 u = 2.0**-8
-print(f"largest relative error: {relative.max() / u:.1f} u, so within u: {relative.max() <= 1.001 * u}")
-assert relative.max() <= 1.001 * u
+print(f"largest relative error above 0.9 u: {relative.max() > 0.9 * u}, above u: {relative.max() > 1.001 * u}")
+assert 0.9 * u < relative.max() <= 1.001 * u
 
 figure, axes = plt.subplots(figsize=(6, 2.6), dpi=80)
 axes.plot(x16.double()[torch.from_numpy(nonzero)], relative / u, ".", markersize=2)
@@ -182,8 +182,8 @@ axes.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# One rounding, one u. The sawtooth is the bfloat16 grid: just above a power of two the steps are coarsest, relative to
-# the number.
+# One rounding, one u: no number is off by more. On the right the error fades away, because there GELU(x) is nearly x,
+# and x is a bfloat16 number already.
 #
 # ## The tail
 #
@@ -215,7 +215,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Is that a fault? The error is small in absolute terms, below 10⁻⁶ |x|. The project's rule for anybody's GELU is
+# From -5.6 on, `my_gelu` gives plain 0: its relative error is 1. Is that a fault? The error is small in absolute terms, below 10⁻⁶ |x|. The project's rule for anybody's GELU is
 #
 # $$|\text{got} - \text{exact}| \le u\,|\text{exact}| + 8 \cdot 2^{-24}\,|x|,$$
 #
@@ -306,9 +306,14 @@ plt.show()
 #
 # `kernels.check` does not only say "wrong". It looks for the smallest input that shows it.
 
+
 # %%
+def tanh_gelu(x: torch.Tensor) -> torch.Tensor:
+    return my_gelu(x, "tanh")
+
+
 try:
-    kernels.check(lambda x: my_gelu(x, "tanh"), "gelu", dtypes=["float32"], examples=20)
+    kernels.check(tanh_gelu, "gelu", dtypes=["float32"], examples=20)
 except kernels.Failure as failure:
     caught = failure
 print("caught by the bound:", caught.verdict.bound)
@@ -325,8 +330,6 @@ print(caught)
 # its blocks have two dimensions, so that a program reads its part of the bias once for several rows.
 
 # %%
-from ernie_m.kernels import gelu  # noqa: E402
-
 print(inspect.getsource(gelu.bias_gelu_kernel.fn))
 
 # %% [markdown]
