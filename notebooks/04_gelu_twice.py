@@ -215,7 +215,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# From -5.6 on, `my_gelu` gives plain 0: its relative error is 1. Is that a fault? The error is small in absolute terms, below 10⁻⁶ |x|. The project's rule for anybody's GELU is
+# From -5.6 on, `my_gelu` gives plain 0: its relative error is 1. Is that a fault? The error is small in absolute terms,
+# below 10⁻⁶ |x|. The project's rule for anybody's GELU is
 #
 # $$|\text{got} - \text{exact}| \le u\,|\text{exact}| + 8 \cdot 2^{-24}\,|x|,$$
 #

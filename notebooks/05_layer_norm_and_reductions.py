@@ -1,0 +1,330 @@
+# %% [markdown]
+# # 05 · LayerNorm, and reductions
+#
+# **Question.** How does one program add up a row, in which precision, and what does it save to do several steps in one
+# kernel?
+#
+# GELU (notebook 04) looks at each number alone. LayerNorm needs the mean and the variance of a whole row before it can
+# write the first number. Such a step, from many numbers to one, is a **reduction**.
+#
+# *To run this elsewhere:* clone the repository, `pip install ".[notebooks]"`, `jupyter lab notebooks`.
+
+# %%
+import os
+
+# Triton looks at this when it is imported: kernels then run in its interpreter, on the CPU, one program at a time.
+os.environ["TRITON_INTERPRET"] = "1"
+
+import inspect
+from unittest import mock
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from ernie_m import kernels, reference
+from ernie_m.kernels import interpreter, layer_norm
+
+interpreter.install()  # bfloat16 that rounds as on a GPU
+
+# %% [markdown]
+# ## A row, a program
+#
+# The plan is simple: one program for each row. It loads the row, `tl.sum(row, 0)` adds up its numbers, and everything
+# stays in registers until the result is stored.
+#
+# But blocks have sizes that are powers of two, and rows do not. A row of 6 lies in a block of 8; the two places too many
+# are loaded as `other=0.0`. Zeros do not change a sum.
+#
+# **Prediction.** The row is 1, 2, 3, 4, 5, 6. Its mean is 3.5 and its variance 17.5 / 6 = 2.92. The kernel below forgets
+# one thing: `row - mean` is no longer 0 where the row had ended. Which variance does it find? You can work it out on
+# paper.
+
+
+# %%
+@triton.jit
+def statistics_kernel(x, found, E: tl.constexpr, BLOCK: tl.constexpr, MASK_AGAIN: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < E
+    row = tl.load(x + tl.program_id(0) * E + offsets, mask=mask, other=0.0)
+    mean = tl.sum(row, 0) / E
+    centred = row - mean
+    if MASK_AGAIN:
+        centred = tl.where(mask, centred, 0.0)
+    tl.store(found + 2 * tl.program_id(0), mean)
+    tl.store(found + 2 * tl.program_id(0) + 1, tl.sum(centred * centred, 0) / E)
+
+
+variances = {}
+for again in (False, True):
+    found = torch.empty(2)
+    statistics_kernel[(1,)](torch.arange(1.0, 7.0), found, E=6, BLOCK=8, MASK_AGAIN=again)
+    variances[again] = found[1].item()
+    print(f"masked again: {again!s:5}  mean {found[0].item():.1f}  variance {found[1].item():.2f}")
+assert variances[False] == 7.0 and abs(variances[True] - 17.5 / 6) < 1e-6
+
+# %% [markdown]
+# Two stray places add 2 · 3.5² = 24.5 to the sum of squares, which makes 42 / 6 = 7. **After every step that does not
+# keep 0 at 0, mask again before you add up.** Rows of 8 or 1,024 numbers would not show the fault: test with sizes that
+# are no powers of two.
+#
+# ## Warps: who adds up?
+#
+# A GPU runs threads in groups of 32, called **warps**. In the model a row has E = 768 numbers. Spread over the 32
+# threads of one warp, each thread has 24. First every thread adds up its own 24. Then the threads exchange: 16 pairs,
+# 8 pairs, 4, 2, 1. Registers of the same warp can be exchanged directly; several warps would have to meet in shared
+# memory and wait for each other. So the room gives a row to one warp.
+#
+# The order of additions also decides how large the error is. In one running total, the first number passes through 767
+# additions, and each may round. In the warp it passes through 23 + 5 = 28.
+#
+# **Prediction.** 1,000 rows of 768 random numbers between 0 and 1, added up in float32 in both ways. By what factor is
+# the running total's typical error larger: 1, 3, 10, 30?
+
+# %%
+rng = np.random.default_rng(0)
+rows = rng.random((1000, 768), dtype=np.float32)
+exact = rows.astype(np.float64).sum(axis=1)
+
+running = np.zeros(1000, np.float32)
+for e in range(768):
+    running += rows[:, e]
+
+threads = np.zeros((1000, 32), np.float32)
+for e in range(24):
+    threads += rows[:, 32 * e : 32 * e + 32]
+while threads.shape[1] > 1:
+    half = threads.shape[1] // 2
+    threads = threads[:, :half] + threads[:, half:]
+warp = threads[:, 0]
+
+errors = {name: np.abs(total - exact) / exact for name, total in (("running", running), ("warp", warp))}
+for name, error in errors.items():
+    print(f"{name:8} typical relative error {np.sqrt((error**2).mean()) / 2**-24:.2g} · 2^-24")
+factor = np.sqrt((errors["running"] ** 2).mean() / (errors["warp"] ** 2).mean())
+assert 5 < factor < 30
+
+figure, axes = plt.subplots(figsize=(5, 2.4), dpi=80)
+for name, error in errors.items():
+    axes.hist(error / 2**-24, bins=np.linspace(0, 30, 61), alpha=0.6, label=name)
+axes.set_xlabel("relative error / 2⁻²⁴")
+axes.set_ylabel("rows")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# The parallel order is not only faster, it is better.
+#
+# ## Statistics in float32
+#
+# The model's numbers are bfloat16. Why not add them up in bfloat16 too?
+#
+# **Prediction.** Add the number 1 to a bfloat16 total, 768 times. What is the total?
+
+# %%
+total = torch.zeros((), dtype=torch.bfloat16)
+for _ in range(768):
+    total += 1
+print("768 ones in bfloat16:", int(total))
+assert total == 256
+
+# %% [markdown]
+# At 256 the next bfloat16 is 258. 257 lies half way, and rounds to even: to 256. The total is stuck. So kernels here
+# widen to float32 as they load, and keep sums in float32.
+#
+# Float32 alone is not enough. There is a formula for the variance that needs only one pass over the row, mean(x²) −
+# mean(x)². On paper it is the same. It subtracts two numbers that are nearly equal when the mean is large.
+#
+# **Prediction.** From which mean / standard deviation on does the short formula lose all digits, in float32: 30, 300,
+# 3,000? (Float32 has 24 bits, and x² is squared.)
+
+# %%
+ratios = np.array([1, 3, 10, 30, 100, 300, 1000, 3000, 10000])
+noise = rng.standard_normal((100, 768))
+lost: dict[str, list[float]] = {"mean(x²) − mean(x)²": [], "mean((x − mean)²)": []}
+for ratio in ratios:
+    x = (noise + ratio).astype(np.float32)
+    truth = x.astype(np.float64).var(axis=1)
+    mean = x.mean(axis=1, keepdims=True)
+    one_pass = (x * x).mean(axis=1) - (mean * mean)[:, 0]
+    two_passes = np.square(x - mean).mean(axis=1)
+    for name, variance in zip(lost, (one_pass, two_passes), strict=True):
+        lost[name].append(float(np.median(np.abs(variance - truth) / truth)))
+figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80)
+for name, error in lost.items():
+    axes.loglog(ratios, np.maximum(error, 1e-9), "o-", label=name)
+axes.axhline(1, color="0.6", linewidth=1)
+axes.set_xlabel("mean / standard deviation")
+axes.set_ylabel("relative error of the variance")
+axes.legend()
+plt.show()
+for name, error in lost.items():
+    print(f"{name:19} error above 10 % at 10000: {error[-1] > 0.1}, at 100: {error[4] > 0.1}")
+assert max(lost["mean((x − mean)²)"]) < 1e-3 < 1 < lost["mean(x²) − mean(x)²"][-1]
+
+# %% [markdown]
+# The error grows with the square of the ratio, and reaches the size of the variance itself near 3,000, whose square is
+# about 2²³. The second pass costs nothing here: the row is in registers already.
+#
+# ## Fusing the residual
+#
+# In the model, LayerNorm never stands alone. Each half of a layer ends with
+#
+# $$y = \text{LayerNorm}(x + \text{bias} + \text{residual}),$$
+#
+# where x comes out of a matrix product. Written as three operations, each reads its input from memory and writes its
+# result back. One kernel can do all three while the row is in registers. That is **fusing**. The arithmetic stays the
+# same; what is saved is the way to memory and back.
+#
+# Here are the separate steps. `layer_norm.normalise_row` is the room's own helper; the two additions are one kernel.
+
+
+# %%
+@triton.jit
+def add_kernel(x, z, y, STRIDE_Z: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr):
+    i_row = tl.program_id(0)
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < E
+    b_x = tl.load(x + i_row * E + offsets, mask=mask, other=0.0).to(tl.float32)
+    b_z = tl.load(z + i_row * STRIDE_Z + offsets, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + i_row * E + offsets, (b_x + b_z).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def norm_kernel(x, gamma, beta, y, eps, E: tl.constexpr, BLOCK: tl.constexpr):
+    i_row = tl.program_id(0)
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < E
+    b_x = tl.load(x + i_row * E + offsets, mask=mask, other=0.0).to(tl.float32)
+    b_y, _, _ = layer_norm.normalise_row(b_x, mask, gamma, beta, offsets, eps, E)
+    tl.store(y + i_row * E + offsets, b_y.to(y.dtype.element_ty), mask=mask)
+
+
+def three_kernels(x, bias, residual, gamma, beta, eps):
+    (N, E), sizes = x.shape, {"E": x.shape[1], "BLOCK": triton.next_power_of_2(x.shape[1])}
+    with_bias, total, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+    add_kernel[(N,)](x, bias, with_bias, STRIDE_Z=0, **sizes)
+    add_kernel[(N,)](with_bias, residual, total, STRIDE_Z=E, **sizes)
+    norm_kernel[(N,)](total, gamma, beta, y, eps, **sizes)
+    return y
+
+
+# %% [markdown]
+# In the interpreter, every load and every store passes through two functions. We listen there, and count bytes.
+#
+# Two counts: `asked` is what programs ask for; every row asks for the bias, for γ and for β again. Those small vectors
+# stay in a cache near the processor. `memory` counts each address once per kernel: what has to come from, or go to, the
+# GPU's main memory at least.
+#
+# **Prediction.** bfloat16, 2 bytes a number; N = 32 rows of E = 768, so a pass over all rows is 49,152 bytes. How many
+# such passes do the three kernels make, reading and writing? How many does the fused one?
+
+# %%
+builder = type(interpreter.upstream.interpreter_builder)
+
+
+def count_bytes(function, *arguments) -> dict[str, int]:
+    """Bytes that the kernels of one call ask for, and those of different addresses, for each kind of access."""
+    asked, places = 0, set()
+    launches = [0]
+
+    def listen(original):
+        def access(self, pointers, *rest):
+            nonlocal asked
+            mask = rest[0] if original.__name__ == "create_masked_load" else rest[1]
+            size = pointers.get_element_ty().primitive_bitwidth // 8
+            addresses = pointers.data[mask.data]
+            asked += addresses.size * size
+            # A new kernel begins at program 0: what earlier ones read has left the cache.
+            places.update((launches[0], original.__name__, int(a), size) for a in addresses.ravel())
+            return original(self, pointers, *rest)
+
+        return access
+
+    def launch(self, *index):
+        launches[0] += index == (0, 0, 0)
+        return set_index(self, *index)
+
+    set_index = builder.set_grid_idx
+    names = ("create_masked_load", "create_masked_store")
+    with mock.patch.multiple(builder, set_grid_idx=launch, **{n: listen(getattr(builder, n)) for n in names}):
+        function(*arguments)
+    return {"asked": asked, "memory": sum(place[-1] for place in places)}
+
+
+N, E, eps = 32, 768, 1e-5
+wide = [torch.from_numpy(rng.standard_normal((N, E))).to(torch.bfloat16) for _ in range(2)]
+flat = [torch.from_numpy(rng.standard_normal(E)).to(torch.bfloat16) for _ in range(3)]
+arguments = (wide[0], flat[0], wide[1], flat[1], flat[2], eps)
+counts = {f.__name__: count_bytes(f, *arguments) for f in (three_kernels, kernels.add_layer_norm)}
+one_pass = 2 * N * E
+for name, count in counts.items():
+    print(f"{name:14}  " + "  ".join(f"{what} {n:7,} bytes, {n / one_pass:4.1f} passes" for what, n in count.items()))
+vectors = 3 * 2 * E
+assert counts["three_kernels"]["memory"] == 7 * one_pass + vectors
+assert counts["add_layer_norm"]["memory"] == 3 * one_pass + vectors + N * 2 * 4
+
+# %% [markdown]
+# Seven passes against three: the first addition reads x and writes (2), the second reads two and writes (3), LayerNorm
+# reads and writes (2). Fused: read x, read the residual, write y. The rest is three vectors, and for each row two float32
+# statistics, which a backward pass would want.
+#
+# An operation like this has little to compute. On a GPU its time is the time that its bytes take. An H100 moves 3.35
+# bytes in a picosecond (3.35 TB/s, its data sheet). For 8,192 tokens:
+
+# %%
+floors = {name: count["memory"] / N * 8192 / 3.35e12 * 1e6 for name, count in counts.items()}
+for name, microseconds in floors.items():
+    print(f"{name:14}  at least {microseconds:.0f} µs")
+assert 2.2 < floors["three_kernels"] / floors["add_layer_norm"] < 7 / 3
+
+figure, axes = plt.subplots(figsize=(5.5, 1.8), dpi=80)
+axes.barh(list(floors), list(floors.values()), color=["tab:gray", "tab:green"])
+axes.set_xlabel("µs for 8,192 tokens of the base model, bfloat16, H100")
+axes.invert_yaxis()
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## Fusing also saves a rounding
+#
+# **Prediction.** Both versions compute the same formula, with float32 inside each kernel. `kernels.check` holds a
+# bfloat16 result to one rounding at the end, and float32 arithmetic before. Do both pass?
+
+# %%
+passed = {}
+for function in (kernels.add_layer_norm, three_kernels):
+    try:
+        passed[function.__name__] = bool(kernels.check(function, "add_layer_norm", dtypes=["bfloat16"], examples=15))
+    except kernels.Failure as failure:
+        passed[function.__name__] = False
+        caught = failure
+for name, ok in passed.items():
+    print(f"{name:14}  {'within the bounds' if ok else 'not within the bounds'}")
+assert passed == {"add_layer_norm": True, "three_kernels": False}
+
+# %% tags=["varies"]
+print(caught)
+
+# %% [markdown]
+# Each of the separate kernels rounds to bfloat16 when it writes; the fused one keeps the sums in float32. Where x, bias
+# and residual nearly cancel, the rounded sum has few digits left, and LayerNorm magnifies what is left to size 1.
+#
+# Now read the room's kernel: every line of it has come up here.
+
+# %%
+print(inspect.getsource(layer_norm.normalise_row.fn))
+print(inspect.getsource(layer_norm.add_layer_norm_kernel.fn))
+
+# %% [markdown]
+# ## What to try next
+#
+# * Let the first kernel of this notebook divide by E − 1, and check it as a whole LayerNorm: at which E does
+#   `kernels.check` notice, and at which would you?
+# * Count the bytes of `kernels.bias_gelu`. How many passes are they, and how many if the bias were added before?
+# * Give the three kernels float32 arrays between them (`torch.empty_like(x, dtype=torch.float32)`). Do they pass now? How
+#   many bytes do they move?
+# * The exercises have a LayerNorm in NumPy and a fused add + LayerNorm in Triton.
+# * Next: `06_flash_attention`, where a row does not fit into registers.
