@@ -257,9 +257,8 @@ counts = {f.__name__: count_bytes(f, *arguments) for f in (three_kernels, kernel
 one_pass = 2 * N * E
 for name, count in counts.items():
     print(f"{name:14}  {count:7,} bytes, {count / one_pass:.1f} passes")
-vectors = 3 * 2 * E
-assert counts["three_kernels"] == 7 * one_pass + vectors
-assert counts["add_layer_norm"] == 3 * one_pass + vectors + N * 2 * 4
+assert counts["three_kernels"] == 7 * one_pass + 3 * 2 * E
+assert counts["add_layer_norm"] == 3 * one_pass + 3 * 2 * E + N * 2 * 4
 
 # %% [markdown]
 # Seven passes against three: the first addition reads x and writes (2), the second reads two and writes (3), LayerNorm
