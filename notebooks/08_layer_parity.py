@@ -129,7 +129,7 @@ assert noise < 1e-6 and max(of_port.values()) < 4 * noise
 
 # %%
 short = {name: name.replace("encoder.layers.", "").replace("self_attn.self_attn", "attn") for name in truth}
-figure, axes = plt.subplots(figsize=(8, 3.4), dpi=80)
+figure, axes = plt.subplots(figsize=(8, 4), dpi=80)
 for label, errors, marker in (("reference, float32", of_reference, "o"), ("port, float32", of_port, "x")):
     axes.semilogy([short[name] for name in errors], [max(e, 1e-9) for e in errors.values()], marker, label=label)
 axes.tick_params(axis="x", rotation=90, labelsize=7)
@@ -204,7 +204,7 @@ for name, changes in (("right port", {}), ("gelu_new", {"hidden_act": "gelu_new"
 assert len(parity["right port"]) == len(truth) and max(parity["right port"].values()) < 1e-12
 assert max(parity["gelu_new"].values()) > 1e-5
 
-figure, axes = plt.subplots(figsize=(8, 3.4), dpi=80)
+figure, axes = plt.subplots(figsize=(8, 4), dpi=80)
 for name, errors in parity.items():
     axes.semilogy([short[n] for n in errors], [max(e, 1e-17) for e in errors.values()], ".-", label=name)
 axes.tick_params(axis="x", rotation=90, labelsize=7)
