@@ -240,8 +240,8 @@ print(report)
 # ## A fault that the usual tests miss
 #
 # Many models use another GELU, in which tanh stands for erf. It differs by 0.0005 at most. Suppose that somebody copies
-# it from such a model. Or suppose a kernel that drops the low bits of its result instead of rounding. (That is no
-# fancy: Triton's interpreter does so in bfloat16 without `interpreter.install()`.)
+# it from such a model. Or suppose a kernel that drops the low bits of its result instead of rounding. (That happens:
+# Triton's own interpreter does so in bfloat16, which is why we called `interpreter.install()`.)
 #
 # Three tests that are in use in well-known kernel libraries, for bfloat16:
 #

@@ -137,7 +137,7 @@ assert total == 256
 # mean(x)². On paper it is the same. It subtracts two numbers that are nearly equal when the mean is large.
 #
 # **Prediction.** From which mean / standard deviation on does the short formula lose all digits, in float32: 30, 300,
-# 3,000? (Float32 has 24 bits, and x² is squared.)
+# 3,000? (Float32 has 24 bits, and x is squared.)
 
 # %%
 ratios = np.array([1, 3, 10, 30, 100, 300, 1000, 3000, 10000])

@@ -24,8 +24,11 @@ import numpy as np
 import torch
 
 from ernie_m import kernels, reference
+from ernie_m.kernels import interpreter
 from ernie_m.reference.checkpoint import open_checkpoint
 from ernie_m.reference.parameters import flatten
+
+interpreter.install()  # bfloat16 that rounds as on a GPU
 
 PADDLE = Path("../tests/fixtures/paddle_tiny")
 assert PADDLE.is_dir(), "run this in the folder notebooks/ of a clone"
