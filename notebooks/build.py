@@ -88,7 +88,9 @@ def execute(path: Path) -> NotebookNode:
 def environment(scratch: str) -> dict[str, str]:
     """The kernel's environment: one thread, no history or settings of the user, Triton as a notebook wants it."""
     own = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    # Another backend of matplotlib's would draw nowhere.
+    foreign = ("TRITON_INTERPRET", "MPLBACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
     return {**kept, **own, "IPYTHONDIR": scratch, "HF_HUB_OFFLINE": "1"}
 
 
