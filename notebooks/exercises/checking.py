@@ -1,0 +1,233 @@
+"""Checks an exercise's function: `answer("softmax", softmax, arrays="numpy")` says what is wrong with it, and draws it.
+
+What computes with rounding is judged by `ernie_m.kernels.check`. The mask, `unpad` and `pad` only move numbers: here
+hypothesis draws batches, every number has to be the right one, and the smallest batch that fails is shown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from diagnosis import diagnose, explain
+from drawing import draw
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from ernie_m import reference
+from ernie_m.kernels import Failure, check
+from ernie_m.kernels.check_buffers import poisoned
+from ernie_m.kernels.check_inputs import OPERATIONS, Case, numbers
+from ernie_m.kernels.check_report import SHOWN, Report
+from ernie_m.kernels.formats import FORMATS, Array
+
+EXAMPLES = 25
+NOT_WRITTEN = "not written yet"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What there is to say about a learner's function, and the figure that shows it (none if the function is right)."""
+
+    right: bool
+    text: str
+    figure: Figure | None = None
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A call that goes wrong: the arguments, what came (None if no numbers did), what should have, how far off is allowed."""
+
+    reason: str
+    inputs: dict[str, Any]
+    expected: Array
+    limit: Array
+    got: Array | None = None
+    index: tuple[int, ...] | None = None
+
+
+def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> None:
+    """Check `function` and show what was found. An exercise is one of `check`'s operations, or a key of `MOVES`."""
+    found = examine(exercise, function, arrays, examples)
+    print(found.text)
+    if found.figure is not None:
+        plt.show()
+
+
+def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> Answer:
+    """The answer to show."""
+    with np.errstate(all="ignore"):
+        if exercise in MOVES:
+            return _examine_move(exercise, function, examples)
+        dtypes = ["float32"] if arrays == "numpy" else None
+        try:
+            return Answer(True, passed(exercise, check(function, exercise, dtypes, examples, arrays=arrays)))
+        except Failure as failure:
+            return failed(exercise, function, failure)
+
+
+def passed(exercise: str, report: Report) -> str:
+    """What was tried, and how near the worst error came to its bound."""
+    lines = [f"{exercise}: right."]
+    for dtype, found in report.dtypes.items():
+        worst = max(verdict.ratio for verdict in found.worst.values())
+        lines.append(f"  {dtype}: {found.inputs} drawn inputs and the fixed data; worst error {worst:.2f} of its bound")
+    return "\n".join(lines)
+
+
+def failed(exercise: str, function: Callable[..., Any], failure: Failure) -> Answer:
+    """What is wrong, on the smallest input; for a stub, what it should give."""
+    if "NoneType" in failure.reason:
+        return not_written(exercise, "it gives None.", *small_call(exercise))
+    case, expected = failure.case, failure.case.expected
+    if failure.got is not None and np.isnan(failure.got).all() and stores_nothing(exercise, function):
+        why = "every number of the result is nan, as in memory that nothing was stored in."
+        return not_written(exercise, why, *small_call(exercise))
+    hints = [] if failure.got is None else diagnose(exercise, case.dtype, case.inputs, failure.got, expected.exact)
+    index = None if failure.verdict is None else failure.verdict.index
+    found = Wrong(failure.reason, case.inputs, expected.exact, expected.limit, failure.got, index)
+    return show(exercise, case.dtype, found, hints)
+
+
+def stores_nothing(exercise: str, function: Callable[..., Any]) -> bool:
+    """Whether the result of a small call of a kernel is what its memory held before, which is nan here."""
+    inputs, _ = small_call(exercise)
+    tensors = [torch.tensor(value, dtype=torch.float32) if np.ndim(value) else value for value in inputs.values()]
+    with poisoned([]):
+        try:
+            return bool(torch.isnan(function(*tensors)).all())
+        except Exception:
+            return False
+
+
+def small_call(exercise: str) -> tuple[dict[str, Any], Array]:
+    """A call that fits on paper, and its result."""
+    shapes = {name: (2, 3) for name in ("x", "scores", "residual", "q", "k", "v")}
+    shapes |= {name: (3,) for name in ("bias", "gamma", "beta")}
+    names = [name.strip() for name in OPERATIONS[exercise].call[2:-1].split(",")]
+    inputs = {
+        name: numbers(FORMATS["float32"], shapes[name], seed, 1.0, 0.0, "whole numbers") if name in shapes else 1e-5
+        for seed, name in enumerate(names)
+    }
+    return inputs, Case(exercise, "float32", inputs).expected.exact
+
+
+def not_written(exercise: str, why: str, inputs: dict[str, Any], expected: Array) -> Answer:
+    """A stub's answer."""
+    text = f"{exercise}: {NOT_WRITTEN}: {why}\nThe figure shows one call, and what it should give."
+    return Answer(False, text, draw(inputs, expected))
+
+
+def show(exercise: str, dtype: str, found: Wrong, hints: list[str]) -> Answer:
+    """The words and the figure for a call that goes wrong."""
+    hints = hints or [explain(found.reason, found.got)]
+    lines = [f"{exercise}: not right yet: {found.reason}.", *(f"Hint: {hint}" for hint in hints if hint)]
+    lines.append(f"The smallest input found ({dtype}):")
+    for name, value in found.inputs.items():
+        small = not isinstance(value, np.ndarray) or value.size <= SHOWN
+        shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+        lines.append(f"  {name}{shape}" + (f" = {value.tolist() if shape else value}" if small else ", in the figure"))
+    figure = draw(found.inputs, found.expected, found.got, found.limit, found.index)
+    return Answer(False, "\n".join(lines), figure)
+
+
+def _mask(lengths: Array, S: int) -> Array:
+    """The definition, position by position."""
+    return np.array([[s < length for s in range(S)] for length in lengths.tolist()], dtype=bool)
+
+
+@st.composite
+def _batches(draw: Any) -> Array:
+    """A (B, S) mask of ragged rows, some of which may be empty or full, but not all empty."""
+    S = draw(st.integers(1, 5))
+    lengths = draw(st.lists(st.integers(0, S), min_size=1, max_size=4).filter(any))
+    return _mask(np.array(lengths), S)
+
+
+def _counted(*shape: int) -> Array:
+    """1, 2, 3, ...: no two numbers alike, so that none can stand in for another."""
+    return np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.float32).reshape(shape)
+
+
+def _mask_inputs(mask: Array, E: int) -> dict[str, Any]:
+    return {"lengths": np.count_nonzero(mask, axis=1), "S": mask.shape[1]}
+
+
+def _unpad_inputs(mask: Array, E: int) -> dict[str, Any]:
+    return {"x": _counted(*mask.shape, E), "mask": mask}
+
+
+def _pad_inputs(mask: Array, E: int) -> dict[str, Any]:
+    return {"packed": _counted(np.count_nonzero(mask), E), "mask": mask}
+
+
+def _unpad(x: Array, mask: Array) -> Array:
+    return reference.unpad(x, reference.token_indices(mask))
+
+
+def _pad(packed: Array, mask: Array) -> Array:
+    return reference.pad(packed, reference.token_indices(mask), *mask.shape)
+
+
+# The arguments for a drawn batch, and the truth for them.
+MOVES: dict[str, tuple[Callable[[Array, int], dict[str, Any]], Callable[..., Array]]] = {
+    "mask_from_lengths": (_mask_inputs, _mask),
+    "unpad": (_unpad_inputs, _unpad),
+    "pad": (_pad_inputs, _pad),
+}
+
+
+def _examine_move(exercise: str, function: Callable[..., Any], examples: int) -> Answer:
+    """Search for a batch on which the function is wrong; hypothesis makes it small."""
+    make, truth = MOVES[exercise]
+    tried = 0
+
+    def try_on(batch: tuple[Array, int]) -> Wrong | None:
+        nonlocal tried
+        tried += 1
+        inputs = make(*batch)
+        return compare(function, inputs, truth(**inputs))
+
+    settings = hypothesis.settings(max_examples=4 * examples, database=None, deadline=None)
+    try:
+        batches = st.tuples(_batches(), st.integers(1, 3))
+        smallest = hypothesis.find(batches, try_on, settings=settings, random=random.Random(0))
+    except hypothesis.errors.NoSuchExample:
+        return Answer(True, f"{exercise}: right.\n  {tried} drawn batches; every number is the right one")
+    found = try_on(smallest)
+    assert found is not None
+    if "NoneType" in found.reason:
+        inputs = make(_mask(np.array([3, 1]), 3), 2)
+        return not_written(exercise, "it gives None.", inputs, truth(**inputs))
+    inputs = found.inputs
+    hints = [] if found.got is None else diagnose(exercise, "", inputs, found.got, found.expected)
+    return show(exercise, str(found.expected.dtype), found, hints)
+
+
+def compare(function: Callable[..., Any], inputs: dict[str, Any], expected: Array) -> Wrong | None:
+    """What is wrong with the function's result for `inputs`, in words; None if nothing is."""
+    limit = np.zeros(expected.shape)
+    given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
+    try:
+        got = function(*given.values())
+    except Exception as error:
+        return Wrong(f"it raises {type(error).__name__}: {error}", inputs, expected, limit)
+    if changed := [name for name, value in inputs.items() if not np.array_equal(value, given[name])]:
+        return Wrong(f"it changes its argument {changed[0]}", inputs, expected, limit)
+    if not isinstance(got, np.ndarray):
+        return Wrong(f"it gives {type(got).__name__}, not ndarray", inputs, expected, limit)
+    if got.shape != expected.shape:
+        return Wrong(f"it gives shape {got.shape}, not {expected.shape}", inputs, expected, limit)
+    if got.dtype != expected.dtype:
+        return Wrong(f"it gives {got.dtype}, not {expected.dtype}", inputs, expected, limit)
+    if np.array_equal(got, expected):
+        return None
+    index = tuple(int(i) for i in np.argwhere(got != expected)[0])
+    reason = f"at {list(index)} it gives {got[index]}, and the truth is {expected[index]}"
+    return Wrong(reason, inputs, expected, limit, got, index)

@@ -1,0 +1,116 @@
+"""One call of a function as a figure: its arguments, what came, what should have come, and the error over its bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ernie_m.kernels.formats import Array
+
+# A panel has its numbers written in as long as there are no more of them than this.
+MOST_COLUMNS, MOST_ROWS = 6, 12
+DPI = 80
+
+
+def draw(
+    inputs: dict[str, Any],
+    expected: Array,
+    got: Array | None = None,
+    limit: Array | None = None,
+    index: tuple[int, ...] | None = None,
+) -> Figure:
+    """Arguments above, results below. `index`: the place that is worst, framed in red."""
+    arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
+    scalars = ", ".join(f"{name} = {value:g}" for name, value in inputs.items() if name not in arrays)
+    results = {"expected": expected} if got is None else {"what came": got, "expected": expected}
+    if got is not None and limit is not None and limit.any():
+        results["error / bound"] = ratio(got, expected, limit)
+    elif got is not None:
+        results["wrong (1) or right (0)"] = (got != expected).astype(float)
+    figure = plt.figure(figsize=(9, height(arrays) + height(results)), dpi=DPI, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(height(arrays), height(results)))
+    above.suptitle("the input" + (f"; {scalars}" if scalars else ""), fontsize=11, fontweight="bold")
+    below.suptitle("the result", fontsize=11, fontweight="bold")
+    for part, panels in ((above, arrays), (below, results)):
+        axes = part.subplots(1, len(panels), squeeze=False, width_ratios=[width(value) for value in panels.values()])
+        for ax, (name, value) in zip(axes[0], panels.items(), strict=True):
+            panel(ax, name, value, largest(expected if name == "what came" else value))
+            if part is below and index is not None:
+                frame(ax, value, index)
+    return figure
+
+
+def ratio(got: Array, expected: Array, limit: Array) -> Array:
+    """|got - expected| / limit, infinite where what came is no number."""
+    with np.errstate(all="ignore"):
+        error = np.abs(got - expected)
+        return np.where(error == 0, 0.0, np.where(np.isfinite(error), error / limit, np.inf))
+
+
+def flat(value: Array) -> Array:
+    """As a matrix: a vector is one row, and a batch of matrices has them one below the other."""
+    return np.atleast_2d(value) if value.ndim <= 2 else value.reshape(-1, value.shape[-1])
+
+
+def height(panels: dict[str, Array]) -> float:
+    """Inches for a row of panels."""
+    return 1.1 + 0.24 * max(min(flat(value).shape[0], MOST_ROWS) for value in panels.values())
+
+
+def width(value: Array) -> int:
+    return max(2, min(flat(value).shape[1], MOST_COLUMNS))
+
+
+def largest(value: Array) -> float:
+    """Where the colours end."""
+    size = np.abs(value.astype(float))
+    return float(size.max(initial=0.0, where=np.isfinite(size))) or 1.0
+
+
+def panel(ax: Axes, name: str, value: Array, most: float) -> None:
+    """An array as a grid of coloured cells, with its numbers where there is room for them."""
+    cells = flat(value).astype(float)
+    rows, columns = cells.shape
+    ax.set_title(f"{name}\n({', '.join(map(str, value.shape))})", fontsize=9)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if not cells.size:
+        return
+    error = name.startswith(("error", "wrong"))
+    most = 2.0 if error else most
+    shown = np.clip(cells, -most, most)
+    image = ax.imshow(
+        shown,
+        cmap=matplotlib.colormaps["Reds" if error else "RdBu_r"].copy(),
+        vmin=0 if error else -2 * most,
+        vmax=2 * most,
+    )
+    image.cmap.set_bad("lightgrey")
+    ax.set_aspect("auto")
+    if columns > MOST_COLUMNS or rows > MOST_ROWS:
+        ax.figure.colorbar(
+            image, ax=ax, boundaries=np.linspace(0 if error else -most, most, 64), ticks=[0, most], format="%.3g"
+        )
+        return
+    for i, j in np.ndindex(rows, columns):
+        ax.text(j, i, f"{cells[i, j]:.3g}", ha="center", va="center", fontsize=8)
+    ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
+    ax.set_yticks(np.arange(0.5, rows - 1), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.tick_params(which="minor", length=0)
+    if value.ndim == 3:
+        ax.set_yticks(range(rows), [f"{b}, {s}" for b, s in np.ndindex(*value.shape[:2])], fontsize=8)
+
+
+def frame(ax: Axes, value: Array, index: tuple[int, ...]) -> None:
+    """A red frame around one number."""
+    *rows, column = (0, *index)[-max(value.ndim, 2) :]
+    row = int(np.ravel_multi_index(tuple(rows), value.shape[:-1])) if value.ndim > 1 else 0
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2.5, clip_on=False))
