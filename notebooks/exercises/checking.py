@@ -26,6 +26,7 @@ from ernie_m.kernels.check_buffers import poisoned
 from ernie_m.kernels.check_inputs import OPERATIONS, Case, numbers
 from ernie_m.kernels.check_report import SHOWN, Report
 from ernie_m.kernels.formats import FORMATS, Array
+from ernie_m.kernels.operation import INTERPRETED
 
 EXAMPLES = 25
 NOT_WRITTEN = "not written yet"
@@ -42,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A call that goes wrong: the arguments, what came (None if no numbers did), what should have, how far off is allowed."""
+    """A call that goes wrong. `got` is None if no numbers came; `limit` is how far off they may be."""
 
     reason: str
     inputs: dict[str, Any]
@@ -63,13 +64,18 @@ def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", e
 def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> Answer:
     """The answer to show."""
     with np.errstate(all="ignore"):
+        if why := not_written(exercise, function, arrays):
+            text = f"{exercise}: {NOT_WRITTEN}: {why}.\nThe figure shows one call, and what it should give."
+            return Answer(False, text, draw(*small_call(exercise)))
         if exercise in MOVES:
             return _examine_move(exercise, function, examples)
         dtypes = ["float32"] if arrays == "numpy" else None
         try:
             return Answer(True, passed(exercise, check(function, exercise, dtypes, examples, arrays=arrays)))
         except Failure as failure:
-            return failed(exercise, function, failure)
+            return failed(exercise, failure)
+        except RuntimeError as error:
+            return Answer(False, f"{exercise}: could not be checked: {error}")
 
 
 def passed(exercise: str, report: Report) -> str:
@@ -81,47 +87,50 @@ def passed(exercise: str, report: Report) -> str:
     return "\n".join(lines)
 
 
-def failed(exercise: str, function: Callable[..., Any], failure: Failure) -> Answer:
-    """What is wrong, on the smallest input; for a stub, what it should give."""
-    if "NoneType" in failure.reason:
-        return not_written(exercise, "it gives None.", *small_call(exercise))
+def failed(exercise: str, failure: Failure) -> Answer:
+    """What is wrong, on the smallest input."""
     case, expected = failure.case, failure.case.expected
-    if failure.got is not None and np.isnan(failure.got).all() and stores_nothing(exercise, function):
-        why = "every number of the result is nan, as in memory that nothing was stored in."
-        return not_written(exercise, why, *small_call(exercise))
     hints = [] if failure.got is None else diagnose(exercise, case.dtype, case.inputs, failure.got, expected.exact)
     index = None if failure.verdict is None else failure.verdict.index
     found = Wrong(failure.reason, case.inputs, expected.exact, expected.limit, failure.got, index)
     return show(exercise, case.dtype, found, hints)
 
 
-def stores_nothing(exercise: str, function: Callable[..., Any]) -> bool:
-    """Whether the result of a small call of a kernel is what its memory held before, which is nan here."""
-    inputs, _ = small_call(exercise)
-    tensors = [torch.tensor(value, dtype=torch.float32) if np.ndim(value) else value for value in inputs.values()]
-    with poisoned([]):
-        try:
-            return bool(torch.isnan(function(*tensors)).all())
-        except Exception:
-            return False
+def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str:
+    """Why a function seems to be a stub, from what it gives for the small call; "" if it is none."""
+    inputs, expected = small_call(exercise)
+    if exercise not in MOVES and arrays == "torch":
+        device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+        inputs = {
+            name: torch.tensor(value, dtype=torch.float32, device=device) if np.ndim(value) else value
+            for name, value in inputs.items()
+        }
+    try:
+        # Memory that is taken and not written to holds nan.
+        with poisoned([]):
+            got = function(*inputs.values())
+    except Exception:
+        return ""
+    if got is None:
+        return "it gives None"
+    blank = isinstance(got, torch.Tensor) and got.shape == expected.shape and bool(got.isnan().all())
+    return "all of its result is nan, as in memory that nothing was stored in" if blank else ""
 
 
 def small_call(exercise: str) -> tuple[dict[str, Any], Array]:
     """A call that fits on paper, and its result."""
-    shapes = {name: (2, 3) for name in ("x", "scores", "residual", "q", "k", "v")}
-    shapes |= {name: (3,) for name in ("bias", "gamma", "beta")}
-    names = [name.strip() for name in OPERATIONS[exercise].call[2:-1].split(",")]
+    if exercise in MOVES:
+        make, truth = MOVES[exercise]
+        moved = make(_mask(np.array([3, 1]), 3), 2)
+        return moved, truth(**moved)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("x", "scores", "residual", "q", "k", "v"), (2, 3))
+    shapes |= dict.fromkeys(("bias", "gamma", "beta"), (3,))
+    names = OPERATIONS[exercise].call.removeprefix("f(").removesuffix(")").split(", ")
     inputs = {
         name: numbers(FORMATS["float32"], shapes[name], seed, 1.0, 0.0, "whole numbers") if name in shapes else 1e-5
         for seed, name in enumerate(names)
     }
     return inputs, Case(exercise, "float32", inputs).expected.exact
-
-
-def not_written(exercise: str, why: str, inputs: dict[str, Any], expected: Array) -> Answer:
-    """A stub's answer."""
-    text = f"{exercise}: {NOT_WRITTEN}: {why}\nThe figure shows one call, and what it should give."
-    return Answer(False, text, draw(inputs, expected))
 
 
 def show(exercise: str, dtype: str, found: Wrong, hints: list[str]) -> Answer:
@@ -202,9 +211,6 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
         return Answer(True, f"{exercise}: right.\n  {tried} drawn batches; every number is the right one")
     found = try_on(smallest)
     assert found is not None
-    if "NoneType" in found.reason:
-        inputs = make(_mask(np.array([3, 1]), 3), 2)
-        return not_written(exercise, "it gives None.", inputs, truth(**inputs))
     inputs = found.inputs
     hints = [] if found.got is None else diagnose(exercise, "", inputs, found.got, found.expected)
     return show(exercise, str(found.expected.dtype), found, hints)

@@ -16,7 +16,7 @@ from ernie_m.kernels.formats import FORMATS, Array
 
 # The mistake's numbers have to explain all but so much of the error.
 UNEXPLAINED = 0.05
-PADDED = (16, 32, 64, 128, 256)
+PADDED = (2, 4, 8, 16, 32, 64, 128, 256)
 
 # What is wrong when no numbers, or none at one place, say it: a piece of the reason, and the hint.
 HINTS = {
@@ -86,9 +86,8 @@ def _padded_softmax(width: int) -> Callable[[Array], Array]:
 def _normalised(v: Array, gamma: Array, beta: Array, eps: float, ddof: int = 0, inside: bool = True) -> Array:
     centred = v - v.mean(-1, keepdims=True)
     E = v.shape[-1]
-    variance = (
-        np.square(centred).sum(-1, keepdims=True) / max(E - ddof, 0) if E > ddof else np.full((len(v), 1), np.nan)
-    )
+    # One number has no unbiased variance: 0 / 0.
+    variance = np.square(centred).sum(-1, keepdims=True) / np.float64(E - ddof)
     return centred / (np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps) * gamma + beta
 
 

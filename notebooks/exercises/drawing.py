@@ -87,11 +87,10 @@ def panel(ax: Axes, name: str, value: Array, most: float) -> None:
     shown = np.clip(cells, -most, most)
     image = ax.imshow(
         shown,
-        cmap=matplotlib.colormaps["Reds" if error else "RdBu_r"].copy(),
+        cmap=matplotlib.colormaps["Reds" if error else "RdBu_r"].with_extremes(bad="lightgrey"),
         vmin=0 if error else -2 * most,
         vmax=2 * most,
     )
-    image.cmap.set_bad("lightgrey")
     ax.set_aspect("auto")
     if columns > MOST_COLUMNS or rows > MOST_ROWS:
         ax.figure.colorbar(

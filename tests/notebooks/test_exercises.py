@@ -1,0 +1,185 @@
+"""The exercises: every solution is right; every stub, and a typical mistake in each, is answered in words that help.
+
+Seen red: a solution without its mask, its cast or its scale; a stub that is filled in; a mistake that is none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+plt = pytest.importorskip("matplotlib.pyplot")
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import wrong_answers as wrong  # noqa: E402 (needs torch)
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+SOURCES = {"numpy": "01_numpy", "torch": "02_triton"}
+EXERCISES = {
+    "numpy": ("softmax", "layer_norm", "mask_from_lengths", "unpad", "pad"),
+    "torch": ("gelu", "softmax", "add_layer_norm", "attention_head"),
+}
+EVERY = [(arrays, exercise) for arrays, exercises in EXERCISES.items() for exercise in exercises]
+# Triton's interpreter takes its time.
+EXAMPLES = {"numpy": 25, "torch": 6}
+
+# What a mistake's answer has to say: where and what (the numbers), and why (the hint).
+MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
+    (
+        "numpy",
+        "softmax",
+        wrong.softmax_without_maximum,
+        ["it gives nan, and the truth is 1", "subtract each row's largest"],
+    ),
+    ("numpy", "layer_norm", wrong.layer_norm_unbiased, ["the truth is", "divided by E - 1; LayerNorm divides by E"]),
+    ("numpy", "mask_from_lengths", wrong.mask_one_too_long, ["it gives True, and the truth is False", "so it is <"]),
+    (
+        "numpy",
+        "unpad",
+        wrong.unpad_by_position,
+        ["at [1, 0] it gives 3.0, and the truth is 2.0", "rows come one after"],
+    ),
+    ("numpy", "pad", wrong.pad_with_ones, ["it gives 1.0, and the truth is 0.0", "padding is 0"]),
+    (
+        "torch",
+        "gelu",
+        wrong.gelu_with_tanh,
+        ["what rounding explains", "the tanh approximation", "the exact one, with erf"],
+    ),
+    ("torch", "softmax", wrong.softmax_past_the_row, ["the truth is", "past the end of the row", "-inf"]),
+    ("torch", "add_layer_norm", wrong.add_layer_norm_without_bias, ["the truth is", "bias is left out of the sum"]),
+    ("torch", "add_layer_norm", wrong.add_layer_norm_rounded, ["(float16)", "sum is rounded to float16", "float32"]),
+    ("torch", "attention_head", wrong.attention_without_scale, ["the truth is", "not divided by √D"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Figures are drawn to no window, and gone after the test."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def checking(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`notebooks/exercises/checking.py`, found as the notebooks find it: beside themselves."""
+    monkeypatch.syspath_prepend(str(NOTEBOOKS / "exercises"))
+    return importlib.import_module("checking")
+
+
+def load(path: Path) -> ModuleType:
+    """A Python file that belongs to no package: a notebook's source, or a file of solutions."""
+    spec = importlib.util.spec_from_file_location(f"exercises_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def solution(arrays: str, exercise: str) -> Callable[..., Any]:
+    name = "numpy_solutions" if arrays == "numpy" else "triton_solutions"
+    return getattr(load(NOTEBOOKS / "solutions" / f"{name}.py"), exercise)
+
+
+@pytest.mark.parametrize(("arrays", "exercise"), EVERY)
+def test_solution_is_right(checking: ModuleType, arrays: str, exercise: str) -> None:
+    found = checking.examine(exercise, solution(arrays, exercise), arrays, EXAMPLES[arrays])
+    assert found.right, found.text
+    assert found.figure is None
+    first, *lines = found.text.splitlines()
+    assert first == f"{exercise}: right."
+    assert len(lines) == (3 if arrays == "torch" else 1), "a line for each dtype"
+    assert all("drawn" in line and ("of its bound" in line or "the right one" in line) for line in lines)
+
+
+@pytest.mark.parametrize(("arrays", "source"), SOURCES.items())
+def test_stubs_are_answered_as_not_written(
+    checking: ModuleType, monkeypatch: pytest.MonkeyPatch, arrays: str, source: str
+) -> None:
+    """The notebook itself is run, with its calls of `answer` kept."""
+    kept: list[tuple[str, Callable[..., Any], str]] = []
+    monkeypatch.setattr(checking, "answer", lambda name, stub, arrays="torch": kept.append((name, stub, arrays)))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    load(NOTEBOOKS / "exercises" / f"{source}.py")
+    assert [name for name, *_ in kept] == list(EXERCISES[arrays])
+    for name, stub, how in kept:
+        found = checking.examine(name, stub, how)
+        assert not found.right and f"{name}: not written yet: " in found.text
+        assert "it gives None" in found.text or "nothing was stored" in found.text
+        titles = [ax.get_title() for part in found.figure.subfigs for ax in part.axes]
+        assert any(title.startswith("expected") for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "exercise", "mistake", "words"), MISTAKES, ids=[mistake.__name__ for _, _, mistake, _ in MISTAKES]
+)
+def test_typical_mistake_is_named_and_drawn(
+    checking: ModuleType, arrays: str, exercise: str, mistake: Callable[..., Any], words: list[str]
+) -> None:
+    found = checking.examine(exercise, mistake, arrays, EXAMPLES[arrays])
+    assert not found.right
+    assert found.text.startswith(f"{exercise}: not right yet: at ["), found.text
+    for piece in [*words, "The smallest input found"]:
+        assert piece in found.text, found.text
+    titles = [ax.get_title().split("\n")[0] for part in found.figure.subfigs for ax in part.axes]
+    assert {"what came", "expected"} < set(titles)
+    assert {"error / bound", "wrong (1) or right (0)"} & set(titles)
+    found.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("arrays", SOURCES)
+def test_every_exercise_has_a_mistake(arrays: str) -> None:
+    assert {exercise for how, exercise, *_ in MISTAKES if how == arrays} == set(EXERCISES[arrays])
+
+
+def raises(x: Any, mask: Any) -> Any:
+    raise IndexError("no such row")
+
+
+@pytest.mark.parametrize(
+    ("exercise", "function", "words"),
+    [
+        ("unpad", raises, "it raises IndexError: no such row"),
+        ("unpad", lambda x, mask: x[mask].tolist(), "it gives list, not ndarray"),
+        ("unpad", lambda x, mask: x[mask].astype(np.float64), "it gives float64, not float32"),
+        ("unpad", lambda x, mask: x[mask][:, :1], "it gives shape ("),
+        ("unpad", lambda x, mask: x[mask, ::-1], "the truth is"),
+        ("pad", lambda packed, mask: packed, "it gives shape ("),
+        ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changes its argument x"),
+        ("softmax", lambda scores: scores.astype(np.float64), "a np.float64 made it so"),
+        ("softmax", lambda scores: scores[0], "it gives shape ("),
+    ],
+)
+def test_answer_says_what_is_wrong_and_raises_nothing(
+    checking: ModuleType, capsys: pytest.CaptureFixture[str], exercise: str, function: Callable[..., Any], words: str
+) -> None:
+    checking.answer(exercise, function, arrays="numpy")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{exercise}: not right yet: ") and words in said, said
+    assert len(plt.get_fignums()) == 1
+
+
+def test_answer_shows_the_same_input_each_time(checking: ModuleType) -> None:
+    answers = {checking.examine("unpad", wrong.unpad_by_position).text for _ in range(2)}
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("source", SOURCES.values())
+def test_notebooks_show_every_stubs_answer(source: str) -> None:
+    cells = json.loads((NOTEBOOKS / "exercises" / f"{source}.ipynb").read_text(encoding="utf-8"))["cells"]
+    asked = [cell for cell in cells if any(line.startswith("answer(") for line in cell["source"])]
+    assert asked
+    for cell in asked:
+        assert any("not written yet" in line for output in cell["outputs"] for line in output.get("text", []))
+        assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
