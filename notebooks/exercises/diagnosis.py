@@ -6,13 +6,16 @@ If what came is the result of such a mistake, or nearly, that mistake is named. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ernie_m import reference
 from ernie_m.kernels.formats import FORMATS, Array
+
+Mistake = Callable[..., Array]
 
 # The mistake's numbers have to explain all but so much of the error.
 UNEXPLAINED = 0.05
@@ -47,15 +50,23 @@ def diagnose(exercise: str, dtype: str, inputs: dict[str, Any], got: Array, expe
     """A list of one hint, the mistakes that explain the wrong numbers best; or of none, where none does."""
     format = FORMATS.get(dtype)
     best, words = UNEXPLAINED * distance(got, expected), list[str]()
-    for hint, mistake in MISTAKES.get(exercise, {}).items():
+    for hint, mistake in each_mistake(exercise):
         numbers = np.asarray(mistake(**inputs))
         if numbers.shape != got.shape:
             continue
         far = distance(got, numbers if format is None else format.round(numbers))
-        if far < best or (far == best and words):
-            words = [hint] if far < best else [*words, hint]
-            best = far
+        if far < best:
+            best, words = far, [hint]
+        elif far == best and words and hint not in words:
+            words.append(hint)
     return ["these are the numbers that come of this: " + "; or of this: ".join(words)] if words else []
+
+
+def each_mistake(exercise: str) -> Iterator[tuple[str, Mistake]]:
+    """Mistakes in words and as functions; some have several forms."""
+    for hint, forms in MISTAKES.get(exercise, {}).items():
+        for mistake in forms if isinstance(forms, list) else [forms]:
+            yield hint, mistake
 
 
 def distance(a: Array, b: Array) -> float:
@@ -158,11 +169,11 @@ def _compared(lengths: Array, S: int, first: int) -> Array:
 PAST = "places past the end of the row take part, as scores of 0; there they have to be -inf"
 NO_MAXIMUM = "exp of the scores themselves, which overflows; subtract each row's largest score first"
 
-MISTAKES: dict[str, dict[str, Callable[..., Array]]] = {
+MISTAKES: dict[str, dict[str, Mistake | list[Mistake]]] = {
     "softmax": {
         NO_MAXIMUM: _overflowing_softmax,
         "each column is made to add up to 1; it should be each row": lambda scores: reference.softmax(scores.T).T,
-        **{f"{PAST} (a block of {width})": _padded_softmax(width) for width in PADDED},
+        PAST: [_padded_softmax(width) for width in PADDED],
     },
     "layer_norm": {
         **_affine_mistakes(lambda x, **a: _normalised(x, **a)),
@@ -189,12 +200,9 @@ MISTAKES: dict[str, dict[str, Callable[..., Array]]] = {
         "the scores are not divided by √D": lambda q, k, v: _head(q, k, v, scale=1.0),
         "the scores are divided by D; it should be √D": lambda q, k, v: _head(q, k, v, scale=1 / q.shape[1]),
         "each column of the scores is made to add up to 1; it should be each row": _column_softmax_head,
-        **{
-            f"keys past the end take part (a block of {width}): their scores have to be -inf": (
-                lambda q, k, v, width=width: _head(q, k, v, width=width)
-            )
-            for width in PADDED
-        },
+        "keys past the end take part, with scores of 0; there they have to be -inf": [
+            partial(_head, width=width) for width in PADDED
+        ],
     },
     "mask_from_lengths": {
         "position <= length; positions count from 0, so it is <": lambda lengths, S: _compared(lengths, S, 0),

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from ernie_m.kernels.formats import Array
 
-# A panel has its numbers written in as long as there are no more of them than this.
-MOST_COLUMNS, MOST_ROWS = 6, 12
+# Numbers are written in as long as the panels beside one another have no more columns than this, and no more rows.
+MOST_COLUMNS, MOST_ROWS = 24, 12
 DPI = 80
 
 
@@ -34,13 +34,13 @@ def draw(
     elif got is not None:
         results["wrong (1) or right (0)"] = (got != expected).astype(float)
     figure = plt.figure(figsize=(9, height(arrays) + height(results)), dpi=DPI, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(height(arrays), height(results)))
+    above, below = figure.subfigures(2, 1, height_ratios=(height(arrays), height(results))).flat
     above.suptitle("the input" + (f"; {scalars}" if scalars else ""), fontsize=11, fontweight="bold")
     below.suptitle("the result", fontsize=11, fontweight="bold")
     for part, panels in ((above, arrays), (below, results)):
         axes = part.subplots(1, len(panels), squeeze=False, width_ratios=[width(value) for value in panels.values()])
         for ax, (name, value) in zip(axes[0], panels.items(), strict=True):
-            panel(ax, name, value, largest(expected if name == "what came" else value))
+            panel(ax, name, value, largest(expected if name == "what came" else value), len(panels))
             if part is below and index is not None:
                 frame(ax, value, index)
     return figure
@@ -64,7 +64,7 @@ def height(panels: dict[str, Array]) -> float:
 
 
 def width(value: Array) -> int:
-    return max(2, min(flat(value).shape[1], MOST_COLUMNS))
+    return max(2, min(flat(value).shape[1], 6))
 
 
 def largest(value: Array) -> float:
@@ -73,8 +73,8 @@ def largest(value: Array) -> float:
     return float(size.max(initial=0.0, where=np.isfinite(size))) or 1.0
 
 
-def panel(ax: Axes, name: str, value: Array, most: float) -> None:
-    """An array as a grid of coloured cells, with its numbers where there is room for them."""
+def panel(ax: Axes, name: str, value: Array, most: float, beside: int) -> None:
+    """An array as a grid of coloured cells, with its numbers where there is room. `beside`: panels in its row."""
     cells = flat(value).astype(float)
     rows, columns = cells.shape
     ax.set_title(f"{name}\n({', '.join(map(str, value.shape))})", fontsize=9)
@@ -92,7 +92,7 @@ def panel(ax: Axes, name: str, value: Array, most: float) -> None:
         vmax=2 * most,
     )
     ax.set_aspect("auto")
-    if columns > MOST_COLUMNS or rows > MOST_ROWS:
+    if columns * beside > MOST_COLUMNS or rows > MOST_ROWS:
         ax.figure.colorbar(
             image, ax=ax, boundaries=np.linspace(0 if error else -most, most, 64), ticks=[0, most], format="%.3g"
         )

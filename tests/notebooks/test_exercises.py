@@ -170,11 +170,6 @@ def test_answer_says_what_is_wrong_and_raises_nothing(
     assert len(plt.get_fignums()) == 1
 
 
-def test_answer_shows_the_same_input_each_time(checking: ModuleType) -> None:
-    answers = {checking.examine("unpad", wrong.unpad_by_position).text for _ in range(2)}
-    assert len(answers) == 1
-
-
 @pytest.mark.parametrize("source", SOURCES.values())
 def test_notebooks_show_every_stubs_answer(source: str) -> None:
     cells = json.loads((NOTEBOOKS / "exercises" / f"{source}.ipynb").read_text(encoding="utf-8"))["cells"]
