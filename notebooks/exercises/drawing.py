@@ -34,7 +34,7 @@ def draw(
     elif got is not None:
         results["wrong (1) or right (0)"] = (got != expected).astype(float)
     figure = plt.figure(figsize=(9, height(arrays) + height(results)), dpi=DPI, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(height(arrays), height(results))).flat
+    above, below = figure.subfigures(2, 1, height_ratios=(height(arrays), height(results)))
     above.suptitle("the input" + (f"; {scalars}" if scalars else ""), fontsize=11, fontweight="bold")
     below.suptitle("the result", fontsize=11, fontweight="bold")
     for part, panels in ((above, arrays), (below, results)):
