@@ -73,6 +73,12 @@ def test_a_models_floor_is_the_sum_of_its_steps(size: str, batch: str, milliseco
     assert floor == pytest.approx(SIZES[size].layers * (flops + attention) * 1e-3, rel=1e-4)
 
 
+def test_a_model_without_layers_is_its_embeddings() -> None:
+    # (2 x 8192 + 512 + 2) rows of 768 in bfloat16, and two ids of 8 bytes for each token.
+    floor = bench_cases.model_floor(Size("none", 0, 768, 3072), BATCHES["ragged"], 2, 1e12, 1e9)
+    assert floor == pytest.approx((16_898 * 1536 + 8192 * 16) * 1e-9)
+
+
 def test_ragged_lengths_are_what_they_are_called() -> None:
     ragged = BATCHES["ragged"]
     assert (len(ragged.lengths), ragged.tokens, max(ragged.lengths), ragged.ragged) == (64, 64 * 128, 512, True)
