@@ -7,7 +7,8 @@
 # other, and both can be counted with a pencil. From them follows the least time that the step can take, before anybody
 # has written a kernel.
 #
-# *To run this elsewhere:* clone the repository, `pip install ".[notebooks]"`, `jupyter lab notebooks`.
+# *To run this elsewhere:* clone the repository, `pip install ".[notebooks]"`, `jupyter lab notebooks`. Triton is
+# published for Linux: on Windows use WSL, on a Mac a container.
 
 # %%
 import json
@@ -51,7 +52,7 @@ print(f"computing takes {qkv.flops / MATRIX_RATE * 1e6:.0f} µs, moving {qkv.byt
 
 # %% [markdown]
 # The longer of the two is the **floor**. Whoever waits for computing is *compute-bound*, the others *memory-bound*. Now
-# the whole layer. (The counts for GELU and LayerNorm are those that notebook 05 measured: 2 and 3 passes.)
+# the whole layer. (Add + LayerNorm makes the 3 passes that notebook 05 counted; GELU reads and writes, which is 2.)
 #
 # **Prediction.** Of the steps qkv, out, ffn1, ffn2, attention, GELU and LayerNorm, which are memory-bound? And what
 # part of a layer's time is matrix products?
@@ -80,12 +81,12 @@ assert 0.6 < products < 0.85
 # The picture has both limits in it, and gives the method its name. A step can be anywhere below the roof, never above.
 
 # %%
-intensity = np.logspace(-1, 4, 100)
+intensity = np.logspace(0, 3.5, 100)
 figure, axes = plt.subplots(figsize=(6.5, 3.4), dpi=80)
 axes.loglog(intensity, np.minimum(MATRIX_RATE, intensity * MEMORY_RATE) / 1e12, color="black")
-for name, work in steps.items():
+for marker, (name, work) in zip("os^vDPX", steps.items(), strict=True):
     x = max(work.flops, arithmetic.get(name, 0)) / work.bytes
-    axes.plot(x, min(MATRIX_RATE, x * MEMORY_RATE) / 1e12, "o", label=f"{name} ({x:.0f})")
+    axes.plot(x, min(MATRIX_RATE, x * MEMORY_RATE) / 1e12, marker, label=f"{name} ({x:.0f})")
 axes.set(xlabel="operations for each byte", ylabel="TFLOP/s at most", title="H100, bfloat16, base model, 8,192 tokens")
 axes.legend(fontsize=7)
 plt.show()
@@ -201,8 +202,8 @@ for path in results:
     print(saved["environment"].get("gpu"), "- share of the floor that our kernels reach, base model, bfloat16:")
     for row in rows:
         share = row["floor_s"] / row["median_s"]
-        case = f"{row['what']:22} {row['batch']:8}"
-        print(f"  {case} {1e6 * row['median_s']:9.1f} µs  {share:4.0%}  {'#' * int(30 * share)}")
+        microseconds = float(f"{1e6 * row['median_s']:.3g}")
+        print(f"  {row['what']:22} {row['batch']:8} {microseconds:9g} µs  {share:4.0%}  {'#' * int(30 * share)}")
 
 # %% [markdown]
 # ## What to try next

@@ -8,7 +8,7 @@
 # implementation to another. Then it plants two faults, and finds them.
 #
 # *To run this elsewhere:* clone the repository (the checkpoint is one of its test files), `pip install ".[notebooks]"`,
-# `jupyter lab notebooks`.
+# `jupyter lab notebooks`. Triton is published for Linux: on Windows use WSL, on a Mac a container.
 
 # %%
 import os
@@ -50,16 +50,19 @@ original.save_pretrained(folder.name)
 paddle, converted = open_checkpoint(PADDLE / "model"), open_checkpoint(folder.name)
 print(paddle.format, "->", converted.format, "with", len(paddle.tensors), "and", len(converted.tensors), "tensors")
 
-shapes_differ = 0
-print(f"\n{'in layer 0':34}  {'Paddle':>10}  {'Hugging Face':>12}")
+shapes_differ = contents_differ = 0
+print(f"\n{'in layer 0':34}  {'Paddle':>10}  {'Hugging Face':>12}  transposed")
 for name, stored in converted.tensors.items():
     if name.startswith("encoder.layers.0.") and len(stored.shape) == 2:
         # Hugging Face's q, k and v lie one module deeper.
         there = paddle.tensors[name.replace("self_attn.self_attn", "self_attn")]
         shapes_differ += stored.shape != there.shape
-        print(f"{name.removeprefix('encoder.layers.0.'):34}  {there.shape!s:>10}  {stored.shape!s:>12}")
-print("\nother shapes:", shapes_differ)
-assert shapes_differ == 2 and len(paddle.tensors) == len(converted.tensors)
+        contents_differ += not np.array_equal(stored.load(), there.load())
+        transposed = np.array_equal(stored.load(), there.load().T)
+        shapes = f"{there.shape!s:>10}  {stored.shape!s:>12}"
+        print(f"{name.removeprefix('encoder.layers.0.'):34}  {shapes}  {transposed}")
+print(f"\nother shapes: {shapes_differ}, other contents: {contents_differ}")
+assert (shapes_differ, contents_differ) == (2, 6) and len(paddle.tensors) == len(converted.tensors)
 
 # %% [markdown]
 # Two shapes, but all six matrices are transposed. The four square ones are a trap: read without being transposed, they
@@ -142,7 +145,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# A straight floor of noise, that grows slowly with depth. A fault would be a step up, and everything behind it high.
+# A floor of noise: it goes up and down a little, and the second layer is about where the first one was. A fault would
+# be a step up, and everything behind it high.
 #
 # ## A fault, found by the trace
 #
@@ -189,8 +193,7 @@ print("four times the noise:        parts at", parted.name)
 assert off < 1e-3 and parted.name == "encoder.layers.0.activation"
 
 # %% [markdown]
-# It passes, and the model is wrong in every layer. There are twelve layers in the base model, where small differences
-# grow.
+# It passes, and the model is wrong in every layer. These are two layers; the base model has twelve.
 #
 # ## Float64 takes the noise away
 #
@@ -218,9 +221,9 @@ plt.show()
 folder.cleanup()
 
 # %% [markdown]
-# Ten orders of magnitude lie between right and wrong. No tolerance can be picked badly here. (In float64 the torch
-# model computes in plain torch: this proves the model around the kernels. The kernels themselves are proved one by one,
-# by `kernels.check`, against derived bounds: notebooks 04 to 06.)
+# More than ten orders of magnitude lie between right and wrong. No tolerance can be picked badly here. (In float64 the
+# torch model computes in plain torch: this proves the model around the kernels. The kernels themselves are proved one
+# by one, by `kernels.check`, against derived bounds: notebooks 04 to 06.)
 #
 # ## How to port a model, and know that it is right
 #
