@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ._triton import tl, triton
 from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
-from .padding import check_cu_seqlens
+from .padding import check_cu_seqlens, check_max_seqlen, sequence_of_tokens
 from .shipped import TRITON_TYPES, Configuration, Shipped, target_of
 
 HEAD_SIZES = (16, 32, 64, 128)
@@ -60,6 +60,7 @@ def packed_attention_kernel(
     qkv, cu_seqlens, context, lse, T, scale2,
     H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LOOP: tl.constexpr,
 ):  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)  # fmt: skip
+    """One block of one sequence's queries, in one head; `scale2` is log2(e)/√D."""
     i_block = tl.program_id(0)
     i_head = tl.program_id(1)
     start, n = sequence_bounds(cu_seqlens, tl.program_id(2), T)
@@ -169,9 +170,8 @@ def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> 
     T, _, H, D = qkv.shape
     B, S = cu_seqlens.shape[0] - 1, max_seqlen
     starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
-    tokens = torch.arange(T, device=qkv.device)
-    i_sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))
-    column = (tokens - starts[i_sequence]).clamp(0, max(S - 1, 0))
+    i_sequence = sequence_of_tokens(cu_seqlens, T)
+    column = (torch.arange(T, device=qkv.device) - starts[i_sequence]).clamp(0, max(S - 1, 0))
     place = i_sequence * S + column
     rectangle = qkv.new_zeros(B * S, 3, H, D).index_copy(0, place, qkv)
     q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
@@ -203,11 +203,10 @@ def packed_attention(
     check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
     look = checks_values(qkv, validate)
     check_cu_seqlens(cu_seqlens, qkv.shape[0], look)
-    longest = int(cu_seqlens.diff().max()) if (max_seqlen is None or look) and cu_seqlens.shape[0] > 1 else 0
     if max_seqlen is None:
-        max_seqlen = longest
-    elif longest > max_seqlen:
-        raise ValueError(f"max_seqlen: expected at least {longest}, the longest sequence's length, got {max_seqlen}")
+        max_seqlen = int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
+    elif look:
+        check_max_seqlen(cu_seqlens, max_seqlen)
     function = plain_packed_attention if wants_plain(qkv) else _packed_attention
     context, lse = function(qkv, cu_seqlens, max_seqlen)
     return (context, lse) if return_lse else context

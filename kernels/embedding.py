@@ -45,6 +45,7 @@ def embed_kernel(
     input_ids, position_ids, word, position, gamma, beta, y, V, P, eps,
     E: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr,
 ):  # (T,), (T,), (V, E), (P, E), (E,), (E,) -> (T, E)  # fmt: skip
+    """One token's row; the tables have V and P rows."""
     i_token = tl.program_id(0).to(tl.int64)
     o_e = tl.arange(0, BLOCK)
     m_e = o_e < E

@@ -20,7 +20,7 @@ from torch import Tensor
 from ._triton import tl, triton
 from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
 from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
-from .padding import check_cu_seqlens
+from .padding import check_cu_seqlens, sequence_of_tokens
 from .shipped import TRITON_TYPES, Configuration, Shipped
 
 
@@ -28,6 +28,7 @@ from .shipped import TRITON_TYPES, Configuration, Shipped
 def first_token_attention_kernel(
     q, kv, cu_seqlens, context, T, scale2, H: tl.constexpr, D: tl.constexpr, BN: tl.constexpr
 ):  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
+    """One sequence's first query, in one head; `scale2` is log2(e)/√D."""
     i_head = tl.program_id(0)
     i_sequence = tl.program_id(1)
     start, n = sequence_bounds(cu_seqlens, i_sequence, T)
@@ -109,8 +110,7 @@ def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Te
     """The same in plain torch, through which gradients flow: each key meets its own query, sums run by sequence."""
     (B, H, D), T = q.shape, kv.shape[0]
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    tokens = torch.arange(T, device=kv.device)
-    own = torch.searchsorted(cu_seqlens[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))  # (T,)
+    own = sequence_of_tokens(cu_seqlens, T)
     k, v = kv.to(wide).unbind(1)  # (T, H, D)
     scores = (q.to(wide)[own] * k).sum(-1) / math.sqrt(D)  # (T, H)
     # Any number near the largest score keeps exp from overflowing; it cancels, so no gradient has to flow through it.

@@ -24,7 +24,7 @@ from ernie_m.reference.trace import Entry, Tokens
 
 from .attention import packed_attention
 from .losses import widen
-from .padding import check_cu_seqlens, pad, unpad
+from .padding import check_cu_seqlens, check_max_seqlen, pad, sequence_of_tokens, unpad
 from .trace import record, to_numpy
 
 
@@ -190,11 +190,8 @@ def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, look: bool) -> tuple[
     check_cu_seqlens(cu, T, look)
     if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int) or max_seqlen < 0:
         raise TypeError(f"max_seqlen: expected an integer of at least 0, got {max_seqlen!r}")
-    if look and cu.shape[0] > 1 and int(cu.diff().max()) > max_seqlen:
-        longest = int(cu.diff().max())
-        raise ValueError(f"max_seqlen: expected at least {longest}, the longest sequence's length, got {max_seqlen}")
-    B = cu.shape[0] - 1
-    tokens = torch.arange(T, device=cu.device)
-    own = torch.searchsorted(cu[1:].contiguous(), tokens, right=True).clamp(0, max(B - 1, 0))
-    column = (tokens - cu[own]).clamp(0, max(max_seqlen - 1, 0))
+    if look:
+        check_max_seqlen(cu, max_seqlen)
+    own = sequence_of_tokens(cu, T)
+    column = (torch.arange(T, device=cu.device) - cu[own]).clamp(0, max(max_seqlen - 1, 0))
     return Packed(own * max_seqlen + column, cu, max_seqlen, plain), column

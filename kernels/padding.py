@@ -42,6 +42,23 @@ def pad(packed: Tensor, indices: Tensor, batch: int, length: int) -> Tensor:  # 
     return padded.index_copy(0, indices, packed).unflatten(0, (batch, length))
 
 
+def sequence_of_tokens(cu_seqlens: Tensor, tokens: int) -> Tensor:  # (B + 1,) -> (T,)
+    """Which sequence each of T = `tokens` packed tokens belongs to, int64; no value is read on the host.
+
+    Tokens that wrong `cu_seqlens` leave to no sequence are given to the last.
+    """
+    places = torch.arange(tokens, device=cu_seqlens.device)
+    owners = torch.searchsorted(cu_seqlens[1:].contiguous(), places, right=True)
+    return owners.clamp(0, max(cu_seqlens.shape[0] - 2, 0))
+
+
+def check_max_seqlen(cu_seqlens: Tensor, max_seqlen: int) -> None:
+    """Raise ValueError if a sequence is longer than `max_seqlen`. Reads values."""
+    longest = int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
+    if longest > max_seqlen:
+        raise ValueError(f"max_seqlen: expected at least {longest}, the longest sequence's length, got {max_seqlen}")
+
+
 def check_cu_seqlens(cu_seqlens: Tensor, tokens: int, values: bool) -> None:
     """Raise unless `cu_seqlens` is a 1-D int32 tensor that, if `values` are looked at, rises from 0 to `tokens`."""
     check_integers("cu_seqlens", cu_seqlens, (torch.int32,))

@@ -39,6 +39,13 @@ def test_padding_equals_the_reference(mask: np.ndarray, boolean: bool, trailing:
     )
 
 
+def test_sequence_of_tokens_skips_empty_sequences() -> None:
+    """Seen red: the token at a boundary given to the sequence before it (`right=False`)."""
+    cu = torch.tensor([0, 3, 3, 5], dtype=torch.int32)
+    assert padding.sequence_of_tokens(cu, 5).tolist() == [0, 0, 0, 2, 2]
+    assert padding.sequence_of_tokens(cu, 6).tolist() == [0, 0, 0, 2, 2, 2]
+
+
 def test_gradients_flow_through_unpad_and_pad() -> None:
     indices = torch.tensor([0, 2, 3])
     x = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
