@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 ROOMS := $(wildcard reference tokenizer kernels)
 SOURCES := pyproject.toml README.md LICENSE $(ROOMS) \
-           $(filter-out %/__pycache__,$(wildcard $(ROOMS:%=%/*) $(ROOMS:%=%/demo/*)))
+           $(filter-out %/__pycache__,$(wildcard $(ROOMS:%=%/*) $(ROOMS:%=%/*/*)))
 
 BIN := .venv/bin
 STAMPS := .venv/stamps

@@ -10,9 +10,11 @@ Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token
     python -m ernie_m.kernels verify | bench | compile | check
 """
 
+from ernie_m.reference.compat import announce
+
 from .attention import packed_attention
-from .check import check
-from .check_report import Failure, Report
+from .checking.check import check
+from .checking.report import Failure, Report
 from .embedding import embed
 from .first_token import first_token_attention
 from .gelu import bias_gelu
@@ -26,6 +28,7 @@ from .heads import (
 from .layer_norm import add_layer_norm
 from .model import ErnieMModel
 from .padding import cu_seqlens, pad, token_indices, unpad
+from .runtime.moved import MOVED
 
 __all__ = [
     "ErnieMForInformationExtraction",
@@ -47,3 +50,5 @@ __all__ = [
     "token_indices",
     "unpad",
 ]
+
+announce(__name__, MOVED)

@@ -1,4 +1,4 @@
-"""`python -m ernie_m.kernels COMMAND`: see `cli.py`."""
+"""`python -m ernie_m.kernels COMMAND`: see `cli/`."""
 
 import sys
 

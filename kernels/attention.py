@@ -3,11 +3,11 @@
     context[i] = Σ_j softmax_j(q_i · k_j / √D) v_j        over the keys j of i's own sequence
 
 Grid: (blocks of BM queries, heads, sequences). A program keeps its queries, walks over its sequence's keys BN at a
-time, and carries three things: `largest`, the largest score so far; `total`, the sum of exp(score − largest); and
-`acc`, the sum of exp(score − largest)·v. When a larger score turns up, both sums shrink to it ("online softmax"). All
+time, and carries three things: `row_max`, the row_max score so far; `row_sum`, the sum of exp(score − row_max); and
+`acc`, the sum of exp(score − row_max)·v. When a larger score turns up, both sums rescale to it ("online softmax"). All
 steps but the last are whole blocks and need no mask; the last one masks what lies past the sequence.
 
-Scores are kept as the dot product gives them, and go into exp2(score · log2(e)/√D − largest): one fused multiply-add
+Scores are kept as the dot product gives them, and go into exp2(score · log2(e)/√D − row_max): one fused multiply-add
 and one exp2 for each. All three sums are float32, the probabilities are rounded to the inputs' dtype for the second
 product, and the row's log-sum-exp is saved for a backward pass.
 
@@ -23,10 +23,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
-from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
 from .padding import check_cu_seqlens, check_max_seqlen, sequence_of_tokens
-from .shipped import TRITON_TYPES, Configuration, Shipped, target_of
+from .runtime.arguments import check_device, check_floats, check_shape
+from .runtime.dispatch import runs_triton, should_validate, wants_plain
+from .runtime.dtypes import TRITON_TYPES, wide_dtype
+from .runtime.optional_triton import tl, triton
+from .runtime.variants import Configuration, Variant, target_of
 
 HEAD_SIZES = (16, 32, 64, 128)
 LOG2_E = math.log2(math.e)
@@ -42,17 +44,17 @@ def sequence_bounds(cu_seqlens, i_sequence, T):
 
 
 @triton.jit
-def attend_to_block(q, b_k, b_v, largest, total, acc, m_n, scale2, MASKED: tl.constexpr):
+def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.constexpr):
     """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; `m_n` (BN,) says which keys exist, if MASKED."""
     scores = tl.dot(q, b_k, input_precision="ieee")
     if MASKED:
         scores = tl.where(m_n[None, :], scores, float("-inf"))
-    new = tl.maximum(largest, tl.max(scores, 1) * scale2)
+    new = tl.maximum(row_max, tl.max(scores, 1) * scale2)
     probs = tl.math.exp2(scores * scale2 - new[:, None])
-    shrink = tl.math.exp2(largest - new)
-    total = total * shrink + tl.sum(probs, 1)
-    acc = tl.dot(probs.to(b_v.dtype), b_v, acc * shrink[:, None], input_precision="ieee")
-    return new, total, acc
+    rescale = tl.math.exp2(row_max - new)
+    row_sum = row_sum * rescale + tl.sum(probs, 1)
+    acc = tl.dot(probs.to(b_v.dtype), b_v, acc * rescale[:, None], input_precision="ieee")
+    return new, row_sum, acc
 
 
 @triton.jit
@@ -75,8 +77,8 @@ def packed_attention_kernel(
         p_v = p_q + 2 * H * D + o_n[:, None] * STRIDE + o_d[None, :]
         q = tl.load(p_q + o_m[:, None].to(tl.int64) * STRIDE + o_d[None, :], mask=m_m[:, None], other=0.0)
 
-        largest = tl.full((BM,), float("-inf"), tl.float32)
-        total = tl.zeros((BM,), tl.float32)
+        row_max = tl.full((BM,), float("-inf"), tl.float32)
+        row_sum = tl.zeros((BM,), tl.float32)
         acc = tl.zeros((BM, D), tl.float32)
         whole = n // BN * BN if LOOP else 0
         for _ in tl.range(0, whole, BN):
@@ -84,17 +86,17 @@ def packed_attention_kernel(
             b_v = tl.load(p_v)
             p_k += BN * STRIDE
             p_v += BN * STRIDE
-            largest, total, acc = attend_to_block(q, b_k, b_v, largest, total, acc, o_n < BN, scale2, False)
+            row_max, row_sum, acc = attend_to_block(q, b_k, b_v, row_max, row_sum, acc, o_n < BN, scale2, False)
         if whole < n:
             m_n = whole + o_n < n
             b_k = tl.load(p_k, mask=m_n[None, :], other=0.0)
             b_v = tl.load(p_v, mask=m_n[:, None], other=0.0)
-            largest, total, acc = attend_to_block(q, b_k, b_v, largest, total, acc, m_n, scale2, True)
+            row_max, row_sum, acc = attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, True)
 
         p_out = context + (start + o_m[:, None]).to(tl.int64) * (H * D) + i_head * D + o_d[None, :]
-        tl.store(p_out, (acc / total[:, None]).to(context.dtype.element_ty), mask=m_m[:, None])
+        tl.store(p_out, (acc / row_sum[:, None]).to(context.dtype.element_ty), mask=m_m[:, None])
         p_lse = lse + i_head.to(tl.int64) * T + start + o_m
-        tl.store(p_lse, (largest + tl.math.log2(total)) * LN_2, mask=m_m)
+        tl.store(p_lse, (row_max + tl.math.log2(row_sum)) * LN_2, mask=m_m)
 
 
 def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> Configuration:
@@ -114,7 +116,7 @@ def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> C
     return Configuration({"BM": 128, "BN": 64, "LOOP": True}, num_warps=8, num_stages=stages)
 
 
-def shipped(target: str) -> Iterator[Shipped]:
+def variants(target: str) -> Iterator[Variant]:
     """The kernel at 12 heads of 64 (base), 16 of 64 (large), and 12 of every other size, for short rows and long."""
     for dtype, kind in TRITON_TYPES.items():
         for H, D in ((12, 64), (16, 64), (12, 16), (12, 32), (12, 128)):
@@ -122,7 +124,7 @@ def shipped(target: str) -> Iterator[Shipped]:
                 chosen = configuration(target, dtype, D, longest)
                 tensors = {"qkv": f"*{kind}", "cu_seqlens": "*i32", "context": f"*{kind}", "lse": "*fp32"}
                 constants = {"H": H, "D": D, **chosen.blocks}
-                yield Shipped(
+                yield Variant(
                     operation="packed_attention",
                     dtype=str(dtype).removeprefix("torch."),
                     label=f"H={H} D={D} S<={longest}",
@@ -175,7 +177,7 @@ def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> 
     place = i_sequence * S + column
     rectangle = qkv.new_zeros(B * S, 3, H, D).index_copy(0, place, qkv)
     q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
-    wide = torch.float64 if qkv.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(qkv)
     scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
     missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
     # The lowest number and not -inf: a sequence without tokens is not looked at, but its gradients would be nan.
@@ -184,6 +186,15 @@ def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> 
     lse = scores.logsumexp(dim=-1)  # (B, H, S)
     at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
     return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)
+
+
+def packed_attention_unchecked(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
+    """`packed_attention` for callers that have checked the arguments: the context and the log-sum-exps."""
+    function = plain_packed_attention if wants_plain(qkv) else _packed_attention
+    context, lse = function(qkv, cu_seqlens, max_seqlen)
+    return context, lse
 
 
 def packed_attention(
@@ -201,12 +212,11 @@ def packed_attention(
     check_floats(qkv=qkv)
     check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
     check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
-    look = checks_values(qkv, validate)
-    check_cu_seqlens(cu_seqlens, qkv.shape[0], look)
+    validate = should_validate(qkv, validate)
+    check_cu_seqlens(cu_seqlens, qkv.shape[0], validate)
     if max_seqlen is None:
         max_seqlen = int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
-    elif look:
+    elif validate:
         check_max_seqlen(cu_seqlens, max_seqlen)
-    function = plain_packed_attention if wants_plain(qkv) else _packed_attention
-    context, lse = function(qkv, cu_seqlens, max_seqlen)
+    context, lse = packed_attention_unchecked(qkv, cu_seqlens, max_seqlen)
     return (context, lse) if return_lse else context

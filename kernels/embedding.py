@@ -18,19 +18,12 @@ from torch import Tensor
 
 from ernie_m.reference.embedding import POSITION_OFFSET
 
-from ._triton import tl, triton
 from .layer_norm import configuration, normalise_row, plain_layer_norm
-from .operation import (
-    check_device,
-    check_floats,
-    check_integers,
-    check_range,
-    check_shape,
-    checks_values,
-    runs_triton,
-    wants_plain,
-)
-from .shipped import TRITON_TYPES, Shipped
+from .runtime.arguments import check_device, check_floats, check_integers, check_range, check_shape
+from .runtime.dispatch import runs_triton, should_validate, wants_plain
+from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.optional_triton import tl, triton
+from .runtime.variants import Variant
 
 
 @triton.jit
@@ -57,7 +50,7 @@ def embed_kernel(
     tl.store(y + i_token * E + o_e, b_y.to(y.dtype.element_ty), mask=m_e)
 
 
-def shipped(target: str) -> Iterator[Shipped]:
+def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and the large model."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024):
@@ -66,7 +59,7 @@ def shipped(target: str) -> Iterator[Shipped]:
             signature = {"input_ids": "*i64", "position_ids": "*i64", **tables, "V": "i32", "P": "i32", "eps": "fp32"}
             constants = {"E": E, "OFFSET": POSITION_OFFSET, **chosen.blocks}
             name = str(dtype).removeprefix("torch.")
-            yield Shipped("embed", name, f"E={E}", embed_kernel, signature, constants, chosen, tile=1)
+            yield Variant("embed", name, f"E={E}", embed_kernel, signature, constants, chosen, tile=1)
 
 
 @torch.library.custom_op("ernie_m::embed", mutates_args=())
@@ -102,10 +95,17 @@ def plain_embed(
     input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:
     """The same in plain torch, through which gradients flow; half precision is added and normalised in float32."""
-    wide = torch.float64 if word.dtype == torch.float64 else torch.float32
-    rows = torch.nn.functional.embedding(position_ids + POSITION_OFFSET, position).to(wide)
-    v = torch.nn.functional.embedding(input_ids, word).to(wide) + rows
-    return plain_layer_norm(v, gamma.to(wide), beta.to(wide), eps)[0].to(word.dtype)
+    rows = torch.nn.functional.embedding(position_ids + POSITION_OFFSET, position)
+    v = widen(torch.nn.functional.embedding(input_ids, word)) + widen(rows)
+    return plain_layer_norm(v, widen(gamma), widen(beta), eps)[0].to(word.dtype)
+
+
+def embed_unchecked(
+    input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> Tensor:  # (...,), (...,), (V, E), (P, E), (E,), (E,) -> (..., E)
+    """`embed` for callers that have checked the arguments."""
+    function = plain_embed if wants_plain(word, position, gamma, beta) else _embed
+    return function(input_ids, position_ids, word, position, gamma, beta, eps)
 
 
 def embed(
@@ -135,8 +135,7 @@ def embed(
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids)):
         check_integers(name, ids)
         check_device(name, ids, "word", word)
-    if checks_values(word, validate):
+    if should_validate(word, validate):
         check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
         check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
-    function = plain_embed if wants_plain(word, position, gamma, beta) else _embed
-    return function(input_ids, position_ids, word, position, gamma, beta, float(eps))
+    return embed_unchecked(input_ids, position_ids, word, position, gamma, beta, float(eps))

@@ -26,13 +26,13 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
 
 from .activations import EXACT_GELU, activate
-from .embedding import embed
-from .first_token import first_token_attention
+from .embedding import embed_unchecked
+from .first_token import first_token_attention_unchecked
 from .fused_qkv import NAMES, FusedQKV
-from .gelu import bias_gelu
-from .layer_norm import add_layer_norm, plain_layer_norm
+from .gelu import bias_gelu_unchecked
+from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
 from .layouts import FirstTokens, Packed, Padded, first_tokens
-from .losses import widen
+from .runtime.dtypes import widen
 from .trace import record, tracing
 
 Layout = Packed | Padded
@@ -59,16 +59,14 @@ class Embeddings(Module):
         norm, table = self.layer_norm, self.position_embeddings
         if input_ids is not None and not layout.plain:
             word = self.word_embeddings.weight
-            x = embed(input_ids, position_ids, word, table.weight, norm.weight, norm.bias, norm.eps)
+            x = embed_unchecked(input_ids, position_ids, word, table.weight, norm.weight, norm.bias, norm.eps)
         else:
             if input_ids is not None:
                 vectors = record(f"{self.name}.word_embeddings", self.word_embeddings(input_ids), layout)
             assert vectors is not None
             rows = record(f"{self.name}.position_embeddings", table(position_ids + POSITION_OFFSET), layout)
             no_bias = vectors.new_zeros(vectors.shape[-1])
-            normed = add_layer_norm(vectors, no_bias, rows, norm.weight, norm.bias, norm.eps)
-            assert isinstance(normed, Tensor)
-            x = normed
+            x = add_layer_norm_unchecked(vectors, no_bias, rows, norm.weight, norm.bias, norm.eps)[0]
         x = layout.zero_padding(record(f"{self.name}.layer_norm", x, layout))
         return F.dropout(x, self.p, self.training)
 
@@ -88,10 +86,10 @@ class EncoderLayer(Module):
 
     def __init__(self, config: ErnieMConfig, i: int, name: str, device: Any, dtype: Any) -> None:
         super().__init__()
-        E, inner, made = config.hidden_size, config.intermediate_size, {"device": device, "dtype": dtype}
+        E, intermediate, made = config.hidden_size, config.intermediate_size, {"device": device, "dtype": dtype}
         self.self_attn = Attention(config.num_attention_heads - len(config.pruned_heads.get(i, ())), config, **made)
-        self.linear1 = Linear(E, inner, **made)
-        self.linear2 = Linear(inner, E, **made)
+        self.linear1 = Linear(E, intermediate, **made)
+        self.linear2 = Linear(intermediate, E, **made)
         self.norm1 = LayerNorm(E, config.layer_norm_eps, **made)
         self.norm2 = LayerNorm(E, config.layer_norm_eps, **made)
         self.name = name
@@ -116,7 +114,7 @@ class EncoderLayer(Module):
         kv, q = self.self_attn.self_attn(x, 1, 3), self.self_attn.self_attn(residual, 0, 1)
         self._record_projections(kv, layout, 1)
         self._record_projections(q, first, 0)
-        context = first_token_attention(q.squeeze(-3), kv, layout.cu_seqlens)
+        context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens)
         context = context if head_mask is None else context * head_mask[:, None]
         return self._after_attention(context, residual, first)
 
@@ -131,14 +129,15 @@ class EncoderLayer(Module):
         """The rest of a layer, which works on each token alone."""
         context = record(f"{self.name}.self_attn.self_attn.context", context.flatten(-2), layout)
         x = self._add_norm(context, self.self_attn.out_proj, "self_attn.out_proj", residual, "norm1", layout)
-        inner, exact = self.linear1, self.hidden_act in EXACT_GELU
+        linear1, exact = self.linear1, self.hidden_act in EXACT_GELU
         if exact and not layout.plain:
-            activated = bias_gelu(F.linear(x, inner.weight), inner.bias)
+            intermediate = bias_gelu_unchecked(F.linear(x, linear1.weight), linear1.bias)
         else:
-            y = F.linear(x, inner.weight, inner.bias)
-            activated = activate(self.hidden_act, record(f"{self.name}.linear1", y, layout))
-        activated = F.dropout(record(f"{self.name}.activation", activated, layout), self.p_activation, self.training)
-        return self._add_norm(activated, self.linear2, "linear2", x, "norm2", layout)
+            y = F.linear(x, linear1.weight, linear1.bias)
+            intermediate = activate(self.hidden_act, record(f"{self.name}.linear1", y, layout))
+        intermediate = record(f"{self.name}.activation", intermediate, layout)
+        intermediate = F.dropout(intermediate, self.p_activation, self.training)
+        return self._add_norm(intermediate, self.linear2, "linear2", x, "norm2", layout)
 
     def _add_norm(
         self, x: Tensor, linear: Linear, name: str, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
@@ -151,9 +150,7 @@ class EncoderLayer(Module):
             x = plain_layer_norm(v, widen(norm.weight), widen(norm.bias), norm.eps)[0].to(residual.dtype)
         else:
             y = F.linear(x, linear.weight)
-            fused = add_layer_norm(y, linear.bias, residual, norm.weight, norm.bias, norm.eps)
-            assert isinstance(fused, Tensor)
-            x = fused
+            x = add_layer_norm_unchecked(y, linear.bias, residual, norm.weight, norm.bias, norm.eps)[0]
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
 
 

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
 from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
-from .operation import check_device, check_floats, check_shape, checks_values, runs_triton, wants_plain
 from .padding import check_cu_seqlens, sequence_of_tokens
-from .shipped import TRITON_TYPES, Configuration, Shipped
+from .runtime.arguments import check_device, check_floats, check_shape
+from .runtime.dispatch import runs_triton, should_validate, wants_plain
+from .runtime.dtypes import TRITON_TYPES, wide_dtype
+from .runtime.optional_triton import tl, triton
+from .runtime.variants import Configuration, Variant
 
 
 @triton.jit
@@ -40,8 +42,8 @@ def first_token_attention_kernel(
     p_k = kv + start.to(tl.int64) * STRIDE + i_head * D + o_n[:, None] * STRIDE + o_d[None, :]
 
     # Not -inf: a sequence without tokens would subtract it from itself.
-    largest = -1.0e38
-    total = 0.0
+    row_max = -1.0e38
+    row_sum = 0.0
     acc = tl.zeros((D,), tl.float32)
     for o_block in tl.range(0, n, BN):
         m_n = o_block + o_n < n
@@ -49,13 +51,13 @@ def first_token_attention_kernel(
         b_k = tl.load(p_block, mask=m_n[:, None], other=0.0).to(tl.float32)
         b_v = tl.load(p_block + H * D, mask=m_n[:, None], other=0.0).to(tl.float32)
         scores = tl.where(m_n, tl.sum(b_k * b_q[None, :], 1), float("-inf"))
-        new = tl.maximum(largest, tl.max(scores, 0))
+        new = tl.maximum(row_max, tl.max(scores, 0))
         probs = tl.math.exp2(scores - new)
-        shrink = tl.math.exp2(largest - new)
-        total = total * shrink + tl.sum(probs, 0)
-        acc = acc * shrink + tl.sum(probs[:, None] * b_v, 0)
-        largest = new
-    acc = acc / tl.where(total == 0.0, 1.0, total)
+        rescale = tl.math.exp2(row_max - new)
+        row_sum = row_sum * rescale + tl.sum(probs, 0)
+        acc = acc * rescale + tl.sum(probs[:, None] * b_v, 0)
+        row_max = new
+    acc = acc / tl.where(row_sum == 0.0, 1.0, row_sum)
     tl.store(context + o_row, acc.to(context.dtype.element_ty))
 
 
@@ -64,13 +66,13 @@ def configuration(D: int) -> Configuration:
     return Configuration({"BN": 4096 // D}, num_warps=4, num_stages=2)
 
 
-def shipped(target: str) -> Iterator[Shipped]:
+def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and the large model."""
     for dtype, kind in TRITON_TYPES.items():
         for H, D in ((12, 64), (16, 64)):
             chosen = configuration(D)
             tensors = dict.fromkeys(("q", "kv", "context"), f"*{kind}")
-            yield Shipped(
+            yield Variant(
                 operation="first_token_attention",
                 dtype=str(dtype).removeprefix("torch."),
                 label=f"H={H} D={D}",
@@ -109,17 +111,25 @@ def _(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
 def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
     """The same in plain torch, through which gradients flow: each key meets its own query, sums run by sequence."""
     (B, H, D), T = q.shape, kv.shape[0]
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(q)
     own = sequence_of_tokens(cu_seqlens, T)
     k, v = kv.to(wide).unbind(1)  # (T, H, D)
     scores = (q.to(wide)[own] * k).sum(-1) / math.sqrt(D)  # (T, H)
-    # Any number near the largest score keeps exp from overflowing; it cancels, so no gradient has to flow through it.
+    # Any number near the row_max score keeps exp from overflowing; it cancels, so no gradient has to flow through it.
     rows = own[:, None].expand(T, H)
-    largest = scores.new_full((B, H), float("-inf")).scatter_reduce(0, rows, scores.detach(), "amax")
-    weights = (scores - largest[own]).exp()
-    total = weights.new_zeros(B, H).index_add(0, own, weights)
+    row_max = scores.new_full((B, H), float("-inf")).scatter_reduce(0, rows, scores.detach(), "amax")
+    weights = (scores - row_max[own]).exp()
+    row_sum = weights.new_zeros(B, H).index_add(0, own, weights)
     context = weights.new_zeros(B, H, D).index_add(0, own, weights[..., None] * v)
-    return (context / total.masked_fill(total == 0.0, 1.0)[..., None]).to(q.dtype)
+    return (context / row_sum.masked_fill(row_sum == 0.0, 1.0)[..., None]).to(q.dtype)
+
+
+def first_token_attention_unchecked(
+    q: Tensor, kv: Tensor, cu_seqlens: Tensor
+) -> Tensor:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
+    """`first_token_attention` for callers that have checked the arguments."""
+    function = plain_first_token_attention if wants_plain(q, kv) else _first_token_attention
+    return function(q, kv, cu_seqlens)
 
 
 def first_token_attention(
@@ -133,7 +143,6 @@ def first_token_attention(
     check_floats(kv=kv, q=q)
     check_shape("kv", kv, (None, 2, None, None), "(T, 2, H, D)")
     check_device("cu_seqlens", cu_seqlens, "kv", kv)
-    check_cu_seqlens(cu_seqlens, kv.shape[0], checks_values(kv, validate))
+    check_cu_seqlens(cu_seqlens, kv.shape[0], should_validate(kv, validate))
     check_shape("q", q, (cu_seqlens.shape[0] - 1, *kv.shape[2:]), "(B, H, D)")
-    function = plain_first_token_attention if wants_plain(q, kv) else _first_token_attention
-    return function(q, kv, cu_seqlens)
+    return first_token_attention_unchecked(q, kv, cu_seqlens)

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ernie_m.reference.erf import TAIL_END, normal_tail
 
-from ._triton import tl, triton
-from .operation import check_floats, check_shape, runs_triton, wants_plain
-from .shipped import TRITON_TYPES, Configuration, Shipped, next_power_of_2, target_of
+from .runtime.arguments import check_floats, check_shape
+from .runtime.dispatch import runs_triton, wants_plain
+from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.optional_triton import tl, triton
+from .runtime.variants import Configuration, Variant, next_power_of_2, target_of
 
 # q₀ ... q₆, such that |M̃/M − 1| <= 0.73 · 2⁻²⁴ (1 + a²/2) for a in [0, 13.25], beyond which exp(−a²/2) < 2⁻¹²⁶. The
 # weight is what one rounding of the exponent costs. M stands beside 2^(EXPONENT a²), so it takes up the error of that
@@ -82,7 +84,7 @@ def configuration(F: int, target: str) -> Configuration:
     return Configuration({"ROWS": TILE // columns, "COLUMNS": columns}, num_warps=2 if target == "gfx942" else 4)
 
 
-def shipped(target: str) -> Iterator[Shipped]:
+def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and the large model."""
     for dtype, kind in TRITON_TYPES.items():
         for F in (3072, 4096):
@@ -90,7 +92,7 @@ def shipped(target: str) -> Iterator[Shipped]:
             signature = {"x": f"*{kind}", "bias": f"*{kind}", "y": f"*{kind}", "N": "i32"}
             name = str(dtype).removeprefix("torch.")
             constants = {"F": F, **chosen.blocks}
-            yield Shipped("bias_gelu", name, f"F={F}", bias_gelu_kernel, signature, constants, chosen, tile=TILE)
+            yield Variant("bias_gelu", name, f"F={F}", bias_gelu_kernel, signature, constants, chosen, tile=TILE)
 
 
 @torch.library.custom_op("ernie_m::bias_gelu", mutates_args=())
@@ -115,8 +117,12 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 
 def plain_bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.nn.functional.gelu(x.to(wide) + bias.to(wide)).to(x.dtype)
+    return torch.nn.functional.gelu(widen(x) + widen(bias)).to(x.dtype)
+
+
+def bias_gelu_unchecked(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
+    """`bias_gelu` for callers that have checked the arguments."""
+    return plain_bias_gelu(x, bias) if wants_plain(x, bias) else _bias_gelu(x, bias)
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
@@ -129,9 +135,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (..., F), got {tuple(x.shape)}")
     check_shape("bias", bias, (x.shape[-1],), "(F,)")
-    if wants_plain(x, bias):
-        return plain_bias_gelu(x, bias)
-    return torch.ops.ernie_m.bias_gelu(x, bias)
+    return bias_gelu_unchecked(x, bias)
 
 
 def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) -> (...)

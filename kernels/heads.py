@@ -1,15 +1,9 @@
-"""Five heads as torch modules: what is put on top of the encoder for a task, and the loss it is trained with.
+"""The five heads as torch modules: what is put on top of the encoder for a task, and the loss it is trained with.
 
-    sequence classification   classifier(dropout(pooled))             one answer for a text
-    multiple choice           classifier(dropout(pooled)) per choice  which of C texts
-    token classification      classifier(dropout(hidden))             one answer for each token
-    question answering        qa_outputs(hidden)                      where the one span begins and ends
-    information extraction    linear_start(hidden), linear_end(...)   where spans begin and end: many, or none
+The first two read only each text's first token, so only that is computed in the last layer. The others work on packed
+tokens, and padding comes back with their logits. Padding takes no part, as in the reference.
 
-The first two read only each text's first token, so of the last layer no more than that is computed. The others work on
-tokens alone, and padding comes back with their logits. Padding takes no part, as in the reference.
-
-Twin: reference/heads.py.
+Twin: reference/heads.py. Each `forward` does what its twin's `__call__` does, and has its documentation.
 """
 
 from __future__ import annotations
@@ -24,13 +18,13 @@ from torch.nn import Linear
 from ernie_m import reference
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.heads import CHOICE_AXES
+from ernie_m.reference.outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput
 
 from . import targets
 from .losses import binary_cross_entropy, cross_entropy, span_loss, squared_error
 from .model import Encoded, ErnieMModel
-from .operation import checks_values
-from .outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput
 from .pretrained import PretrainedModel, initialise
+from .runtime.dispatch import should_validate
 from .trace import record
 
 
@@ -40,7 +34,12 @@ def padded_logit(dtype: torch.dtype) -> float:
 
 
 class _Head(PretrainedModel):
-    """`ernie_m`, and the linear maps that `twin` names. `options` of a call are those of `ErnieMModel`."""
+    """`ernie_m`, and the linear maps that `twin` names. `options` of a call are those of `ErnieMModel.forward`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.forward.__doc__ is None:
+            cls.forward.__doc__ = cls.twin.__call__.__doc__
 
     def __init__(self, config: ErnieMConfig, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(config)
@@ -49,8 +48,8 @@ class _Head(PretrainedModel):
             setattr(self, name, Linear(config.hidden_size, outputs, device=device, dtype=dtype))
             initialise(getattr(self, name), config)
 
-    def _look(self, x: Tensor) -> bool:
-        return checks_values(x, self.validate)
+    def _validates(self, x: Tensor) -> bool:
+        return should_validate(x, self.validate)
 
     def _encode(self, options: dict[str, Any], first_only: bool = False) -> Encoded:
         return self.ernie_m.encode(**options, first_only=first_only, validate=self.validate)
@@ -83,33 +82,26 @@ class ErnieMForSequenceClassification(_Head):
 
     def forward(
         self, input_ids: Tensor | None = None, *, labels: Tensor | None = None, **options: Any
-    ) -> ClassifierOutput:
-        """Logits (B, C), and the loss if there are `labels`.
-
-        The loss is `config.problem_type`'s: "regression", with `labels` (B, C) numbers, or (B,) if C = 1;
-        "single_label_classification", (B,) integers in [0, C), or -100 to leave a row out;
-        "multi_label_classification", (B, C) numbers from 0 to 1. If it is None: the first if C = 1, else the second
-        for integers, the third for floating point. `options`: as of `ErnieMModel`.
-        """
+    ) -> ClassifierOutput[Tensor]:
         encoded = self._encode({"input_ids": input_ids, **options}, first_only=True)
         logits = self._pooled_logits(encoded)
         loss = None if labels is None else self._loss(logits, labels, encoded.valid.any(dim=1))
         return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
     def _loss(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:  # (B, C), ..., (B,) -> ()
-        (B, C), look = logits.shape, self._look(logits)
+        (B, C), validate = logits.shape, self._validates(logits)
         kind = self.config.problem_type
         if kind is None:
             whole = not (labels.dtype.is_floating_point or labels.dtype == torch.bool)
             kind = "regression" if C == 1 else "single_label_classification" if whole else "multi_label_classification"
         if kind == "single_label_classification":
-            return cross_entropy(logits, targets.classes("labels", labels, (B,), C, logits, look), counted)
+            return cross_entropy(logits, targets.classes("labels", labels, (B,), C, logits, validate), counted)
         shapes = ((B, C), (B,)) if C == 1 else ((B, C),)
-        values = targets.numbers("labels", labels, shapes, logits, look).reshape(B, C)
+        values = targets.numbers("labels", labels, shapes, logits, validate).reshape(B, C)
         counted = counted[:, None].expand(B, C)
         if kind == "regression":
             return squared_error(logits, values, counted)
-        return binary_cross_entropy(logits, targets.probabilities("labels", values, look), counted)
+        return binary_cross_entropy(logits, targets.probabilities("labels", values, validate), counted)
 
 
 class ErnieMForMultipleChoice(_Head):
@@ -119,13 +111,7 @@ class ErnieMForMultipleChoice(_Head):
 
     def forward(
         self, input_ids: Tensor | None = None, *, labels: Tensor | None = None, **options: Any
-    ) -> ClassifierOutput:
-        """Logits (B, C), and the cross-entropy if there are `labels`, (B,) integers in [0, C).
-
-        Inputs have an axis for the choices: `input_ids`, `attention_mask` and `position_ids` (B, C, S),
-        `inputs_embeds` (B, C, S, E); hidden states and attentions come as rows (B·C, ...). A choice without tokens
-        has the lowest logit and takes no part in the loss.
-        """
+    ) -> ClassifierOutput[Tensor]:
         options = {"input_ids": input_ids, **options}
         B, C = targets.choices(options)
         for name, axes in CHOICE_AXES.items():
@@ -137,7 +123,7 @@ class ErnieMForMultipleChoice(_Head):
         logits = scores.masked_fill(~present, padded_logit(scores.dtype)).reshape(B, C)
         loss = None
         if labels is not None:
-            classes = targets.classes("labels", labels, (B,), C, logits, self._look(logits)).to(torch.int64)
+            classes = targets.classes("labels", labels, (B,), C, logits, self._validates(logits)).to(torch.int64)
             counted = present.reshape(B, C).gather(1, classes.clamp(min=0)[:, None])[:, 0]
             loss = cross_entropy(logits, classes, counted)
         return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
@@ -150,11 +136,7 @@ class ErnieMForTokenClassification(_Head):
 
     def forward(
         self, input_ids: Tensor | None = None, *, labels: Tensor | None = None, **options: Any
-    ) -> ClassifierOutput:
-        """Logits (B, S, C), and the cross-entropy if there are `labels`, (B, S) integers in [0, C), or -100.
-
-        Labels on padded positions count as -100, logits there are the classifier's bias.
-        """
+    ) -> ClassifierOutput[Tensor]:
         encoded = self._encode({"input_ids": input_ids, **options})
         assert encoded.hidden is not None
         logits = record("classifier", self._linear("classifier", self._drop(encoded.hidden)), encoded.layout)
@@ -164,7 +146,7 @@ class ErnieMForTokenClassification(_Head):
         loss = None
         if labels is not None:
             B, S, C = logits.shape
-            classes = targets.classes("labels", labels, (B, S), C, logits, self._look(logits))
+            classes = targets.classes("labels", labels, (B, S), C, logits, self._validates(logits))
             loss = cross_entropy(logits.flatten(0, 1), classes.flatten(), encoded.valid.flatten())
         return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
@@ -181,11 +163,7 @@ class ErnieMForQuestionAnswering(_Head):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         **options: Any,
-    ) -> QuestionAnsweringOutput:
-        """Start and end logits (B, S); with both targets, (B,) integers, the mean of two cross-entropies over S.
-
-        A target below 0 counts as 0; one past the row, or on a padded position, is left out.
-        """
+    ) -> QuestionAnsweringOutput[Tensor]:
         encoded = self._encode({"input_ids": input_ids, **options})
         start, end = self._span_logits("qa_outputs", encoded).unbind(-1)
         loss = None
@@ -208,21 +186,16 @@ class ErnieMForInformationExtraction(_Head):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         **options: Any,
-    ) -> InformationExtractionOutput:
-        """Start and end logits and probabilities (B, S).
-
-        With both targets, (B, S) numbers from 0 to 1 (is there a start, an end, here?), the loss is the mean of two
-        binary cross-entropies over all valid tokens of the batch.
-        """
+    ) -> InformationExtractionOutput[Tensor]:
         encoded = self._encode({"input_ids": input_ids, **options})
         start, end = (self._span_logits(name, encoded).squeeze(-1) for name in ("linear_start", "linear_end"))
         loss = None
         if targets.both_or_neither(start_positions, end_positions):
-            look, valid = self._look(start), encoded.valid
-            starts = targets.numbers("start_positions", start_positions, (start.shape,), start, look)
-            ends = targets.numbers("end_positions", end_positions, (start.shape,), start, look)
+            validate, valid = self._validates(start), encoded.valid
+            starts = targets.numbers("start_positions", start_positions, (start.shape,), start, validate)
+            ends = targets.numbers("end_positions", end_positions, (start.shape,), start, validate)
             for name, values in (("start_positions", starts), ("end_positions", ends)):
-                targets.probabilities(name, values, look)
+                targets.probabilities(name, values, validate)
             loss = (binary_cross_entropy(start, starts, valid) + binary_cross_entropy(end, ends, valid)) / 2
         return InformationExtractionOutput(
             loss, start, end, start.sigmoid(), end.sigmoid(), encoded.hidden_states, encoded.attentions

@@ -1,42 +1,28 @@
-"""What a call may be given, and what it means: ids or vectors, masks, positions.
+"""The inputs of a call, validated: ids or vectors, masks, positions.
 
-Type, shape and device are checked always; values where the model is on a CPU, or with `model.validate = True`, as
-looking means waiting for a GPU, and never in a graph that is being compiled. Nothing that the caller passed is changed.
+Types, shapes and devices are always checked. Values are checked where the model is on a CPU; on a GPU only with
+`model.validate = True`, because it synchronises; in a graph that is being compiled, never. Nothing that the caller
+passed is changed.
 
-Nothing here branches on a value: whether there is padding, or how much, is not known until the GPU has counted it.
+Nothing here branches on a value: whether there is padding, and how much, is not known until the GPU has counted it.
 
-Twin: reference/inputs.py.
+Twin: reference/inputs.py, which has the checks of shapes and all messages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ernie_m.reference import inputs as shared
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
-from ernie_m.reference.inputs import CLS_KEY_PENALTY, CLS_TOKEN_ID
+from ernie_m.reference.inputs import CLS_KEY_PENALTY, CLS_TOKEN_ID, POSITIONS, VOCABULARY, Inputs
 
-from .operation import check_device, check_range
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A call's inputs, checked.
-
-    Either `input_ids` (B, S) or `inputs_embeds` (B, S, E). `valid` (B, S): True where a token stands; None if all of
-    the rectangle is tokens. `mask`: beyond `valid`, what attends to what, broadcast to (B, H, S, S), boolean or added
-    to the scores; None if every token attends to every token of its row.
-    """
-
-    input_ids: Tensor | None
-    inputs_embeds: Tensor | None
-    position_ids: Tensor
-    valid: Tensor | None
-    mask: Tensor | None
+from .runtime.arguments import check_device, check_range
+from .runtime.dtypes import widen
 
 
 def check_inputs(
@@ -46,56 +32,45 @@ def check_inputs(
     attention_mask: Any,
     position_ids: Any,
     inputs_embeds: Any,
-    look: bool,
-) -> Inputs:
-    """Check what a call was given, and fill in what it left out: the mask, and positions that count columns.
+    validate: bool,
+) -> Inputs[Tensor]:
+    """Validate what a call was given, and fill in what it left out: the mask, and positions that count columns.
 
-    `like` has the model's dtype and device; `look`: whether to check values too. Raises TypeError or ValueError, naming
-    the argument.
+    `like` has the model's dtype and device; `validate`: whether to check values too. Raises TypeError or ValueError
+    that names the argument.
     """
-    if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"input_ids, inputs_embeds: expected exactly one of the two, got {given}")
+    shared.check_one_given(input_ids, inputs_embeds)
     ids, vectors = None, None
     if input_ids is not None:
         ids = integers("input_ids", input_ids, like)
-        if ids.dim() != 2 or ids.numel() == 0:
-            shape = tuple(ids.shape)
-            raise ValueError(f"input_ids: expected shape (B, S) with at least one row and column, got {shape}")
-        if look:
-            check_range("input_ids", ids, config.vocab_size, "a vocabulary of {} rows")
-        B, S = ids.shape
+        batch = shared.check_ids_shape(ids.shape)
+        if validate:
+            check_range("input_ids", ids, config.vocab_size, VOCABULARY)
     else:
         vectors = on_device("inputs_embeds", inputs_embeds, like)
         if not vectors.dtype.is_floating_point:
-            raise TypeError(f"inputs_embeds: expected floating point numbers, got {vectors.dtype}")
-        if vectors.dim() != 3 or vectors.numel() == 0 or vectors.shape[2] != config.hidden_size:
-            shape = tuple(vectors.shape)
-            raise ValueError(f"inputs_embeds: expected shape (B, S, {config.hidden_size}), got {shape}")
+            raise TypeError(f"inputs_embeds: expected floating-point numbers, got {vectors.dtype}")
+        batch = shared.check_embeds_shape(vectors.shape, config.hidden_size)
         vectors = vectors.to(like.dtype)
-        B, S, _ = vectors.shape
-    valid, mask = _masks(config, like, ids, attention_mask, (B, S), look)
-    positions = _positions(config, like, position_ids, valid, (B, S), look)
+    valid, mask = _masks(config, like, ids, attention_mask, batch, validate)
+    positions = _positions(config, like, position_ids, valid, batch, validate)
     return Inputs(ids, vectors, positions, valid, mask)
 
 
 def _masks(
-    config: ErnieMConfig, like: Tensor, ids: Tensor | None, attention_mask: Any, shape: tuple[int, int], look: bool
+    config: ErnieMConfig, like: Tensor, ids: Tensor | None, attention_mask: Any, batch: tuple[int, int], validate: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """`valid` and `mask` of `Inputs`, from the caller's mask or, without one, from `config.default_mask`."""
-    B, S = shape
     if attention_mask is None:
         if ids is None:
             return None, None
         if config.default_mask == "pad_token":
             return ids != config.pad_token_id, None
-        penalty = torch.zeros(B, S, dtype=like.dtype, device=like.device)
+        penalty = torch.zeros(batch, dtype=like.dtype, device=like.device)
         return None, penalty.masked_fill(ids == CLS_TOKEN_ID, CLS_KEY_PENALTY)[:, None, None, :]
     given = on_device("attention_mask", attention_mask, like)
-    if given.shape not in ((B, S), (B, S, S)):
-        expected = f"expected shape (B, S) = {(B, S)} or (B, S, S) = {(B, S, S)}"
-        raise ValueError(f"attention_mask: {expected}, got {tuple(given.shape)}")
-    allowed = zeros_and_ones("attention_mask", given, look)
+    shared.check_mask_shape(given.shape, batch)
+    allowed = zeros_and_ones("attention_mask", given, validate)
     if given.dim() == 2:
         return allowed, None
     valid = settled(allowed)
@@ -103,11 +78,11 @@ def _masks(
 
 
 def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
-    """Which tokens are none of padding, under a mask that says what each may attend to.
+    """Which positions hold real tokens, under a mask that says what each may attend to.
 
-    A token that may attend to nothing is padding, and so nobody attends to it; that may leave another with nothing, and
-    so on. What remains are the tokens from which a walk of S steps leads on: squaring the matrix of one step doubles
-    the steps, so ⌈log2 S⌉ products find them, without asking after each whether anything has changed.
+    A token that may attend to nothing is padding, so nobody attends to it; that may leave another with nothing, and so
+    on. What remains are the tokens from which a walk of S steps is possible: squaring the matrix of one step doubles
+    the number of steps, so ⌈log2 S⌉ products find them without asking after each whether anything has changed.
     """
     steps, walks = 1, allowed.to(torch.float32)
     while steps < allowed.shape[1]:
@@ -117,31 +92,28 @@ def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
 
 
 def _positions(
-    config: ErnieMConfig, like: Tensor, position_ids: Any, valid: Tensor | None, shape: tuple[int, int], look: bool
+    config: ErnieMConfig, like: Tensor, position_ids: Any, valid: Tensor | None, batch: tuple[int, int], validate: bool
 ) -> Tensor:
-    """Position of each place of the rectangle, (B, S); padding may stand beyond the table."""
-    B, S = shape
+    """The position of each place of the rectangle, (B, S); padding may lie beyond the table."""
+    B, S = batch
     limit = config.max_position_embeddings - POSITION_OFFSET
     if position_ids is None:
         positions = torch.arange(S, device=like.device).expand(B, S)
     else:
         positions = integers("position_ids", position_ids, like)
-        if positions.shape not in ((B, S), (1, S)):
-            raise ValueError(f"position_ids: expected shape (B, S) = {(B, S)}, got {tuple(positions.shape)}")
+        shared.check_positions_shape(positions.shape, batch)
         positions = positions.expand(B, S)
-    used = positions.masked_fill(~valid, 0) if look and valid is not None else positions
-    # Without padding the shape alone tells.
-    longest = int(used.max()) + 1 if look else S if valid is None else 0
-    if position_ids is None and longest > limit:
-        wanted = f"sequences of at most {limit} tokens, the length of the position table"
-        raise ValueError(f"input_ids: expected {wanted}, got {longest}")
-    if look:
-        check_range("position_ids", used, limit, "a position table for {} tokens")
+    used = positions.masked_fill(~valid, 0) if validate and valid is not None else positions
+    if position_ids is None:
+        # Without padding the shape alone tells.
+        shared.check_length(int(used.max()) + 1 if validate else S if valid is None else 0, limit)
+    if validate:
+        check_range("position_ids", used, limit, POSITIONS)
     return positions
 
 
 def check_head_mask(config: ErnieMConfig, like: Tensor, head_mask: Any) -> list[Tensor | None]:
-    """One (H,) tensor for each layer, or None; of a layer that was pruned, only the heads that it still has.
+    """One (H,) tensor for each layer, or None; for a pruned layer, only the heads that it still has.
 
     Raises ValueError unless the mask is (H,), for all layers, or (L, H), with the heads of the unpruned model.
     """
@@ -151,21 +123,19 @@ def check_head_mask(config: ErnieMConfig, like: Tensor, head_mask: Any) -> list[
     on_device("head_mask", head_mask, like)
     if not is_number(head_mask):
         raise TypeError(f"head_mask: expected numbers, got {head_mask.dtype}")
-    if head_mask.shape not in ((H,), (L, H)):
-        got = tuple(head_mask.shape)
-        raise ValueError(f"head_mask: expected shape (H,) = ({H},) or (L, H) = {(L, H)}, got {got}")
+    shared.check_head_mask_shape(head_mask.shape, (L, H))
     rows = head_mask.to(like.dtype).expand(L, H)
     kept = [[h for h in range(H) if h not in config.pruned_heads.get(i, ())] for i in range(L)]
     return [rows[i, heads] for i, heads in enumerate(kept)]
 
 
 def is_number(values: Tensor) -> bool:
-    """Whether a tensor holds booleans, integers or floating point numbers: no complex ones."""
+    """Whether a tensor holds booleans, integers or floating-point numbers; complex ones do not count."""
     return not values.dtype.is_complex
 
 
 def on_device(name: str, values: Any, like: Tensor) -> Tensor:
-    """`values`, or an error that names the argument unless it is a tensor on the device of `like`, the model's."""
+    """`values`. Raises an error that names the argument unless it is a tensor on the device of `like`, the model's."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(values).__name__}")
     check_device(name, values, "the model", like)
@@ -173,19 +143,18 @@ def on_device(name: str, values: Any, like: Tensor) -> Tensor:
 
 
 def integers(name: str, values: Any, like: Tensor) -> Tensor:
-    """`values` as int32 or int64; TypeError, naming the argument, if they are no integers (booleans are none)."""
+    """`values` as int32 or int64. Raises TypeError, naming the argument, for anything else, booleans too."""
     on_device(name, values, like)
     if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {values.dtype}")
     return values if values.dtype in (torch.int32, torch.int64) else values.to(torch.int64)
 
 
-def zeros_and_ones(name: str, values: Tensor, look: bool) -> Tensor:
-    """`values` as booleans; an error, naming the argument, unless they are booleans, or numbers that are all 0 or 1."""
+def zeros_and_ones(name: str, values: Tensor, validate: bool) -> Tensor:
+    """`values` as booleans. Raises an error unless they are booleans, or numbers that are all 0 or 1."""
     if not is_number(values):
-        raise TypeError(f"{name}: expected booleans, or numbers that are 0 or 1, got {values.dtype}")
-    if look and values.dtype != torch.bool:
-        wrong = values[(values != 0) & (values != 1)]
-        if wrong.numel():
-            raise ValueError(f"{name}: expected booleans, or numbers that are 0 or 1, got {wrong[0].item()}")
+        raise TypeError(f"{name}: expected booleans or numbers that are 0 or 1, got {values.dtype}")
+    if validate and values.dtype != torch.bool:
+        numbers = widen(values) if values.dtype.is_floating_point else values
+        shared.check_zeros_and_ones(name, numbers.numpy(force=True))
     return values != 0

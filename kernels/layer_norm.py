@@ -18,9 +18,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ._triton import tl, triton
-from .operation import check_floats, check_shape, runs_triton, wants_plain
-from .shipped import TRITON_TYPES, Configuration, Shipped, next_power_of_2
+from .runtime.arguments import check_floats, check_shape
+from .runtime.dispatch import runs_triton, wants_plain
+from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.optional_triton import tl, triton
+from .runtime.variants import Configuration, Variant, next_power_of_2
 
 
 @triton.jit
@@ -57,7 +59,7 @@ def configuration(E: int) -> Configuration:
     return Configuration({"BLOCK": block}, num_warps=1 if block <= 1024 else min(block // 1024, 8))
 
 
-def shipped(target: str) -> Iterator[Shipped]:
+def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and the large model."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024):
@@ -66,7 +68,7 @@ def shipped(target: str) -> Iterator[Shipped]:
             signature = {**tensors, "means": "*fp32", "rstds": "*fp32", "eps": "fp32"}
             name = str(dtype).removeprefix("torch.")
             constants = {"E": E, **chosen.blocks}
-            yield Shipped("add_layer_norm", name, f"E={E}", add_layer_norm_kernel, signature, constants, chosen, tile=1)
+            yield Variant("add_layer_norm", name, f"E={E}", add_layer_norm_kernel, signature, constants, chosen, tile=1)
 
 
 @torch.library.custom_op("ernie_m::add_layer_norm", mutates_args=())
@@ -110,10 +112,18 @@ def plain_add_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    v = x.to(wide) + bias.to(wide) + residual.to(wide)
-    y, mean, rstd = plain_layer_norm(v, gamma.to(wide), beta.to(wide), eps)
+    v = widen(x) + widen(bias) + widen(residual)
+    y, mean, rstd = plain_layer_norm(v, widen(gamma), widen(beta), eps)
     return y.to(x.dtype), mean, rstd
+
+
+def add_layer_norm_unchecked(
+    x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E), (...), (...)
+    """`add_layer_norm` with statistics, for callers that have checked the arguments."""
+    plain = wants_plain(x, bias, residual, gamma, beta)
+    y, means, rstds = (plain_add_layer_norm if plain else _add_layer_norm)(x, bias, residual, gamma, beta, eps)
+    return y, means, rstds
 
 
 def add_layer_norm(
@@ -136,8 +146,5 @@ def add_layer_norm(
     check_shape("residual", residual, tuple(x.shape), "the shape of x")
     for name, vector in (("bias", bias), ("gamma", gamma), ("beta", beta)):
         check_shape(name, vector, (x.shape[-1],), "(E,)")
-    if wants_plain(x, bias, residual, gamma, beta):
-        result = plain_add_layer_norm(x, bias, residual, gamma, beta, float(eps))
-    else:
-        result = _add_layer_norm(x, bias, residual, gamma, beta, float(eps))
+    result = add_layer_norm_unchecked(x, bias, residual, gamma, beta, float(eps))
     return result if return_statistics else result[0]

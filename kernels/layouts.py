@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ernie_m.reference.parameters import Array
+from ernie_m.reference.array import Array
 from ernie_m.reference.trace import Entry, Tokens
 
-from .attention import packed_attention
-from .losses import widen
+from .attention import packed_attention_unchecked
 from .padding import check_cu_seqlens, check_max_seqlen, pad, sequence_of_tokens, unpad
+from .runtime.dtypes import widen
 from .trace import record, to_numpy
 
 
@@ -103,8 +103,7 @@ class Packed:
             valid = torch.arange(self.length, device=qkv.device) < self.cu_seqlens.diff()[:, None]
             mask = valid[:, None, :, None] & valid[:, None, None, :]
             return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, p, name)[0]), None
-        context = packed_attention(qkv, self.cu_seqlens, self.length)
-        assert isinstance(context, Tensor)
+        context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
         return context if head_mask is None else context * head_mask[:, None], None
 
     @property
@@ -185,12 +184,12 @@ def _(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     return x.new_empty(cu_seqlens.shape[0] - 1, x.shape[1])
 
 
-def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, look: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
+def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, validate: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
     """The layout of T packed tokens, and each token's column in its sequence, found without reading a value."""
-    check_cu_seqlens(cu, T, look)
+    check_cu_seqlens(cu, T, validate)
     if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int) or max_seqlen < 0:
         raise TypeError(f"max_seqlen: expected an integer of at least 0, got {max_seqlen!r}")
-    if look:
+    if validate:
         check_max_seqlen(cu, max_seqlen)
     own = sequence_of_tokens(cu, T)
     column = (torch.arange(T, device=cu.device) - cu[own]).clamp(0, max(max_seqlen - 1, 0))

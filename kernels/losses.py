@@ -14,10 +14,7 @@ from torch import Tensor
 
 from ernie_m.reference.losses import IGNORE_INDEX
 
-
-def widen(x: Tensor) -> Tensor:
-    """float64 as it is, all else as float32."""
-    return x if x.dtype == torch.float64 else x.float()
+from .runtime.dtypes import widen
 
 
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:  # two tensors of one shape -> ()

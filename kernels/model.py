@@ -25,14 +25,16 @@ from torch.nn import Module, ModuleList
 from ernie_m import reference
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
+from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs
+from ernie_m.reference.outputs import ModelOutput
 
 from .encoder import Embeddings, EncoderLayer, Layout, Pooler
-from .inputs import Inputs, check_head_mask, check_inputs, integers, on_device
+from .inputs import check_head_mask, check_inputs, integers, on_device
 from .layouts import Packed, Padded, pack, rows_of_first_tokens
-from .operation import check_range, checks_values
-from .outputs import ModelOutput
 from .padding import cu_seqlens, token_indices
 from .pretrained import PretrainedModel, initialise
+from .runtime.arguments import check_range
+from .runtime.dispatch import should_validate
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class ErnieMModel(PretrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-    ) -> ModelOutput:
+    ) -> ModelOutput[Tensor]:
         """Encode a batch.
 
         input_ids: (B, S) integers in [0, vocab_size). Or, in their place,
@@ -141,8 +143,8 @@ class ErnieMModel(PretrainedModel):
     ) -> Encoded:
         """Run embeddings and encoder, for a head. `first_only`: it reads nothing but each row's first token."""
         config, like = self.config, self.embeddings.word_embeddings.weight
-        look = checks_values(like, self.validate if validate is None else validate)
-        inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, look)
+        validate = should_validate(like, self.validate if validate is None else validate)
+        inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
         head_masks = check_head_mask(config, like, head_mask)
         layout = choose_layout(inputs, self._plain(inputs.inputs_embeds), output_attentions)
         first_only = first_only and isinstance(layout, Packed) and not output_hidden_states
@@ -168,7 +170,7 @@ class ErnieMModel(PretrainedModel):
 
     def packed(
         self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_ids: Tensor | None = None
-    ) -> ModelOutput:  # (T,), (B + 1,), (T,) -> (T, E), (B, E)
+    ) -> ModelOutput[Tensor]:  # (T,), (B + 1,), (T,) -> (T, E), (B, E)
         """Encode B sequences that lie one behind the other: sequence b is tokens cu_seqlens[b] to cu_seqlens[b+1].
 
         input_ids: (T,) integers. cu_seqlens: (B + 1,) int32, from 0 to T; a sequence may be empty.
@@ -178,18 +180,19 @@ class ErnieMModel(PretrainedModel):
         Raises TypeError or ValueError that names the argument, the value, and what was expected.
         """
         like = self.embeddings.word_embeddings.weight
-        look = checks_values(like, self.validate)
+        validate = should_validate(like, self.validate)
         ids = integers("input_ids", input_ids, like)
         if ids.dim() != 1:
             raise ValueError(f"input_ids: expected shape (T,), got {tuple(ids.shape)}")
-        layout, column = pack(on_device("cu_seqlens", cu_seqlens, like), len(ids), max_seqlen, self._plain(None), look)
+        cu_seqlens = on_device("cu_seqlens", cu_seqlens, like)
+        layout, column = pack(cu_seqlens, len(ids), max_seqlen, self._plain(None), validate)
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
             raise ValueError(f"position_ids: expected shape (T,) = {tuple(ids.shape)}, got {tuple(positions.shape)}")
-        if look:
-            check_range("input_ids", ids, self.config.vocab_size, "a vocabulary of {} rows")
+        if validate:
+            check_range("input_ids", ids, self.config.vocab_size, VOCABULARY)
             limit = self.config.max_position_embeddings - POSITION_OFFSET
-            check_range("position_ids", positions, limit, "a position table for {} tokens")
+            check_range("position_ids", positions, limit, POSITIONS)
         x = self.embeddings(ids, None, positions, layout)
         for layer in self.encoder.layers:
             x, _ = layer(x, layout)
@@ -207,7 +210,7 @@ class ErnieMModel(PretrainedModel):
         )
 
 
-def choose_layout(inputs: Inputs, plain: bool, output_attentions: bool) -> Layout:
+def choose_layout(inputs: Inputs[Tensor], plain: bool, output_attentions: bool) -> Layout:
     """Packed where nothing needs the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     B, S = inputs.position_ids.shape

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .operation import check_integers
+from .runtime.arguments import check_integers
 
 
 def token_indices(mask: Tensor) -> Tensor:  # (B, S) -> (T,)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import Embedding, LayerNorm, Module
 
+from ernie_m.reference.array import Array
 from ernie_m.reference.checkpoint import load_parameters
-from ernie_m.reference.checkpoint_names import HUGGINGFACE, PREFIX, file_name, from_huggingface
+from ernie_m.reference.checkpoint.names import HUGGINGFACE, PREFIX, file_name, from_huggingface
 from ernie_m.reference.config import ErnieMConfig
-from ernie_m.reference.parameters import Array, flatten, unflatten
+from ernie_m.reference.parameters import flatten, unflatten
 
-from .shipped import TRITON_TYPES
+from .runtime.dtypes import TRITON_TYPES
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ernie_m.reference.parameters import Array
+from ernie_m.reference.array import Array
 from ernie_m.reference.trace import Entry, _scope
 
 

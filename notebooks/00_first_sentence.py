@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ernie_m.reference import ErnieMModel, embed, linear, trace
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.cli.model import demo_directory
 from ernie_m.reference.parameters import flatten
 from ernie_m.tokenizer import ErnieMTokenizer
 

@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ernie_m.reference import ErnieMModel
-from ernie_m.reference.cli_demo import own_sentences
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.cli.demo import own_sentences
+from ernie_m.reference.cli.model import demo_directory
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.cutting import cut
 from ernie_m.tokenizer.piece_model import PieceModel

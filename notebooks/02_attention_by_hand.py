@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ernie_m.reference import ErnieMModel, attention, cu_seqlens, linear, packed_attention, softmax, trace
-from ernie_m.reference.cli_demo import own_sentences
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference.cli.demo import own_sentences
+from ernie_m.reference.cli.model import demo_directory
 from ernie_m.tokenizer import ErnieMTokenizer
 
 plt.rcParams["figure.dpi"] = 80

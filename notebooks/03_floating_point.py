@@ -14,8 +14,8 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ernie_m.kernels import bounds
-from ernie_m.kernels.formats import FORMATS
+from ernie_m.kernels.checking import bounds
+from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.reference import erf, gelu
 
 plt.rcParams["figure.dpi"] = 80

@@ -24,8 +24,10 @@ import triton
 import triton.language as tl
 
 from ernie_m import kernels, reference
-from ernie_m.kernels import gelu, interpreter, judge
-from ernie_m.kernels.check_inputs import fixed_case
+from ernie_m.kernels import gelu
+from ernie_m.kernels.checking import verdicts as judge
+from ernie_m.kernels.checking.operations import fixed_case
+from ernie_m.kernels.runtime import interpreter
 
 # NumPy has no bfloat16, and the interpreter is NumPy: this teaches it to round to bfloat16 as a GPU does.
 interpreter.install()

@@ -26,7 +26,8 @@ import triton
 import triton.language as tl
 
 from ernie_m import kernels
-from ernie_m.kernels import interpreter, layer_norm
+from ernie_m.kernels import layer_norm
+from ernie_m.kernels.runtime import interpreter
 
 interpreter.install()  # bfloat16 that rounds as on a GPU
 

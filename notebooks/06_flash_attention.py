@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from ernie_m import kernels, reference
-from ernie_m.kernels import attention, interpreter
+from ernie_m.kernels import attention
+from ernie_m.kernels.runtime import interpreter
 
 interpreter.install()  # bfloat16 that rounds as on a GPU
 

@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ernie_m import kernels
-from ernie_m.kernels import bench_cases
-from ernie_m.kernels.bench_cases import BATCHES, SIZES, Work
+from ernie_m.kernels.benchmark import work as bench_cases
+from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Work
 
 # An NVIDIA H100 (SXM), from its data sheet: bfloat16 operations of the tensor cores, and bytes of main memory.
 MATRIX_RATE, MEMORY_RATE = 989e12, 3.35e12

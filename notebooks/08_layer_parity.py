@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ernie_m import kernels, reference
-from ernie_m.kernels import interpreter
+from ernie_m.kernels.runtime import interpreter
 from ernie_m.reference.checkpoint import open_checkpoint
 from ernie_m.reference.parameters import flatten
 

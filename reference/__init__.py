@@ -15,6 +15,7 @@ then how padding is left out (`padding`, `inputs`), how to look inside (`trace`,
 from .activations import activation
 from .attention import attention, packed_attention
 from .compare import compare
+from .compat import MOVED, announce
 from .config import ErnieMConfig
 from .dropout import dropout
 from .embedding import embed
@@ -64,3 +65,5 @@ __all__ = [
     "trace_torch",
     "unpad",
 ]
+
+announce(__name__, MOVED)

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .erf import Array, erf, floating
+from .array import Array, floating
+from .erf import erf
 from .gelu import gelu
 
 Activation = Callable[[Array], Array]

@@ -19,8 +19,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from .array import Array
 from .padding import check_cu_seqlens
-from .parameters import Array
 from .softmax import softmax
 from .trace import per_sequence, record
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 from .trace import Entry
 
 MAPS = ("scores", "probs")  # (B, H, S, S): positions are their last two axes, not axis 1

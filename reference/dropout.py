@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 
 
 def dropout(x: Array, p: float, rng: np.random.Generator | None, where: Array | None = None) -> Array:

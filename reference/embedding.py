@@ -10,10 +10,8 @@ Source: paddlenlp 2.8.1, `ErnieMEmbeddings`; transformers 4.40.2, the same (whic
 
 from __future__ import annotations
 
-import numpy as np
-
+from .array import Array, check_range
 from .layer_norm import layer_norm
-from .parameters import Array
 from .trace import record
 
 POSITION_OFFSET = 2
@@ -27,22 +25,13 @@ def embed(
     Raises ValueError if an id is not in [0, V) or a position not in [0, P - 2).
     """
     check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
+    check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
     return embed_vectors(record("word_embeddings", word[input_ids]), position_ids, position, gamma, beta, eps)
 
 
 def embed_vectors(
     vectors: Array, position_ids: Array, position: Array, gamma: Array, beta: Array, eps: float
 ) -> Array:  # (..., E), (...,), (P, E), (E,), (E,) -> (..., E)
-    """The same with word vectors given, in place of ids."""
-    check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
+    """The same with word vectors in place of ids, for callers that have validated the positions."""
     rows = record("position_embeddings", position[position_ids + POSITION_OFFSET])
     return record("layer_norm", layer_norm(vectors + rows, gamma, beta, eps))
-
-
-def check_range(name: str, values: Array, end: int, table: str) -> None:
-    """Raise ValueError, naming the first offender and where it stands, unless every value is in [0, end)."""
-    if values.size and (values.min() < 0 or values.max() >= end):
-        first = tuple(np.argwhere((values < 0) | (values >= end))[0].tolist())
-        raise ValueError(
-            f"{name}: expected values in [0, {end}) for {table.format(end)}, got {values[first]} at {list(first)}"
-        )

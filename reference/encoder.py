@@ -19,12 +19,13 @@ from typing import Protocol
 import numpy as np
 
 from .activations import activation
+from .array import Array
 from .attention import attention, attention_by_sequence
 from .config import ErnieMConfig
 from .dropout import dropout
 from .layer_norm import layer_norm
 from .linear import linear
-from .parameters import Array, EncoderLayer
+from .parameters import EncoderLayer
 from .trace import Tokens, record, scope
 
 # Drops attention probabilities, at the places where the second argument is true; None: everywhere.
@@ -123,8 +124,8 @@ def encoder_layer(
     x = layer_norm(x + dropout(attended, p_hidden, rng, valid), p.norm1.weight, p.norm1.bias, eps)
     x = record("norm1", zero_padding(x, valid))
 
-    inner = record("linear1", linear(x, p.linear1))  # (..., F)
-    inner = record("activation", activation(config.hidden_act)(inner))
-    outer = record("linear2", linear(dropout(inner, p_activation, rng, valid), p.linear2))
-    x = layer_norm(x + dropout(outer, p_hidden, rng, valid), p.norm2.weight, p.norm2.bias, eps)
+    intermediate = record("linear1", linear(x, p.linear1))  # (..., F)
+    intermediate = record("activation", activation(config.hidden_act)(intermediate))
+    output = record("linear2", linear(dropout(intermediate, p_activation, rng, valid), p.linear2))
+    x = layer_norm(x + dropout(output, p_hidden, rng, valid), p.norm2.weight, p.norm2.bias, eps)
     return record("norm2", zero_padding(x, valid)), probs

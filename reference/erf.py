@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from .array import Array, floating
 
 # P and Q, highest power first. P/Q equals M at the Chebyshev points of (a - k)/(a + k) for a in [0, top]; solving for
 # the coefficients is a linear system, done with 60 digits in tests/reference/test_erf.py, which compares these.
@@ -133,11 +132,3 @@ def in_pieces(function: Callable[[Array, Array], None], x: Array) -> Array:
     for start in range(0, x.size, PIECE):
         function(flat[start : start + PIECE], flat_out[start : start + PIECE])
     return out
-
-
-def floating(name: str, x: Array) -> Array:
-    """`x` as an array, if it is float16, float32 or float64; the name is for the error."""
-    x = np.asarray(x)
-    if x.dtype not in (np.float16, np.float32, np.float64):
-        raise TypeError(f"{name}: expected float16, float32 or float64, got {x.dtype}")
-    return x

@@ -15,9 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from .array import Array
 from .attention import attention
 from .padding import check_cu_seqlens
-from .parameters import Array
 
 
 def first_token_attention(q: Array, kv: Array, cu_seqlens: Array) -> Array:  # (B, H, D), (T, 2, H, D), (B + 1,)

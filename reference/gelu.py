@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .erf import TAIL_END, Array, floating, in_pieces, normal_tail
+from .array import Array, floating
+from .erf import TAIL_END, in_pieces, normal_tail
 
 
 def gelu(x: Array) -> Array:  # (...) -> (...)

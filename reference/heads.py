@@ -20,13 +20,13 @@ import numpy as np
 
 from . import targets
 from .activations import sigmoid
+from .array import Array
 from .config import ErnieMConfig
 from .dropout import dropout
 from .linear import linear
 from .losses import binary_cross_entropy, cross_entropy, span_loss, squared_error
 from .model import Encoded, encode, pool
 from .outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput
-from .parameters import Array
 from .pretrained import PretrainedModel
 from .trace import record, scope
 
@@ -61,7 +61,7 @@ class ErnieMForSequenceClassification(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": config.num_labels}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput:
+    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
         """Logits (B, C), and the loss if there are `labels`.
 
         The loss is `config.problem_type`'s: "regression", with `labels` (B, C) numbers, or (B,) if C = 1;
@@ -100,7 +100,7 @@ class ErnieMForMultipleChoice(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": 1}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput:
+    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
         """Logits (B, C), and the cross-entropy if there are `labels`, (B,) integers in [0, C).
 
         Inputs have an axis for the choices: `input_ids`, `attention_mask` and `position_ids` (B, C, S),
@@ -132,7 +132,7 @@ class ErnieMForTokenClassification(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": config.num_labels}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput:
+    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
         """Logits (B, S, C), and the cross-entropy if there are `labels`, (B, S) integers in [0, C), or -100.
 
         Labels on padded positions count as -100.
@@ -161,7 +161,7 @@ class ErnieMForQuestionAnswering(_Head):
 
     def __call__(
         self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
-    ) -> QuestionAnsweringOutput:
+    ) -> QuestionAnsweringOutput[Array]:
         """Start and end logits (B, S); with both targets, (B,) integers, the mean of two cross-entropies over S.
 
         A target below 0 counts as 0; one past the row, or on a padded position, is left out.
@@ -190,7 +190,7 @@ class ErnieMForInformationExtraction(_Head):
 
     def __call__(
         self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
-    ) -> InformationExtractionOutput:
+    ) -> InformationExtractionOutput[Array]:
         """Start and end logits and probabilities (B, S).
 
         With both targets, (B, S) numbers from 0 to 1 (is there a start, an end, here?), the loss is the mean of two

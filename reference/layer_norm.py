@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..., E), (E,), (E,) -> (..., E)

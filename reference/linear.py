@@ -6,7 +6,8 @@ that is a view, not a copy.
 
 from __future__ import annotations
 
-from .parameters import Array, Linear
+from .array import Array
+from .parameters import Linear
 
 
 def linear(x: Array, p: Linear) -> Array:  # (..., inputs) -> (..., outputs)

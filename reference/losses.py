@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 
 IGNORE_INDEX = -100
 

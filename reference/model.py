@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from .array import Array
 from .dropout import dropout
-from .embedding import embed, embed_vectors
+from .embedding import embed_vectors
 from .encoder import Layout, Packed, Padded, encoder_layer, zero_padding
 from .inputs import Inputs, check_head_mask, check_inputs
 from .linear import linear
 from .outputs import ModelOutput
 from .padding import cu_seqlens, pad, token_indices, unpad
-from .parameters import Array, Linear
+from .parameters import Linear
 from .pretrained import PretrainedModel
 from .trace import Tokens, packed_tokens, record, scope
 
@@ -39,7 +40,7 @@ class Encoded:
     attentions: tuple[Array, ...] | None
 
 
-def choose_layout(inputs: Inputs, output_attentions: bool) -> Layout:
+def choose_layout(inputs: Inputs[Array], output_attentions: bool) -> Layout:
     """Packed where there is padding and nothing needs the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     if valid is None or mask is not None:
@@ -50,20 +51,21 @@ def choose_layout(inputs: Inputs, output_attentions: bool) -> Layout:
     return Packed(tokens, cu_seqlens(valid))
 
 
-def embed_inputs(model: PretrainedModel, inputs: Inputs, layout: Layout) -> Array:  # -> (B, S, E) or (T, E)
+def embed_inputs(model: PretrainedModel, inputs: Inputs[Array], layout: Layout) -> Array:  # -> (B, S, E) or (T, E)
     """The embeddings' output, before dropout, of the tokens that `layout` keeps."""
 
     def keep(x: Array) -> Array:
         return unpad(x, layout.tokens.indices) if isinstance(layout, Packed) else x
 
     p, eps = model.parameters, model.config.layer_norm_eps
-    rest = (keep(inputs.position_ids), p.position_embeddings, p.layer_norm.weight, p.layer_norm.bias, eps)
+    norm = p.layer_norm
     with scope("embeddings"):
         if inputs.input_ids is not None:
-            x = embed(keep(inputs.input_ids), rest[0], p.word_embeddings, *rest[1:])
+            vectors = record("word_embeddings", p.word_embeddings[keep(inputs.input_ids)])
         else:
             assert inputs.inputs_embeds is not None
-            x = embed_vectors(keep(zero_padding(inputs.inputs_embeds, inputs.valid)), *rest)
+            vectors = keep(zero_padding(inputs.inputs_embeds, inputs.valid))
+        x = embed_vectors(vectors, keep(inputs.position_ids), p.position_embeddings, norm.weight, norm.bias, eps)
     return zero_padding(x, layout.valid)
 
 
@@ -133,7 +135,7 @@ class ErnieMModel(PretrainedModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         rng: np.random.Generator | None = None,
-    ) -> ModelOutput:
+    ) -> ModelOutput[Array]:
         """Encode a batch.
 
         input_ids: (B, S) integers in [0, vocab_size). Or, in their place,

@@ -1,16 +1,19 @@
-"""What a call gives back. Field names and their order are transformers'."""
+"""What a call returns, of NumPy arrays here and of torch tensors in `ernie_m.kernels`.
+
+Field names and their order are those of transformers.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from .parameters import Array
+A = TypeVar("A")  # the type of array
 
 
 @dataclass(frozen=True)
-class Output:
-    """A frozen record of arrays; what was not asked for is None."""
+class Output(Generic[A]):
+    """A frozen record of arrays; fields that were not asked for are None."""
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
@@ -19,49 +22,49 @@ class Output:
 
 
 @dataclass(frozen=True)
-class ModelOutput(Output):
+class ModelOutput(Output[A]):
     """Of `ErnieMModel`.
 
-    `last_hidden_state` (B, S, E); `pooler_output` (B, E), None if the checkpoint has no pooler; `hidden_states`, L + 1
-    arrays (B, S, E), the embeddings first; `attentions`, L arrays (B, H, S, S). At padded positions all but
-    `pooler_output` are 0.
+    `last_hidden_state` (B, S, E), or (T, E) of a packed call; `pooler_output` (B, E), None if the model has no pooler;
+    `hidden_states`, L + 1 arrays (B, S, E), the embeddings first; `attentions`, L arrays (B, H, S, S). At padded
+    positions all but `pooler_output` are 0.
     """
 
-    last_hidden_state: Array
-    pooler_output: Array | None = None
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+    last_hidden_state: A
+    pooler_output: A | None = None
+    hidden_states: tuple[A, ...] | None = None
+    attentions: tuple[A, ...] | None = None
 
 
 @dataclass(frozen=True)
-class ClassifierOutput(Output):
+class ClassifierOutput(Output[A]):
     """Of the heads that classify: `logits` (B, C) for sequences and choices, (B, S, C) for tokens; `loss` a scalar."""
 
-    loss: Array | None = None
-    logits: Array | None = None
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+    loss: A | None = None
+    logits: A | None = None
+    hidden_states: tuple[A, ...] | None = None
+    attentions: tuple[A, ...] | None = None
 
 
 @dataclass(frozen=True)
-class QuestionAnsweringOutput(Output):
+class QuestionAnsweringOutput(Output[A]):
     """`start_logits` and `end_logits` (B, S): where the answer begins and ends."""
 
-    loss: Array | None = None
-    start_logits: Array | None = None
-    end_logits: Array | None = None
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+    loss: A | None = None
+    start_logits: A | None = None
+    end_logits: A | None = None
+    hidden_states: tuple[A, ...] | None = None
+    attentions: tuple[A, ...] | None = None
 
 
 @dataclass(frozen=True)
-class InformationExtractionOutput(Output):
+class InformationExtractionOutput(Output[A]):
     """`start_logits`, `end_logits` (B, S), and their sigmoids `start_prob`, `end_prob`: spans may be many, or none."""
 
-    loss: Array | None = None
-    start_logits: Array | None = None
-    end_logits: Array | None = None
-    start_prob: Array | None = None
-    end_prob: Array | None = None
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+    loss: A | None = None
+    start_logits: A | None = None
+    end_logits: A | None = None
+    start_prob: A | None = None
+    end_prob: A | None = None
+    hidden_states: tuple[A, ...] | None = None
+    attentions: tuple[A, ...] | None = None

@@ -14,9 +14,11 @@ Source: the idea of "unpadding" in NVIDIA's and Hazy Research's BERT (flash-atte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 
 
 def token_indices(mask: Array) -> Array:  # (B, S) -> (T,)
@@ -40,6 +42,15 @@ def pad(packed: Array, indices: Array, batch: int, length: int) -> Array:  # (T,
     padded = np.zeros((batch * length, *packed.shape[1:]), packed.dtype)
     padded[indices] = packed
     return padded.reshape(batch, length, *packed.shape[1:])
+
+
+def pad_ids(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Array, Array]:  # B rows -> (B, S), (B, S)
+    """Rows of token ids of different lengths as `input_ids`, padded on the right, and a boolean `attention_mask`."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_token_id, np.int64)
+    input_ids[mask] = np.concatenate([np.asarray(row, np.int64) for row in rows])
+    return input_ids, mask
 
 
 def check_cu_seqlens(cu_seqlens: Array, tokens: int) -> None:

@@ -2,7 +2,7 @@
 
 A model's parameters are frozen dataclasses of arrays, read by name (`layer.q_proj.weight`), so that a missing
 weight is an error where it is used. The same arrays in one flat dictionary have *paths* as keys, such as
-`layers.3.q_proj.weight`; only `checkpoint.py` knows how files spell them.
+`layers.3.q_proj.weight`; only `checkpoint/names.py` knows what files call them.
 
 Weights of linear maps are stored (outputs, inputs), as in torch and in Hugging Face's files: y = x @ weight.T + bias.
 
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .config import ErnieMConfig
-
-Array = np.ndarray[Any, Any]
+from .array import Array
+from .config import ErnieMConfig
 
 
 @dataclass(frozen=True)

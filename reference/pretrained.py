@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .checkpoint import load_parameters
-from .checkpoint_names import to_huggingface
-from .checkpoint_write import save_checkpoint
+from .array import Array
+from .checkpoint import load_parameters, save_checkpoint
+from .checkpoint.names import to_huggingface
 from .config import ErnieMConfig
-from .parameters import Array, Parameters, flatten, initialise, shapes, unflatten
+from .parameters import Parameters, flatten, initialise, shapes, unflatten
 
 FLOATS = (np.float16, np.float32, np.float64)
 Model = TypeVar("Model", bound="PretrainedModel")

@@ -1,6 +1,6 @@
 """Softmax with a mask:  softmax(s)_j = e^{s_j} / Σ_k e^{s_k},  over the keys k that a row may attend to.
 
-Subtracting the row's largest score first changes nothing in exact arithmetic (it cancels), and keeps every exponent
+Subtracting the row's row_max score first changes nothing in exact arithmetic (it cancels), and keeps every exponent
 at or below 0, so that nothing overflows.
 
 Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2.1. Peers add a large negative number to masked
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parameters import Array
+from .array import Array
 
 
 def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (..., S)
@@ -22,9 +22,9 @@ def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
-    largest = scores.max(axis=-1, keepdims=True)
-    probs = scores - np.where(largest == -np.inf, 0.0, largest).astype(scores.dtype)
+    row_max = scores.max(axis=-1, keepdims=True)
+    probs = scores - np.where(row_max == -np.inf, 0.0, row_max).astype(scores.dtype)
     np.exp(probs, out=probs)
-    total = probs.sum(axis=-1, keepdims=True)
-    probs /= np.where(total == 0.0, 1.0, total).astype(scores.dtype)
+    row_sum = probs.sum(axis=-1, keepdims=True)
+    probs /= np.where(row_sum == 0.0, 1.0, row_sum).astype(scores.dtype)
     return probs

@@ -1,6 +1,7 @@
-"""Targets, checked at the edge like all other inputs: shape, type and range, named in the error.
+"""Targets, validated like all other inputs: shape, type and range, named in the error.
 
-Nothing behind this file looks at a target again before it is used as an index.
+Nothing further in looks at a target again before it is used as an index. The checks and their messages serve
+`ernie_m.kernels` too.
 """
 
 from __future__ import annotations
@@ -9,73 +10,101 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import integers
+from .array import Array
+from .inputs import Shape, integers
 from .losses import IGNORE_INDEX
-from .parameters import Array
 
 
-def classes(name: str, values: Any, shape: tuple[int, ...], C: int) -> Array:
+def classes(name: str, values: Any, shape: Shape, C: int) -> Array:
     """Integers of `shape` in [0, C), or -100. Raises TypeError or ValueError."""
     array = integers(name, values)
-    if array.shape != shape and array.shape != (*shape, 1):
-        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    wrong = array[((array < 0) | (array >= C)) & (array != IGNORE_INDEX)]
-    if wrong.size:
-        raise ValueError(f"{name}: expected classes in [0, {C}), or {IGNORE_INDEX} to leave out, got {wrong[0]}")
+    check_shape(name, array.shape, shape, (*shape, 1))
+    check_classes(name, array, C)
     return array.reshape(shape)
 
 
 def positions(name: str, values: Any, rows: int) -> Array:
-    """Integers of shape (B,), or (B, 1) as transformers allows, with B = `rows`; of any size."""
+    """Integers of any size, of shape (B,), or (B, 1) as transformers allows, with B = `rows`."""
     array = integers(name, values)
-    if array.shape not in ((rows,), (rows, 1)):
-        raise ValueError(f"{name}: expected shape (B,) = ({rows},), got {array.shape}")
+    check_shape(name, array.shape, (rows,), (rows, 1))
     return array.reshape(rows)
 
 
-def numbers(name: str, values: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Array:
+def numbers(name: str, values: Any, shapes: tuple[Shape, ...], dtype: Any) -> Array:
     """Finite numbers (integers and booleans too) in one of `shapes`, as `dtype`."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
-    if array.shape not in shapes:
-        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
+    check_shape(name, array.shape, *shapes)
+    check_finite(name, array)
     return array.astype(dtype)
 
 
 def probabilities(name: str, values: Array) -> Array:
-    """`values`, or a ValueError unless all are from 0 to 1."""
-    wrong = values[(values < 0) | (values > 1)]
-    if wrong.size:
-        raise ValueError(f"{name}: expected numbers from 0 to 1, got {wrong[0]}")
+    """`values`. Raises ValueError unless all are from 0 to 1."""
+    check_probabilities(name, values)
     return values
 
 
+def merge_choices(name: str, values: Any, axes: tuple[int, ...], batch: tuple[int, int]) -> Array:
+    """(B, C, ...) -> (B·C, ...), for arrays whose number of axes is among `axes`."""
+    array = np.asarray(values)
+    check_choices_shape(name, array.shape, axes, batch)
+    return array.reshape(-1, *array.shape[2:])
+
+
+# What follows is shared with `ernie_m.kernels.targets`.
+
+
 def both_or_neither(start: Any, end: Any) -> bool:
-    """Whether there are targets; ValueError if there is one of the two."""
+    """Whether there are targets. Raises ValueError if only one of the two is given."""
     if (start is None) != (end is None):
-        missing = "start_positions" if start is None else "end_positions"
-        raise ValueError(f"{missing}: expected with the other of the pair, got None")
+        missing, given = ("start", "end") if start is None else ("end", "start")
+        raise ValueError(f"{missing}_positions: expected together with {given}_positions, got None")
     return start is not None
 
 
 def choices(options: dict[str, Any]) -> tuple[int, int]:
     """(B, C) of a multiple-choice call, from its ids (B, C, S) or vectors (B, C, S, E)."""
-    for name, axes in (("input_ids", 3), ("inputs_embeds", 4)):
+    for name, letters in (("input_ids", "(B, C, S)"), ("inputs_embeds", "(B, C, S, E)")):
         if options.get(name) is not None:
-            shape = np.shape(options[name])
-            if len(shape) != axes or 0 in shape:
-                letters = "(B, C, S)" if axes == 3 else "(B, C, S, E)"
-                raise ValueError(f"{name}: expected shape {letters}, none of them 0, got {shape}")
+            shape = tuple(np.shape(options[name]))
+            if len(shape) != letters.count(",") + 1 or 0 in shape:
+                raise ValueError(f"{name}: expected shape {letters} without empty axes, got {shape}")
             return shape[0], shape[1]
     raise ValueError("input_ids, inputs_embeds: expected exactly one of the two, got neither")
 
 
-def merge_choices(name: str, values: Any, axes: tuple[int, ...], rows: tuple[int, int]) -> Array:
-    """(B, C, ...) -> (B·C, ...), for arrays with a number of axes among `axes`."""
-    array = np.asarray(values)
-    if array.ndim not in axes or array.shape[:2] != rows:
-        raise ValueError(f"{name}: expected shape (B, C, ...) = ({rows[0]}, {rows[1]}, ...), got {array.shape}")
-    return array.reshape(-1, *array.shape[2:])
+def check_shape(name: str, shape: Shape, *allowed: Shape) -> None:
+    """Raise ValueError, with the first or all of the allowed shapes, unless `shape` is among them."""
+    if tuple(shape) not in [tuple(one) for one in allowed]:
+        # A trailing axis of 1 is allowed but not advertised.
+        told = [tuple(one) for one in allowed if tuple(one) != (*allowed[0], 1)]
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, told))}, got {tuple(shape)}")
+
+
+def check_choices_shape(name: str, shape: Shape, axes: tuple[int, ...], batch: tuple[int, int]) -> None:
+    """Raise ValueError unless `shape` begins with (B, C) and has a number of axes among `axes`."""
+    if len(shape) not in axes or tuple(shape[:2]) != batch:
+        raise ValueError(f"{name}: expected shape (B, C, ...) = ({batch[0]}, {batch[1]}, ...), got {tuple(shape)}")
+
+
+def check_classes(name: str, values: Array, C: int) -> None:
+    """Raise ValueError, with the first offending value, unless all are in [0, C) or -100."""
+    wrong = values[((values < 0) | (values >= C)) & (values != IGNORE_INDEX)]
+    if wrong.size:
+        raise ValueError(f"{name}: expected classes in [0, {C}), or {IGNORE_INDEX} to leave out, got {wrong[0]}")
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise ValueError, with the first offending value, unless all are finite."""
+    wrong = values[~np.isfinite(values)]
+    if wrong.size:
+        raise ValueError(f"{name}: expected finite numbers, got {wrong[0]}")
+
+
+def check_probabilities(name: str, values: Array) -> None:
+    """Raise ValueError, with the first offending value, unless all are from 0 to 1."""
+    wrong = values[(values < 0) | (values > 1)]
+    if wrong.size:
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got {wrong[0]}")

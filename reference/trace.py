@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from .array import Array
 from .padding import pad
-from .parameters import Array
 
 
 @dataclass(frozen=True)

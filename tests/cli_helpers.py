@@ -13,7 +13,7 @@ import numpy as np
 from helpers import random_model
 
 import ernie_m.reference as ernie
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference import demo as demo_checkpoint
 from ernie_m.tokenizer import ErnieMTokenizer
 
 TOKENIZER_FILES = ("sentencepiece.bpe.model", "vocab.txt")
@@ -27,13 +27,13 @@ LONGEST = 34
 
 def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0, **fields: Any) -> Path:
     """A checkpoint of a tiny model for 34 tokens, all weights random, with the demo's tokenizer."""
-    vocab = ErnieMTokenizer.from_pretrained(demo_directory())
+    vocab = ErnieMTokenizer.from_pretrained(demo_checkpoint.directory())
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     sizes |= {"vocab_size": len(vocab), "max_position_embeddings": LONGEST + 2}
     model = random_model(cls, seed, np.float32, **{**sizes, **fields})
     model.save_pretrained(directory)
     for name in TOKENIZER_FILES:
-        shutil.copy(demo_directory() / name, directory / name)
+        shutil.copy(demo_checkpoint.directory() / name, directory / name)
     return directory
 
 

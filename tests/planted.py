@@ -162,8 +162,8 @@ KERNELS = {
     "softmax": softmax,
     "layer_norm": layer_norm,
     "add_layer_norm": add_layer_norm,
-    "embedding": embedding,
-    "attention": attention,
+    "embed": embedding,
+    "packed_attention": attention,
     "first_token_attention": first_token_attention,
     "attention_head": attention_head,
 }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.kernels._triton import tl, triton
+from ernie_m.kernels.runtime.optional_triton import tl, triton
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from .added_tokens import AddedToken
+from .files import replacing
 from .piece_model import PieceModel
 from .token_table import ADDITIONAL, ROLES, TokenTable
 from .vocabulary import Vocabulary
@@ -46,18 +46,14 @@ def write_all(folder: Path, contents: Mapping[str, bytes | None]) -> tuple[str, 
 
     None removes a file, which an earlier save may have left. Gives the paths of the files written.
     """
-    temporary = {folder / f".{name}.{os.getpid()}.tmp": name for name, data in contents.items() if data is not None}
-    with ExitStack() as stack:
-        for source, name in temporary.items():
-            with open(source, "xb") as file:
-                stack.callback(source.unlink, missing_ok=True)
-                file.write(contents[name] or b"")
-        for source, name in temporary.items():
-            os.replace(source, folder / name)
+    written = {folder / name: data for name, data in contents.items() if data is not None}
+    with replacing(*written) as files:
+        for file, data in zip(files, written.values(), strict=True):
+            file.write(data)
     for name, data in contents.items():
         if data is None:
             (folder / name).unlink(missing_ok=True)
-    return tuple(str(folder / name) for name in temporary.values())
+    return tuple(map(str, written))
 
 
 def vocabulary_files(vocabulary: Vocabulary, model: PieceModel, prefix: str | None = None) -> dict[str, bytes | None]:

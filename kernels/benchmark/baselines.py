@@ -24,8 +24,8 @@ from torch.nn import LayerNorm, Linear, Module, ModuleList, Parameter
 
 from ernie_m.reference.embedding import POSITION_OFFSET
 
-from .encoder import EncoderLayer
-from .model import ErnieMModel
+from ..encoder import EncoderLayer
+from ..model import ErnieMModel
 
 
 def _sharing(weight: Tensor, bias: Tensor) -> Linear:

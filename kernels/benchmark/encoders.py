@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model import ErnieMModel
 from .baselines import PackedEncoder, PaddedEncoder, transformers_model
-from .bench_cases import Batch, Size, model_floor
-from .bench_operations import OURS, Measured, compiled, cumulative
-from .model import ErnieMModel
+from .work import Batch, Size, model_floor
+from .workloads import OURS, Measured, compiled, cumulative
 
 # Up to so many tokens a CUDA graph is worth its memory: the host is slower than the GPU.
 GRAPH_TOKENS = 1024

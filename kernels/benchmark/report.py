@@ -7,10 +7,8 @@ ours. Peak memory is what a call allocates, beyond weights and inputs.
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,9 +17,9 @@ from typing import Any
 
 import torch
 
-from ._triton import HAS_TRITON, triton
-from .bench_operations import OURS, Measured
-from .bench_timing import Missing, Timing
+from ..runtime.optional_triton import HAS_TRITON, triton
+from .timing import Missing, Timing
+from .workloads import OURS, Measured
 
 HEADINGS = (
     "what", "size", "batch", "dtype", "who",
@@ -70,10 +68,10 @@ class Row:
         if isinstance(t, Missing):
             return (*about, f"not measured: {t.why}", *[""] * (len(HEADINGS) - len(about) - 1))
         against = "" if self.ours is None else f"{t.median / self.ours:.2f} x"
-        spread = f"{shown(t.low)} to {shown(t.high)}"
+        spread = f"{duration(t.low)} to {duration(t.high)}"
         differs = "" if self.difference is None else f"{self.difference:.1e}"
         peak = "" if t.peak is None else f"{t.peak / 2**20:.0f} MiB"
-        return (*about, shown(t.median), spread, against, f"{self.floor / t.median:.0%}", differs, peak)
+        return (*about, duration(t.median), spread, against, f"{self.floor / t.median:.0%}", differs, peak)
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs; times in seconds, memory in bytes."""
@@ -109,7 +107,7 @@ def rows_of(
     return rows
 
 
-def shown(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time with its unit."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
@@ -173,16 +171,3 @@ def _output(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, under a temporary name that is then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

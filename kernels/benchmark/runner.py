@@ -1,15 +1,11 @@
-"""`python -m ernie_m.kernels bench`: how fast the kernels are on this GPU, beside what else there is.
+"""Running the benchmark: one case after the other, saved after each, so that an interruption loses only one.
 
-First the kernels are verified: what is wrong is not timed. Then the ceilings are measured, a large copy and a large
-product, and after that one case after the other; with `--output`, what is done is saved after each of them. Everything,
-in every dtype: `--all --output DIR`; an interruption loses the case that it falls into.
-
-Without a GPU there is nothing to time: the compile report is printed instead.
+Ceilings come first, a large copy and a large product, so that every time can be given as a share of what this GPU
+reaches.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import sys
@@ -21,88 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._triton import HAS_TRITON
-from .bench_cases import BATCHES, SIZES
-from .bench_figures import figures
-from .bench_models import encoder
-from .bench_operations import OPERATIONS, OURS, Measured
-from .bench_report import Case, Row, environment, rows_of, table, write
-from .bench_summary import summary_table
-from .bench_timing import Missing, Timer, Timing, ceilings, first_line, time_calls
-from .cli import FAILED
-from .operation import INTERPRETED
-from .verify import kernel_rows, prepare
+from ernie_m.tokenizer.files import replacing
 
-RUNS, QUICK_RUNS = 100, 15
-DTYPES = ("bfloat16", "float16", "float32")
-MAKERS = {"encoder": encoder, **OPERATIONS}
+from .encoders import encoder
+from .figures import figures
+from .report import Case, Row, rows_of, table
+from .timing import Missing, Timer, Timing, first_line, time_calls
+from .work import BATCHES, SIZES
+from .workloads import OURS, WORKLOADS, Maker, Measured
+
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.description = __doc__
-    parser.epilog = "exit codes: 0 measured, or no GPU; 1 a kernel is wrong; 2 it could not be measured"
-    for name, choices, default in (
-        ("--operation", MAKERS, "all"),
-        ("--model", SIZES, "both"),
-        ("--case", BATCHES, "all"),
-        ("--dtype", DTYPES, f"{DTYPES[0]}, with --all all"),
-    ):
-        help = f"of {', '.join(choices)} (may be repeated; by default {default})"
-        parser.add_argument(name, action="append", metavar="NAME", choices=tuple(choices), help=help)
-    parser.add_argument("--all", action="store_true", help="every dtype")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each instead of {RUNS}")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, table and figures there")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in --output")
-    parser.add_argument("--saved", type=Path, metavar="DIR", help="measure nothing: table and figures of DIR once more")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Verify, measure, print, save."""
-    if arguments.saved:
-        return redraw(arguments.saved)
-    why = nothing_to_time()
-    if why:
-        return compile_instead(why)
-    output = Output(arguments.output, arguments.overwrite)
-    prepare()
-    dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
-    wrong = [row for row in kernel_rows(dtypes, quick=True) if not row.holds]
-    for row in wrong:
-        print(f"ernie_m.kernels: not timed, as it is wrong: {row.op}, {row.dtype}: {row.found}", file=sys.stderr)
-    if wrong:
-        return FAILED
-    runs = QUICK_RUNS if arguments.quick else RUNS
-    batches = "; ".join(f"{name}: {batch.name}" for name, batch in BATCHES.items())
-    output.about = {**environment(), **ceilings(dtypes, runs), "batches": batches}
-    for name, value in output.about.items():
-        print(f"{name}: {value}")
-    try:
-        measure(plan(arguments, dtypes), output, runs)
-    finally:
-        output.draw()
-    print(f"\n{summary_table(output.rows)}", end="")
-    return 0
-
-
-def nothing_to_time() -> str | None:
-    """Why there are no kernels on a GPU here; None if there are."""
-    if INTERPRETED:
-        return "TRITON_INTERPRET is set, so that no kernel would run on a GPU"
-    if not torch.cuda.is_available():
-        return "no GPU to time anything on"
-    return None if HAS_TRITON else "triton is not installed, so there are no kernels to time"
-
-
-def compile_instead(why: str) -> int:
-    """The compile report, for every kernel and target."""
-    from . import compile_report
-
-    print(f"ernie_m.kernels: {why}: this is the compile report", file=sys.stderr)
-    parser = argparse.ArgumentParser()
-    compile_report.add_arguments(parser)
-    return compile_report.run(parser.parse_args([]))
+def makers() -> dict[str, Maker]:
+    """What can be measured, by name: the whole encoder, and every operation."""
+    return {"encoder": encoder, **WORKLOADS}
 
 
 class Output:
@@ -132,7 +61,7 @@ class Output:
         """Write the table."""
         assert self.directory
         described = "".join(f"- {name}: {value}\n" for name, value in self.about.items())
-        text = "\n".join(part for part in (described, summary_table(self.rows), table(self.rows)) if part)
+        text = "\n".join(part for part in (described, table(self.rows)) if part)
         write(self.directory / TABLE_FILE, text.encode())
 
     def draw(self) -> None:
@@ -146,8 +75,8 @@ class Output:
             print(f"ernie_m.kernels: no figures: {error}", file=sys.stderr)
 
 
-def redraw(directory: Path) -> int:
-    """Table and figures of what was saved."""
+def load(directory: Path) -> Output:
+    """What an earlier run saved there. Raises ValueError that names the file if it is something else."""
     path = directory / JSON_FILE
     try:
         found = json.loads(path.read_text())
@@ -157,21 +86,13 @@ def redraw(directory: Path) -> int:
         raise ValueError(f"{path}: expected what bench saved: {first_line(error)}") from None
     output = Output(directory, overwrite=True)
     output.about, output.rows = about, rows
-    output.tell()
-    output.draw()
-    print(table(rows), summary_table(rows), sep="\n", end="")
-    return 0
+    return output
 
 
-def plan(arguments: argparse.Namespace, dtypes: Sequence[str]) -> list[Case]:
-    """All that is asked for."""
-    return [
-        Case(what, size, batch, dtype)
-        for dtype in dtypes
-        for size in arguments.model or SIZES
-        for batch in arguments.case or BATCHES
-        for what in arguments.operation or MAKERS
-    ]
+def write(path: Path, content: bytes) -> None:
+    """Write a file, all of it or nothing."""
+    with replacing(path) as (file,):
+        file.write(content)
 
 
 def measure(cases: Sequence[Case], output: Output, runs: int, timer: Timer = time_calls, device: str = "cuda") -> None:
@@ -191,7 +112,7 @@ def measure(cases: Sequence[Case], output: Output, runs: int, timer: Timer = tim
 def measured(case: Case, about: dict[str, Any], runs: int, timer: Timer, device: str) -> list[Row]:
     """The rows of one case; a single one if it could not even be made."""
     try:
-        made = MAKERS[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
     except (RuntimeError, MemoryError, ImportError) as error:
         return [Row(case, "all", Missing(first_line(error)))]
     found = timer(made.calls, runs, made.hide_host)

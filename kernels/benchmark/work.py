@@ -26,7 +26,7 @@ class Size:
     name: str
     layers: int
     hidden: int
-    inner: int
+    intermediate: int
 
     @property
     def heads(self) -> int:
@@ -41,7 +41,7 @@ class Size:
             hidden_size=self.hidden,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
-            intermediate_size=self.inner,
+            intermediate_size=self.intermediate,
             max_position_embeddings=POSITIONS,
         )
 
@@ -107,7 +107,7 @@ BATCHES = {
 
 def bias_gelu(size: Size, T: int, width: int) -> Work:
     """`width`: bytes of a number. About 25 operations for each."""
-    return Work(0.0, (2 * T + 1) * size.inner * width)
+    return Work(0.0, (2 * T + 1) * size.intermediate * width)
 
 
 def add_layer_norm(size: Size, T: int, width: int) -> Work:
@@ -121,16 +121,22 @@ def embed(size: Size, batch: Batch, width: int) -> Work:
     return Work(0.0, rows * size.hidden * width + 16 * batch.tokens)
 
 
-def attention(size: Size, batch: Batch, width: int) -> Work:
+def packed_attention(size: Size, batch: Batch, width: int) -> Work:
     """Two products of n x n x D for each head and sequence; qkv read, context and log-sum-exps written."""
     moved = 4 * batch.tokens * size.hidden * width + 4 * size.heads * batch.tokens
     return Work(4.0 * size.hidden * batch.pairs, moved)
 
 
+def first_token_attention(size: Size, batch: Batch, width: int) -> Work:
+    """Two products of 1 x n x D for each head and sequence; keys and values read, queries and contexts once each."""
+    rows = 2 * batch.tokens + 2 * len(batch.lengths)
+    return Work(4.0 * size.hidden * batch.tokens, rows * size.hidden * width)
+
+
 def products(size: Size, T: int, width: int) -> Iterator[tuple[str, Work]]:
     """A layer's four matrix products, of weights (outputs, inputs)."""
-    E, inner = size.hidden, size.inner
-    for name, inputs, outputs in (("qkv", E, 3 * E), ("out", E, E), ("ffn1", E, inner), ("ffn2", inner, E)):
+    E, F = size.hidden, size.intermediate
+    for name, inputs, outputs in (("qkv", E, 3 * E), ("out", E, E), ("ffn1", E, F), ("ffn2", F, E)):
         yield name, Work(2.0 * T * inputs * outputs, (T * (inputs + outputs) + inputs * outputs) * width)
 
 
@@ -138,6 +144,6 @@ def model_floor(size: Size, batch: Batch, width: int, matrix_rate: float, copy_r
     """Seconds that the encoder takes at least, without computing padding, step by step."""
     T = batch.tokens
     layer = [work for _, work in products(size, T, width)]
-    layer += [attention(size, batch, width), bias_gelu(size, T, width), *2 * [add_layer_norm(size, T, width)]]
+    layer += [packed_attention(size, batch, width), bias_gelu(size, T, width), *2 * [add_layer_norm(size, T, width)]]
     steps = [embed(size, batch, width), *size.layers * layer]
     return sum(work.floor(matrix_rate, copy_rate) for work in steps)

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import bench_cases
-from .attention import packed_attention
-from .bench_cases import POSITIONS, VOCABULARY, Batch, Size, Work
-from .bench_timing import Call, copies_beyond_cache
-from .embedding import embed
-from .gelu import bias_gelu
-from .layer_norm import add_layer_norm
+from ..attention import packed_attention
+from ..embedding import embed
+from ..first_token import first_token_attention
+from ..gelu import bias_gelu
+from ..layer_norm import add_layer_norm
+from . import work as work_of
+from .timing import Call, copies_beyond_cache
+from .work import POSITIONS, VOCABULARY, Batch, Size, Work
 
 OURS = "ours"
 EPS = 1e-5
@@ -70,18 +71,18 @@ def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[
 
 def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """bias_gelu on a batch's tokens, against plain torch and what torch.compile makes of it."""
-    T, inner = batch.tokens, size.inner
+    T, intermediate = batch.tokens, size.intermediate
 
     def plain(x: Tensor, bias: Tensor) -> Tensor:
         return F.gelu(x + bias)
 
     def make() -> tuple[Tensor, Tensor]:
-        x, bias = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((T, inner), (inner,)))
+        x, bias = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((T, intermediate), (intermediate,)))
         return x, bias
 
-    work = bench_cases.bias_gelu(size, T, dtype.itemsize)
+    work = work_of.bias_gelu(size, T, dtype.itemsize)
     functions = {OURS: bias_gelu, "eager": plain, "compile": compiled(plain)}
-    return Measured(rotating(sets(make, work, T * inner * dtype.itemsize), functions), work.floor)
+    return Measured(rotating(sets(make, work, T * intermediate * dtype.itemsize), functions), work.floor)
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -98,7 +99,7 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
         shapes = ((T, E), (E,), (T, E), (E,), (E,))
         return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
 
-    work = bench_cases.add_layer_norm(size, T, dtype.itemsize)
+    work = work_of.add_layer_norm(size, T, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
     return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
 
@@ -120,7 +121,7 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
     def make() -> tuple[Tensor, Tensor]:
         return torch.randint(VOCABULARY, (T,), device=device), positions
 
-    work = bench_cases.embed(size, batch, dtype.itemsize)
+    work = work_of.embed(size, batch, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
     return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
 
@@ -169,13 +170,42 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
         "SDPA efficient": dense("EFFICIENT_ATTENTION"),
         "SDPA math": dense("MATH"),
     }
-    work = bench_cases.attention(size, batch, dtype.itemsize)
+    work = work_of.packed_attention(size, batch, dtype.itemsize)
     read = 3 * T * size.hidden * dtype.itemsize
     return Measured(rotating(sets(make, work, int(work.bytes) - read), functions), work.floor, packed=packed)
 
 
-OPERATIONS: dict[str, Callable[[Size, Batch, torch.dtype, str], Measured]] = {
+def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """Attention for first tokens alone: torch's own with one query for each row of the rectangle."""
+    T, H = batch.tokens, size.heads
+    B, S = len(batch.lengths), batch.padded
+    cu = cumulative(batch.lengths, device)
+    valid = torch.arange(S, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+    mask = valid[:, None, None, :] if batch.ragged else None
+
+    def make() -> tuple[Tensor, Tensor, Tensor]:
+        q, kv = (torch.randn(*shape, H, HEAD, device=device, dtype=dtype) for shape in ((B,), (T, 2)))
+        rectangle = torch.randn(B, S, 2, H, HEAD, device=device, dtype=dtype)
+        rectangle[valid] = kv
+        return q, kv, rectangle.permute(2, 0, 3, 1, 4)
+
+    def sdpa(q: Tensor, _: Tensor, rectangle: Tensor) -> Tensor:
+        k, v = rectangle
+        return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask)[:, :, 0]
+
+    def ours(q: Tensor, kv: Tensor, _: Tensor) -> Tensor:
+        return first_token_attention(q, kv, cu)
+
+    work = work_of.first_token_attention(size, batch, dtype.itemsize)
+    functions = {OURS: ours, "SDPA, padded": sdpa, "SDPA, padded, compile": compiled(sdpa)}
+    return Measured(rotating(sets(make, work, B * size.hidden * dtype.itemsize), functions), work.floor)
+
+
+Maker = Callable[[Size, Batch, torch.dtype, str], Measured]
+
+WORKLOADS: dict[str, Maker] = {
     "packed_attention": attention_case,
+    "first_token_attention": first_token_case,
     "bias_gelu": gelu_case,
     "add_layer_norm": layer_norm_case,
     "embed": embed_case,

@@ -25,9 +25,10 @@ from itertools import pairwise
 import numpy as np
 
 from ernie_m import reference
+from ernie_m.reference.array import Array
 
 from .bounds import APPROXIMATE, EPS, FLUSHED, Expected, expected, softmax_error
-from .formats import Array, Format
+from .formats import Format
 
 
 def attention_head(format: Format, q: Array, k: Array, v: Array) -> Expected:  # (N, D), (S, D) x 2 -> (N, D)

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ernie_m import reference
+from ernie_m.reference.array import Array
 
-from .formats import Array, Format
+from .formats import Format
 
 EPS = 2.0**-24
 FLUSHED = 2.0**-126
@@ -124,7 +125,7 @@ def add_layer_norm(
     return _normalised(format, x + bias + residual, dz, gamma, beta, eps, exact)
 
 
-def embedding(
+def embed(
     format: Format,
     input_ids: Array,
     position_ids: Array,

@@ -3,7 +3,7 @@
     from ernie_m.kernels import check
     check(my_gelu, op="gelu")
 
-The function is called as its operation says (`check_inputs.OPERATIONS`): "gelu" as f(x), "attention" as
+The function is called as its operation says (`operations.OPERATIONS`): "gelu" as f(x), "packed_attention" as
 f(qkv, cu_seqlens). It may be a launcher of a Triton kernel, a torch function, or, with arrays="numpy", a NumPy one.
 hypothesis draws inputs, and makes one that fails as small as it can; then come fixed random data, for bounds on
 averages, which see what no single number shows. Results must repeat bitwise.
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import interpreter
-from .check_buffers import TORCH_DTYPES, Guarded, as_float64, place, poisoned
-from .check_inputs import OPERATIONS, Case, cases, fixed_case
-from .check_reduce import reduce
-from .check_report import DtypeReport, Failure, Report, judgement
-from .judge import Verdict, judge
-from .operation import INTERPRETED
+from ..runtime import interpreter
+from ..runtime.dispatch import INTERPRETED
+from ..runtime.dtypes import TORCH_DTYPES
+from .guards import Guarded, as_float64, place, poisoned
+from .operations import OPERATIONS, Case, cases, fixed_case
+from .report import DtypeReport, Failure, Report, judgement
+from .shrinking import reduce
+from .verdicts import Verdict, judge
 
 # In the interpreter, which takes its time, only calls with at most so many results are made twice.
 SMALL = 2048
@@ -49,7 +50,7 @@ def check(
 ) -> Report:
     """Raise `Failure`, with the smallest failing input, unless `function` computes `op` within the bounds.
 
-    op: a key of `check_inputs.OPERATIONS`, which also says how `function` is called.
+    op: a key of `operations.OPERATIONS`, which also says how `function` is called.
     dtypes: of "float32", "float16", "bfloat16"; all by default, without bfloat16, which NumPy lacks, for NumPy.
     examples: how many inputs are drawn for each dtype.  seed: others for another seed.
     arrays: what `function` is called with, "torch" tensors or "numpy" arrays.

@@ -1,6 +1,7 @@
-"""What kernels are checked on: inputs that hypothesis draws to be awkward, and fixed random ones.
+"""The inputs that kernels are checked on: some that hypothesis draws to be awkward, and fixed random ones.
 
-A `Case` is one call: an operation, a format, and the arguments by name, in float64 and already rounded to the format.
+Inputs are the arguments of one call by name, in float64 and already rounded to the format; `operations` says which of
+these functions draws for which operation.
 
 Drawn: sizes around blocks of 64 and 128 and sizes of 1; ragged batches, with sequences of 1 token and of none;
 magnitudes from 10⁻³ to 10³; numbers far from 0 next to their spread; numbers that are all alike, or mostly. γ and β are
@@ -11,15 +12,13 @@ two of them are never the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import bounds, bounds_attention
-from .bounds import Expected
-from .formats import FORMATS, Array, Format
+from ernie_m.reference.array import Array
+
+from .formats import Format
 
 SIZES = (1, 2, 7, 63, 64, 65, 127, 129)
 ROWS = (1, 2, 3, 7, 17)
@@ -31,36 +30,8 @@ KINDS = ("random", "alike", "mostly alike", "whole numbers")
 EPSILONS = (1e-5, 1e-12)
 MOST_TOKENS = 260
 
-
-@dataclass(frozen=True)
-class Case:
-    """One call of an operation. `inputs`: by name, in the order of the call; floats as float64, ids as integers."""
-
-    op: str
-    dtype: str
-    inputs: dict[str, Any]
-    drawn: str = "fixed random data"
-
-    @property
-    def expected(self) -> Expected:
-        """The truth and its bound."""
-        return OPERATIONS[self.op].expected(FORMATS[self.dtype], **self.inputs)
-
-    def __str__(self) -> str:
-        shapes = (
-            f"{name} of shape {value.shape}" for name, value in self.inputs.items() if isinstance(value, np.ndarray)
-        )
-        return f"{self.dtype}, {', '.join(shapes)}"
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What can be checked: how it is called, its truth and bound, how its inputs are drawn, and the fixed ones."""
-
-    call: str
-    expected: Callable[..., Expected]
-    draw: Callable[[Any, Format], dict[str, Any]]
-    fixed: Callable[[Callable[..., Array]], dict[str, Any]]
+# (hypothesis' draw, format) -> the arguments of one call, by name and in order.
+Draw = Callable[[Any, Format], dict[str, Any]]
 
 
 def numbers(format: Format, shape: tuple[int, ...], seed: int, magnitude: float, offset: float, kind: str) -> Array:
@@ -93,22 +64,28 @@ def _pick(draw: Any, choices: tuple[Any, ...]) -> Any:
     return draw(st.sampled_from(choices))
 
 
-def _draw_rows(draw: Any, format: Format, wide: tuple[str, ...], flat: tuple[str, ...], eps: bool) -> dict[str, Any]:
-    """Arguments of shape (rows, columns), others of shape (columns,), in the order in which `wide` + `flat` sorts."""
-    rows, columns = _pick(draw, ROWS), _pick(draw, SIZES)
-    inputs: dict[str, Any] = {}
-    for seed, name in enumerate(ORDER):
-        if name in wide:
-            inputs[name] = _draw_numbers(draw, format, (rows, columns), seed)
-        elif name in flat:
-            inputs[name] = _draw_numbers(draw, format, (columns,), seed, (0.0, 1.0))
-    return inputs | ({"eps": _pick(draw, EPSILONS)} if eps else {})
+def drawn_rows(**axes: int) -> Draw:
+    """Draws arguments of shape (rows, columns), where the number of axes is 2, or (columns,), where it is 1.
+
+    An argument of 0 axes is the ε of a normalisation. The order is that of the call.
+    """
+
+    def draw_inputs(draw: Any, format: Format) -> dict[str, Any]:
+        rows, columns = _pick(draw, ROWS), _pick(draw, SIZES)
+        inputs: dict[str, Any] = {}
+        for seed, (name, count) in enumerate(axes.items()):
+            if count == 0:
+                inputs[name] = _pick(draw, EPSILONS)
+            elif count == 1:
+                inputs[name] = _draw_numbers(draw, format, (columns,), seed, (0.0, 1.0))
+            else:
+                inputs[name] = _draw_numbers(draw, format, (rows, columns), seed)
+        return inputs
+
+    return draw_inputs
 
 
-ORDER = ("x", "scores", "bias", "residual", "gamma", "beta")
-
-
-def _draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
+def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
     T, V, P, E = _pick(draw, ROWS), _pick(draw, (1, 2, 33)), _pick(draw, (3, 4, 35)), _pick(draw, SIZES)
     rng = np.random.default_rng(T)
     tables = {"word": (V, E), "position": (P, E), "gamma": (E,), "beta": (E,)}
@@ -131,27 +108,23 @@ def _draw_lengths(draw: Any, shortest: int) -> Array:
     return np.cumsum([0, *lengths]).astype(np.int32)
 
 
-def _draw_attention(draw: Any, format: Format) -> dict[str, Any]:
+def draw_attention(draw: Any, format: Format) -> dict[str, Any]:
     cu_seqlens, H, D = _draw_lengths(draw, 0), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
     T = int(cu_seqlens[-1])
     parts = [_draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
     return {"qkv": np.stack(parts, axis=1), "cu_seqlens": cu_seqlens}
 
 
-def _draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
+def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
     cu_seqlens, H, D = _draw_lengths(draw, 1), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
     T, B = int(cu_seqlens[-1]), len(cu_seqlens) - 1
     q, k, v = (_draw_numbers(draw, format, (n, H, D), seed, (0.0, 1.0)) for seed, n in enumerate((B, T, T)))
     return {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": cu_seqlens}
 
 
-def _draw_head(draw: Any, format: Format) -> dict[str, Any]:
+def draw_head(draw: Any, format: Format) -> dict[str, Any]:
     S, D = _pick(draw, SIZES), _pick(draw, HEAD_SIZES)
     return {name: _draw_numbers(draw, format, (S, D), seed, (0.0, 1.0)) for seed, name in enumerate("qkv")}
-
-
-def _rows(wide: tuple[str, ...], flat: tuple[str, ...] = (), eps: bool = False) -> Any:
-    return partial(_draw_rows, wide=wide, flat=flat, eps=eps)
 
 
 # The fixed data: sizes of the base model, numbers of the size that it works on, and at least 4,096 results.
@@ -161,86 +134,7 @@ LENGTHS = np.array([0, 37, 300], np.int32)
 SHORT_LENGTHS = np.array([0, 37, 101, 300, 365], np.int32)
 
 
-def _fixed_embedding(normal: Callable[..., Array]) -> dict[str, Any]:
+def fixed_embedding(normal: Callable[..., Array]) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(0, 30, (2, 16))
     tables = {"word": normal(30, 768), "position": normal(32, 768), "gamma": normal(768), "beta": normal(768)}
     return {"input_ids": ids[0], "position_ids": ids[1], **tables, "eps": EPS}
-
-
-OPERATIONS = {
-    "gelu": Operation("f(x)", bounds.gelu, _rows(("x",)), lambda normal: {"x": 1.5 * normal(16, 768)}),
-    "bias_gelu": Operation(
-        "f(x, bias)",
-        bounds.bias_gelu,
-        _rows(("x",), ("bias",)),
-        lambda normal: {"x": 1.5 * normal(16, 768), "bias": normal(768)},
-    ),
-    "softmax": Operation(
-        "f(scores)", bounds.softmax, _rows(("scores",)), lambda normal: {"scores": 2 * normal(64, 129)}
-    ),
-    "layer_norm": Operation(
-        "f(x, gamma, beta, eps)",
-        bounds.layer_norm,
-        _rows(("x",), ("gamma", "beta"), eps=True),
-        lambda normal: {"x": normal(16, 768), "gamma": normal(768), "beta": normal(768), "eps": EPS},
-    ),
-    "add_layer_norm": Operation(
-        "f(x, bias, residual, gamma, beta, eps)",
-        bounds.add_layer_norm,
-        _rows(("x", "residual"), ("bias", "gamma", "beta"), eps=True),
-        lambda normal: {
-            "x": normal(16, 768),
-            "bias": normal(768),
-            "residual": normal(16, 768),
-            "gamma": normal(768),
-            "beta": normal(768),
-            "eps": EPS,
-        },
-    ),
-    "embedding": Operation(
-        "f(input_ids, position_ids, word, position, gamma, beta, eps)",
-        bounds.embedding,
-        _draw_embedding,
-        _fixed_embedding,
-    ),
-    "attention": Operation(
-        "f(qkv, cu_seqlens)",
-        bounds_attention.packed_attention,
-        _draw_attention,
-        lambda normal: {"qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
-    ),
-    "first_token_attention": Operation(
-        "f(q, kv, cu_seqlens)",
-        bounds_attention.first_token_attention,
-        _draw_first_token,
-        lambda normal: {"q": normal(4, 8, 128), "kv": normal(365, 2, 8, 128), "cu_seqlens": SHORT_LENGTHS},
-    ),
-    "attention_head": Operation(
-        "f(q, k, v)",
-        bounds_attention.attention_head,
-        _draw_head,
-        lambda normal: {name: normal(300, 64) for name in "qkv"},
-    ),
-}
-
-
-def fixed_case(op: str, dtype: str, seed: int = 0) -> Case:
-    """The fixed random data of an operation."""
-    rng = np.random.default_rng(seed)
-    inputs = OPERATIONS[op].fixed(lambda *shape: rng.standard_normal(shape))
-    rounded = {
-        name: FORMATS[dtype].round(value) if isinstance(value, np.ndarray) and value.dtype == np.float64 else value
-        for name, value in inputs.items()
-    }
-    return Case(op, dtype, rounded)
-
-
-def cases(op: str, dtype: str) -> Any:
-    """A hypothesis strategy for the drawn inputs of an operation."""
-    from hypothesis import strategies as st
-
-    @st.composite
-    def drawn(draw: Any) -> Case:
-        return Case(op, dtype, OPERATIONS[op].draw(draw, FORMATS[dtype]), "drawn")
-
-    return drawn()

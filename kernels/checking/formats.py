@@ -9,11 +9,10 @@ Values of any format are held in float64 here, which has all of them, so bfloat1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ernie_m.reference.array import Array, round_to_bfloat16, widen_bfloat16
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,10 @@ class Format:
     def round(self, values: Array) -> Array:  # (...) float64 -> (...) float64
         """The nearest numbers of the format, ties to even: one rounding, whatever the format."""
         values = np.asarray(values, np.float64)
-        exponent = np.frexp(values)[1]  # values = m · 2^exponent, 1/2 <= |m| < 1
-        step = np.maximum(exponent, self.lowest + 1) - self.bits
-        rounded = np.ldexp(np.rint(np.ldexp(values, -step)), step)
-        return np.where(np.abs(values) >= self.overflow, np.copysign(np.inf, values), rounded)
+        if self.name == "bfloat16":
+            return widen_bfloat16(round_to_bfloat16(values)).astype(np.float64)
+        with np.errstate(over="ignore"):
+            return values.astype(self.name).astype(np.float64)
 
 
 FORMATS = {

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .formats import Array
+from ernie_m.reference.array import Array
+
+from ..runtime.dtypes import TORCH_DTYPES
 
 # Numbers on either side, at least; a multiple of 16 bytes for every dtype, so that what follows stays aligned.
 GUARD = 64
-TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

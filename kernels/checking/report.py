@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .check_inputs import Case
-from .formats import Array
-from .judge import Verdict
+from ernie_m.reference.array import Array
+
+from .operations import Case
+from .verdicts import Verdict
 
 # Arrays of at most so many numbers are printed whole.
 SHOWN = 12
@@ -77,7 +78,7 @@ class Failure(AssertionError):
 
 def _describe(case: Case) -> str:
     """The input, a line for each argument: all of its numbers, or what they are like."""
-    lines = [f"on {case.drawn} ({case.dtype}):"]
+    lines = [f"on {case.origin} ({case.dtype}):"]
     for name, value in case.inputs.items():
         if not isinstance(value, np.ndarray):
             lines.append(f"  {name} = {value!r}")
@@ -96,6 +97,6 @@ def judgement(verdict: Verdict, got: Array, expected: Array) -> str:
         return f"at {place} it gives {value:.9g}, and the truth is {truth:.9g}: {off}"
     what = {
         "rms": "the root mean square of its errors, relative to that of the numbers,",
-        "bias": "the mean of its errors, outwards positive, relative to the mean size of the numbers,",
+        "signed_mean": "the mean of its errors, outwards positive, relative to the mean size of the numbers,",
     }[verdict.bound]
     return f"{what} is {verdict.error:.3g}, where rounding explains {verdict.limit:.3g}"

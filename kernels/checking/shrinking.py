@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .check_inputs import Case
-from .check_report import Failure
-from .formats import Format
+from ernie_m.reference.array import Array
+
+from .operations import OPERATIONS, Case
+from .report import Failure
 
 FEW_BITS = (1, 2, 3, 5, 8)
 
@@ -23,7 +24,7 @@ def reduce(failure: Failure, run: Callable[[Case], Any]) -> Failure:
     """The failure on the smallest of the candidates on which `run` raises one too; the same if there is none."""
     if failure.verdict is None or failure.verdict.index is None:
         return failure
-    for candidate in _cut(failure.case, failure.verdict.index):
+    for candidate in _cropped(failure.case, failure.verdict.index):
         failure = _failure(candidate, run) or failure
     for candidate in _plainer(failure.case):
         found = _failure(candidate, run)
@@ -40,31 +41,26 @@ def _failure(case: Case, run: Callable[[Case], Any]) -> Failure | None:
     return None
 
 
-def _cut(case: Case, index: tuple[int, ...]) -> Iterator[Case]:
+def _cropped(case: Case, index: tuple[int, ...]) -> Iterator[Case]:
     """The part of the input that the number at `index` depends on."""
-    inputs, row = case.inputs, slice(index[0], index[0] + 1)
-    if case.op in ("gelu", "bias_gelu"):
-        column = slice(index[1], index[1] + 1)
-        cut = {name: value[row, column] if value.ndim == 2 else value[column] for name, value in inputs.items()}
-    elif case.op in ("softmax", "layer_norm", "add_layer_norm"):
-        cut = {name: value[row] if np.ndim(value) == 2 else value for name, value in inputs.items()}
-    elif case.op == "embedding":
-        cut = inputs | {name: inputs[name][row] for name in ("input_ids", "position_ids")}
-    elif case.op == "attention":
-        cut = inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}
-    else:
-        return
-    yield replace(case, inputs=cut)
+    crop = OPERATIONS[case.op].crop
+    if crop is not None:
+        yield replace(case, inputs=crop(case.inputs, index))
 
 
 def _plainer(case: Case) -> Iterator[Case]:
-    """The same with all numbers rounded to few bits."""
+    """The same with all numbers rounded to few significant bits."""
     for bits in FEW_BITS:
-        format = Format("few bits", bits, -126, 127)
         yield replace(
             case,
             inputs={
-                name: format.round(value) if getattr(value, "dtype", None) == np.float64 else value
+                name: few_bits(value, bits) if getattr(value, "dtype", None) == np.float64 else value
                 for name, value in case.inputs.items()
             },
         )
+
+
+def few_bits(values: Array, bits: int) -> Array:  # (...) float64 -> (...) float64
+    """The nearest numbers with that many significant bits."""
+    mantissas, exponents = np.frexp(values)  # values = m · 2^exponent, 1/2 <= |m| < 1
+    return np.ldexp(np.rint(np.ldexp(mantissas, bits)), exponents - bits)

@@ -4,7 +4,7 @@
                     a wrong formula, anything that is off where numbers are small.
     rms             rms(got − exact) / rms(exact) <= 1.25 · 0.42 u √roundings  (float32: + 4 √terms 2⁻²⁴).
                     Finds a scale that is slightly off, and sums kept in the format.
-    bias            |mean((got − exact) · sign(exact))| / mean|exact| <= 0.1 u + 1.7 u / √n, half precision only.
+    signed mean     |mean((got − exact) · sign(exact))| / mean|exact| <= 0.1 u + 1.7 u / √n, half precision only.
                     Finds truncation, which rounds everything towards 0.
 
 The last two are about averages. Rounding to nearest is off by anything up to half a step, evenly: relative to the
@@ -25,8 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ernie_m.reference.array import Array
+
 from .bounds import EPS, Expected
-from .formats import Array
 
 MOST_FEW = 4095
 
@@ -84,11 +85,11 @@ def rms(got: Array, expected: Expected) -> Verdict:
     return Verdict("rms", float(error), limit)
 
 
-def bias(got: Array, expected: Expected) -> Verdict:
+def signed_mean(got: Array, expected: Expected) -> Verdict:
     """The mean of the errors, counted positive where they make a number larger; relative to the mean size."""
     u = expected.format.u
     error = ((got - expected.exact) * np.sign(expected.exact)).mean() / np.abs(expected.exact).mean()
-    return Verdict("bias", abs(float(error)), 0.1 * u + 1.7 * u / math.sqrt(got.size))
+    return Verdict("signed_mean", abs(float(error)), 0.1 * u + 1.7 * u / math.sqrt(got.size))
 
 
 def judge(got: Array, expected: Expected, statistical: bool = False) -> list[Verdict]:
@@ -103,5 +104,5 @@ def judge(got: Array, expected: Expected, statistical: bool = False) -> list[Ver
         raise ValueError(f"got: expected at least {MOST_FEW + 1} numbers for bounds on averages, got {got.size}")
     averages: list[Callable[[Array, Expected], Verdict]] = [rms]
     if expected.format.name != "float32":
-        averages.append(bias)
+        averages.append(signed_mean)
     return found + [average(got, expected) for average in averages]

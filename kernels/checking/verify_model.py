@@ -27,16 +27,16 @@ import numpy as np
 import torch
 
 from ernie_m import reference
-from ernie_m.reference.cli_demo import own_sentences
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference import demo
+from ernie_m.reference.array import Array
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.trace import Entry
 from ernie_m.tokenizer import ErnieMTokenizer
 
+from ..runtime.dispatch import INTERPRETED
+from ..runtime.dtypes import TORCH_DTYPES
 from .bounds import EPS
-from .check_buffers import TORCH_DTYPES
-from .formats import FORMATS, Array
-from .operation import INTERPRETED
+from .formats import FORMATS
 
 TITLE = "the demo checkpoint, as 2 heads of 16, on sentences of several languages, in float64, plain torch and kernels"
 HEADINGS = ("layer", "dtype", "compared", "worst at", "error", "plain", "bound", "verdict")
@@ -91,7 +91,7 @@ class LayerRow:
 def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[LayerRow]:
     """Compare in each dtype. `change`, if given, is called with the torch model first, to plant a fault in it."""
     input_ids, mask = sentences(quick)
-    base = reference.ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
+    base = reference.ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
     config = dataclasses.replace(base.config, num_attention_heads=HEADS)
     for dtype in dtypes:
         arrays = {path: FORMATS[dtype].round(array) for path, array in flatten(base.parameters).items()}
@@ -104,15 +104,15 @@ def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[L
 
 def sentences(quick: bool) -> tuple[Array, Array]:  # (B, S), (B, S)
     """Ids and mask of one padded batch of the demo's sentences, of different lengths."""
-    tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
-    texts = own_sentences()
+    tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
+    texts = demo.sentences()
     batch = tokenizer(texts[:QUICK_SENTENCES] if quick else texts, padding=True, return_tensors="np")
     return batch["input_ids"], batch["attention_mask"]
 
 
 def torch_traces(model: Any, dtype: str, input_ids: Array, mask: Array, change: Any) -> tuple[Any, Any]:
     """The traces of the torch model: in plain torch, which serves where gradients are wanted, and with kernels."""
-    from .model import ErnieMModel
+    from ..model import ErnieMModel
 
     device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
     found = ErnieMModel.from_reference(model).to(device=device, dtype=TORCH_DTYPES[dtype]).eval()

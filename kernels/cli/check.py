@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .check import check
-from .check_buffers import TORCH_DTYPES
-from .check_inputs import OPERATIONS
-from .check_report import Failure
-from .cli import FAILED, run_interpreted
+from ernie_m.reference.cli.command import DIFFERENCE
+
+from ..checking.check import check
+from ..checking.operations import OPERATIONS
+from ..checking.report import Failure
+from ..runtime.dtypes import TORCH_DTYPES
+from .interpreted import run_interpreted
 
 DESCRIPTION = """\
 Check a function that computes one of the model's operations: a launcher of a Triton kernel, or a function on torch
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         if failure.__cause__ is not None:
             # The author of the function wants to know which of its lines raised.
             print("".join(traceback.format_exception(failure.__cause__)).rstrip())
-        return FAILED
+        return DIFFERENCE
     return 0
 
 

@@ -22,10 +22,10 @@ import time
 import unittest.mock
 from typing import Any
 
-from . import compile_listing
-from ._triton import HAS_TRITON, triton
-from .compile_figures import TARGETS, Target, amdgcn_figures, occupancy, ptx_load_widths, ptxas_figures, tensor_cores
-from .shipped import Shipped
+from ..runtime.optional_triton import HAS_TRITON, triton
+from ..runtime.variants import Variant
+from . import listing as compile_listing
+from .figures import TARGETS, Target, amdgcn_figures, occupancy, ptx_load_widths, ptxas_figures, tensor_cores
 
 
 class Depth(enum.IntEnum):
@@ -36,62 +36,62 @@ class Depth(enum.IntEnum):
     LISTING = 2  # instructions
 
 
-def compile_kernel(shipped: Shipped, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
+def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
     """Compile for one of TARGETS; the metrics that the report prints, as JSON has them, down to `depth`.
 
-    `instructions` counts the hot loop if `shipped.loop`, else the whole kernel; `instructions_per` is what falls on
+    `instructions` counts the hot loop if `variant.loop`, else the whole kernel; `instructions_per` is what falls on
     one of the `tile`'s elements or, where threads share an element (`per`: "row"), the warps' instructions for it.
 
     Must run in a process whose Triton is not interpreted. Raises RuntimeError where Triton or its tools are missing.
     """
     if not HAS_TRITON:
         raise RuntimeError("triton is not installed: kernels cannot be compiled")
-    if not isinstance(shipped.kernel, triton.runtime.JITFunction):
+    if not isinstance(variant.kernel, triton.runtime.JITFunction):
         raise RuntimeError("kernels are interpreted in this process: TRITON_INTERPRET was set when triton was imported")
     begin = time.perf_counter()
     gpu = TARGETS[target]
     if depth == Depth.MEMORY:
-        figures = {"shared": shared_memory(shipped, gpu)}
+        figures = {"shared": shared_memory(variant, gpu)}
     else:
-        compiled, log = _compile(shipped, gpu)
+        compiled, log = _compile(variant, gpu)
         figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
         if depth == Depth.LISTING:
-            figures.update(_instructions(shipped, compiled, gpu))
+            figures.update(_instructions(variant, compiled, gpu))
     return {
-        "operation": shipped.operation,
-        "dtype": shipped.dtype,
-        "label": shipped.label,
+        "operation": variant.operation,
+        "dtype": variant.dtype,
+        "label": variant.label,
         "target": target,
-        "blocks": dict(shipped.configuration.blocks),
-        "num_warps": shipped.configuration.num_warps,
-        "num_stages": shipped.configuration.num_stages,
-        "loop": shipped.loop,
+        "blocks": dict(variant.configuration.blocks),
+        "num_warps": variant.configuration.num_warps,
+        "num_stages": variant.configuration.num_stages,
+        "loop": variant.loop,
         "shared_limit": gpu.shared_limit,
         **figures,
         "seconds": round(time.perf_counter() - begin, 3),
     }
 
 
-def _source(shipped: Shipped, gpu: Target) -> Any:
+def _source(variant: Variant, gpu: Target) -> Any:
     """The kernel, specialised as a launch with new tensors specialises it."""
-    names = shipped.kernel.arg_names
-    signature = {name: "constexpr" if name in shipped.constants else shipped.signature[name] for name in names}
+    names = variant.kernel.arg_names
+    signature = {name: "constexpr" if name in variant.constants else variant.signature[name] for name in names}
     of_pointer = [["tt.divisibility", 16]]
     if gpu.backend == "hip":
         # Tensors below 2 GiB: their offsets fit 32 bits.
         of_pointer.append(["tt.pointer_range", 32])
     return triton.compiler.ASTSource(
-        shipped.kernel,
+        variant.kernel,
         signature=signature,
-        constexprs=dict(shipped.constants),
+        constexprs=dict(variant.constants),
         attrs={(i,): of_pointer for i, name in enumerate(names) if signature[name].startswith("*")},
     )
 
 
-def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
+def _compile(variant: Variant, gpu: Target) -> tuple[Any, str]:
     """The compiled kernel, and what ptxas printed."""
     target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
-    source = _source(shipped, gpu)
+    source = _source(variant, gpu)
     log = io.StringIO()
     knobs = triton.knobs
     # A kernel that lies in Triton's cache would come without ptxas's report: it is compiled into a cache of its own.
@@ -99,7 +99,7 @@ def _compile(shipped: Shipped, gpu: Target) -> tuple[Any, str]:
         knobs.cache.dir = folder
         knobs.nvidia.dump_ptxas_log = True
         with contextlib.redirect_stdout(log):
-            compiled = triton.compile(source, target=target, options=shipped.configuration.options)
+            compiled = triton.compile(source, target=target, options=variant.configuration.options)
     return compiled, log.getvalue()
 
 
@@ -107,7 +107,7 @@ class _Enough(Exception):
     """Ends a compilation as soon as the shared memory is known."""
 
 
-def shared_memory(shipped: Shipped, gpu: Target) -> int:
+def shared_memory(variant: Variant, gpu: Target) -> int:
     """Bytes of shared memory of a block. The compiler settles them before it goes over to LLVM, and is stopped there:
     what follows takes most of its time."""
     target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
@@ -118,7 +118,7 @@ def shared_memory(shipped: Shipped, gpu: Target) -> int:
 
     with unittest.mock.patch.object(module.llvm, "to_module", stop):
         try:
-            _compile(shipped, gpu)
+            _compile(variant, gpu)
         except _Enough as enough:
             return int(enough.args[0])
     raise RuntimeError("triton's compiler was expected to make an LLVM module, and did not")
@@ -158,17 +158,17 @@ def _of_hip(compiled: Any, gpu: Target) -> dict[str, Any]:
     }
 
 
-def _instructions(shipped: Shipped, compiled: Any, gpu: Target) -> dict[str, Any]:
+def _instructions(variant: Variant, compiled: Any, gpu: Target) -> dict[str, Any]:
     if gpu.backend == "cuda":
         instructions = compile_listing.parse_sass(_disassemble(compiled.asm["cubin"]))
     else:
         instructions = compile_listing.parse_amdgcn(compiled.asm["amdgcn"])
-    counted = compile_listing.hot_loop(instructions) if shipped.loop else compile_listing.body(instructions)
+    counted = compile_listing.hot_loop(instructions) if variant.loop else compile_listing.body(instructions)
     if not counted:
-        raise RuntimeError(f"{shipped.operation} {shipped.label}: expected a loop in the machine code, found none")
+        raise RuntimeError(f"{variant.operation} {variant.label}: expected a loop in the machine code, found none")
     warps = compiled.metadata.num_warps
-    per_row = shipped.tile < gpu.warp * warps
-    per = len(counted) * warps * (1 if per_row else gpu.warp) / shipped.tile
+    per_row = variant.tile < gpu.warp * warps
+    per = len(counted) * warps * (1 if per_row else gpu.warp) / variant.tile
     return {
         "instructions": len(counted),
         "instructions_per": round(per, 2),

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .compile_kernel import Depth
-from .shipped import Shipped
+from ..runtime.variants import Variant
+from .compiler import Depth
 
 Row = Mapping[str, Any]
 
@@ -94,9 +94,9 @@ def failures(row: Row) -> list[str]:
     return [gate.name for gate in GATES if gate.applies(row) and not gate.holds(row)]
 
 
-def depth(shipped: Shipped, target: str) -> Depth:
+def depth(variant: Variant, target: str) -> Depth:
     """How far a kernel has to be compiled for its gates to be judged."""
-    row = {**vars(shipped), "target": target}
+    row = {**vars(variant), "target": target}
     applying = [gate for gate in GATES if gate.applies(row)]
     if any(gate.counts for gate in applying):
         return Depth.LISTING

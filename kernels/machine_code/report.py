@@ -1,4 +1,4 @@
-"""The command `compile`: every kernel as it is shipped, compiled for every GPU target, and what came out.
+"""Every kernel as it is variant, compiled for every GPU target, and the figures that come out.
 
     registers       of one thread, of 255 at most (AMD: of 512); what does not fit is spilled to memory
     spills, stack   bytes of a thread's memory traffic for that (stored and loaded), and of its frame
@@ -12,12 +12,7 @@ No GPU is needed. Two processes compile, without Triton's interpreter.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -25,68 +20,13 @@ from typing import Any
 
 import torch
 
-from . import compile_gates, interpreter
-from ._triton import HAS_TRITON, triton
-from .compile_kernel import Depth, compile_kernel
-from .shipped import TARGETS, TRITON_TYPES, Shipped, everything
+from ..checking.operations import OPERATIONS
+from ..runtime.optional_triton import triton
+from ..runtime.variants import TARGETS, Variant
+from . import gates as compile_gates
+from .compiler import Depth, compile_kernel
 
-DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in TRITON_TYPES)
 _PROCESSES = 2
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the subcommand."""
-    parser.description = __doc__
-    parser.add_argument("--json", action="store_true", help="print JSON: the versions, and one object for each kernel")
-    for name, choices, what in (
-        ("--target", TARGETS, "for this target only"),
-        ("--operation", None, "this operation only, for instance packed_attention"),
-        ("--dtype", DTYPES, "this dtype only"),
-    ):
-        listed = f": {', '.join(choices)}" if choices else ""
-        parser.add_argument(name, action="append", metavar="NAME", choices=choices, default=[], help=what + listed)
-    parser.add_argument(
-        "--gates",
-        action="store_true",
-        help="judge what continuous integration gates: compile as far as that takes, and exit with 1 on a failure",
-    )
-    parser.epilog = "Each of --target, --operation and --dtype may be given several times."
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Compile and print; 0 if everything compiled, else 1."""
-    if not HAS_TRITON:
-        raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
-    if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        command = [sys.executable, "-m", "ernie_m.kernels", *command_line(arguments)]
-        return subprocess.run(command, env=environment).returncode
-    wanted = select(arguments.target, arguments.operation, arguments.dtype)
-    rows = []
-    for row in compile_all(wanted, arguments.gates):
-        rows.append(row)
-        if sys.stderr.isatty():
-            print(f"\r{len(rows)} of {len(wanted)} kernels", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
-    failed = {row_name(row): found for row in rows if (found := compile_gates.failures(row))} if arguments.gates else {}
-    if arguments.json:
-        print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))
-    elif arguments.gates:
-        print("".join(f"FAILED {name}: {'; '.join(found)}\n" for name, found in failed.items()), end="")
-        print(f"gates: {len(rows)} kernels, {len(failed)} failed")
-    else:
-        print(table(rows), end="")
-    return int(bool(failed) or any("error" in row for row in rows))
-
-
-def command_line(arguments: argparse.Namespace) -> list[str]:
-    """The arguments that give `arguments`, for another process."""
-    line = ["compile"]
-    line += [f"--{name}" for name in ("json", "gates") if getattr(arguments, name)]
-    for name in ("target", "operation", "dtype"):
-        line += [f"--{name}={value}" for value in getattr(arguments, name)]
-    return line
 
 
 def select(targets: Sequence[str], operations: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, int]]:
@@ -94,15 +34,15 @@ def select(targets: Sequence[str], operations: Sequence[str], dtypes: Sequence[s
 
     Empty sequences ask for all. Raises ValueError for an operation that there is not.
     """
-    names = sorted({shipped.operation for shipped in _everything(TARGETS[0])})
+    names = sorted({variant.operation for variant in all_variants(TARGETS[0])})
     for operation in operations:
         if operation not in names:
             raise ValueError(f"--operation: expected one of {', '.join(names)}, got {operation!r}")
     return [
         (target, i)
         for target in targets or TARGETS
-        for i, shipped in enumerate(_everything(target))
-        if (not operations or shipped.operation in operations) and (not dtypes or shipped.dtype in dtypes)
+        for i, variant in enumerate(all_variants(target))
+        if (not operations or variant.operation in operations) and (not dtypes or variant.dtype in dtypes)
     ]
 
 
@@ -115,17 +55,20 @@ def compile_all(wanted: Sequence[tuple[str, int]], gates: bool = False) -> Itera
 
 
 @lru_cache(maxsize=len(TARGETS))
-def _everything(target: str) -> list[Shipped]:
-    return list(everything(target))
+def all_variants(target: str) -> list[Variant]:
+    """All that is shipped for a target (one of TARGETS), in the order of the registry."""
+    if target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    return [x for operation in OPERATIONS.values() if operation.variants for x in operation.variants(target)]
 
 
 def _row(target: str, i: int, gates: bool) -> dict[str, Any]:
-    shipped = _everything(target)[i]
+    variant = all_variants(target)[i]
     try:
-        return compile_kernel(shipped, target, compile_gates.depth(shipped, target) if gates else Depth.LISTING)
+        return compile_kernel(variant, target, compile_gates.depth(variant, target) if gates else Depth.LISTING)
     except Exception as error:
         # Whatever a compiler raises is a result here; the others are reported all the same.
-        name = {"operation": shipped.operation, "dtype": shipped.dtype, "label": shipped.label, "target": target}
+        name = {"operation": variant.operation, "dtype": variant.dtype, "label": variant.label, "target": target}
         return {**name, "error": f"{type(error).__name__}: {error}"}
 
 

@@ -21,10 +21,11 @@ import importlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ._triton import HAS_TRITON, tl, triton
+from ernie_m.reference.array import round_to_bfloat16, widen_bfloat16
+
+from .optional_triton import HAS_TRITON, tl, triton
 
 upstream: Any = importlib.import_module("triton.runtime.interpreter") if HAS_TRITON else None
 _Builder: Any = upstream.InterpreterBuilder if HAS_TRITON else object
@@ -32,42 +33,24 @@ _ReduceOps: Any = upstream.ReduceOps if HAS_TRITON else object
 
 _INACTIVE = "Triton's interpreter is not active: set TRITON_INTERPRET=1 before triton is imported"
 
-Bits = npt.NDArray[np.uint16]
-
-
-def widen(bits: Bits) -> npt.NDArray[np.float32]:
-    """The numbers that bfloat16 bit patterns stand for: a bfloat16 is the upper half of a float32."""
-    return (np.atleast_1d(bits).astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(np.shape(bits))
-
-
-def narrow(x: npt.NDArray[np.floating], nearest: bool = True) -> Bits:
-    """Bit patterns of float32 numbers rounded to bfloat16: to nearest even, or towards zero. NaN stays NaN."""
-    bits = np.atleast_1d(np.asarray(x, dtype=np.float32)).view(np.uint32).reshape(np.shape(x))
-    upper = bits >> np.uint32(16)
-    # 0x7FFF carries into the upper half if the lower is more than a half; with 1 for an odd upper half, at the tie too.
-    carry = np.uint32(0x7FFF) + (upper & np.uint32(1)) if nearest else np.uint32(0)
-    # A NaN keeps its sign and becomes quiet; it must not carry into infinity, or round into it.
-    finite = np.where(np.isnan(x), np.uint32(0), bits)
-    return np.where(np.isnan(x), upper | np.uint32(0x40), (finite + carry) >> np.uint32(16)).astype(np.uint16)
-
 
 def _is_bfloat16(*handles: Any) -> bool:
     return any(handle.dtype.scalar == tl.bfloat16 for handle in handles)
 
 
 def _as_float32(handle: Any) -> Any:
-    return upstream.TensorHandle(widen(handle.data), tl.float32) if _is_bfloat16(handle) else handle
+    return upstream.TensorHandle(widen_bfloat16(handle.data), tl.float32) if _is_bfloat16(handle) else handle
 
 
 def _as_bfloat16(handle: Any) -> Any:
-    return upstream.TensorHandle(narrow(handle.data), tl.bfloat16)
+    return upstream.TensorHandle(round_to_bfloat16(handle.data), tl.bfloat16)
 
 
 class ExactBuilder(_Builder):
     """Upstream's table of operations, with those that meet bfloat16 done in float32."""
 
     def get_bf16(self, value: float) -> Any:
-        return upstream.TensorHandle(narrow(np.array([value], dtype=np.float32)), tl.bfloat16)
+        return upstream.TensorHandle(round_to_bfloat16(np.array([value], dtype=np.float32)), tl.bfloat16)
 
     def cast_impl(self, src: Any, dst_type: Any) -> Any:
         source, target = src.dtype.scalar, dst_type.scalar
@@ -81,7 +64,7 @@ class ExactBuilder(_Builder):
     def create_fp_to_fp(self, src: Any, dst_type: Any, rounding_mode: Any) -> Any:
         if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
             nearest = rounding_mode != upstream._ir.ROUNDING_MODE.RTZ
-            return upstream.TensorHandle(narrow(src.data, nearest), tl.bfloat16)
+            return upstream.TensorHandle(round_to_bfloat16(src.data, nearest), tl.bfloat16)
         return super().create_fp_to_fp(src, dst_type, rounding_mode)
 
     def binary_op(self, lhs: Any, rhs: Any, op: Any) -> Any:
@@ -105,8 +88,8 @@ class ExactReduceOps(_ReduceOps):
     def sum(self, input: Any) -> Any:
         if input.dtype.scalar != tl.bfloat16:
             return super().sum(input)
-        total = np.sum(widen(input.handle.data), axis=self.axis, keepdims=self.keep_dims)
-        bits = narrow(np.atleast_1d(total))
+        total = np.sum(widen_bfloat16(input.handle.data), axis=self.axis, keepdims=self.keep_dims)
+        bits = round_to_bfloat16(np.atleast_1d(total))
         return self.to_tensor(bits.reshape(np.shape(total)) if np.ndim(total) else bits[0], tl.bfloat16)
 
 

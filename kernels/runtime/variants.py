@@ -8,18 +8,13 @@ at the very kernels that run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-MODULES = ("attention", "first_token", "gelu", "layer_norm", "embedding")
-
-# The dtypes that kernels have, and Triton's word for each.
-TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Shipped:
+class Variant:
     """One kernel as it runs on one target.
 
     `signature` has the Triton type of every argument that is no constant ("*bf16", "i32", "fp32"), `constants` the
@@ -55,14 +50,6 @@ class Shipped:
     configuration: Configuration
     tile: int
     loop: bool = False
-
-
-def everything(target: str) -> Iterator[Shipped]:
-    """All that is shipped for a target (one of TARGETS)."""
-    if target not in TARGETS:
-        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    for name in MODULES:
-        yield from import_module(f".{name}", __package__).shipped(target)
 
 
 @functools.lru_cache(maxsize=64)

@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 
 from ernie_m import reference
 from ernie_m.kernels import Failure, check
-from ernie_m.kernels.check_buffers import poisoned
-from ernie_m.kernels.check_inputs import OPERATIONS, Case, numbers
-from ernie_m.kernels.check_report import SHOWN, Report
-from ernie_m.kernels.formats import FORMATS, Array
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.drawing import numbers
+from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.kernels.checking.guards import poisoned
+from ernie_m.kernels.checking.operations import OPERATIONS, Case
+from ernie_m.kernels.checking.report import SHOWN, Report
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.reference.array import Array
 
 EXAMPLES = 25
 NOT_WRITTEN = "not written yet"

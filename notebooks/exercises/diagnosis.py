@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ernie_m import reference
-from ernie_m.kernels.formats import FORMATS, Array
+from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.reference.array import Array
 
 Mistake = Callable[..., Array]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ernie_m.kernels.formats import Array
+from ernie_m.reference.array import Array
 
 # Numbers are written in as long as the panels beside one another have no more columns than this, and no more rows.
 MOST_COLUMNS, MOST_ROWS = 24, 12

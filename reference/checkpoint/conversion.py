@@ -12,15 +12,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint_names as names
-from . import heads
-from .checkpoint import Checkpoint, LoadReport, compare_names, note_on_default_mask, open_checkpoint
-from .checkpoint_write import save_checkpoint
-from .config import ErnieMConfig
-from .model import ErnieMModel
-from .parameters import Array, shapes
-from .pretrained import PretrainedModel
+from .. import heads
+from ..array import Array
+from ..config import ErnieMConfig
+from ..model import ErnieMModel
+from ..parameters import shapes
+from ..pretrained import PretrainedModel
+from . import names
+from .reading import Checkpoint, LoadReport, compare_names, note_on_default_mask, open_checkpoint
 from .stored_tensor import FLOATS
+from .writing import save_checkpoint
 
 TOKENIZER_FILES = (
     "vocab.txt",

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .config import ErnieMConfig
-from .parameters import Array
+from ..array import Array
+from ..config import ErnieMConfig
 
 HUGGINGFACE, PADDLE = "huggingface", "paddle"
 PREFIX = "ernie_m."
@@ -51,22 +51,22 @@ CLASSES = {
 }
 
 
-def file_name(path: str, form: str, prefix: str = "") -> str:
-    """A path as a file of that form, HUGGINGFACE or PADDLE, spells it; `prefix` goes before what is not the head's."""
+def file_name(path: str, format: str, prefix: str = "") -> str:
+    """A path as a file of that format, HUGGINGFACE or PADDLE, spells it; `prefix` goes before what is not the head's."""
     parts = path.split(".")
     layer = parts[1] if parts[0] == "layers" else ""
     if layer:
         parts[1] = "{i}"
     last = "." + parts.pop() if parts[-1] in ("weight", "bias") else ""
     names = TABLE[".".join(parts)]
-    name = names[-1] if form == PADDLE else names[0]
+    name = names[-1] if format == PADDLE else names[0]
     return ("" if parts[0] == "head" else prefix) + name.replace("{i}", layer) + last
 
 
-def is_transposed(path: str, form: str) -> bool:
-    """Whether files of that form hold this weight as (inputs, outputs)."""
+def is_transposed(path: str, format: str) -> bool:
+    """Whether files of that format hold this weight as (inputs, outputs)."""
     module, _, last = path.rpartition(".")
-    return form == PADDLE and last == "weight" and not module.endswith(NOT_LINEAR)
+    return format == PADDLE and last == "weight" and not module.endswith(NOT_LINEAR)
 
 
 def prefix_of(names: Iterable[str]) -> str:
@@ -74,7 +74,7 @@ def prefix_of(names: Iterable[str]) -> str:
     return PREFIX if any(name.startswith(PREFIX) for name in names) else ""
 
 
-def form_of(names: Iterable[str]) -> str:
+def format_of(names: Iterable[str]) -> str:
     """Whose spelling stored names are in; Hugging Face's where nothing tells them apart."""
     paddle = {TABLE[f"layers.{{i}}.{name}"][1].partition("{i}")[2] for name in ("q_proj", "k_proj", "v_proj")}
     for name in names:
@@ -132,9 +132,9 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
     return "ErnieMModel"
 
 
-def unused(name: str, form: str) -> bool:
+def unused(name: str, format: str) -> bool:
     """Whether a stored name is a known one that a class may do without: another head's, the pooler's, or a buffer."""
     plain = name.removeprefix(PREFIX)
-    modules = {file_name(path, form) for path in TABLE if path.startswith(("head.", "pooler"))}
+    modules = {file_name(path, format) for path in TABLE if path.startswith(("head.", "pooler"))}
     module, _, last = plain.rpartition(".")
     return plain in IGNORED or (module in modules and last in ("weight", "bias"))

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .config_checks import shown
-from .parameters import Array
+from ..array import Array
+from ..config.checks import short_repr
 from .pickle_machine import Machine
 
 # Under this key Paddle stores its own names of the weights.
@@ -73,7 +73,9 @@ class Arrays:
         """A mark for one of `NAMES`. Raises ValueError that names anything else."""
         full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "something without a name"
         if full not in NAMES:
-            raise ValueError(f"refused: it asks for {shown(full)[1:-1]}, which no weights need; nothing of it was run")
+            raise ValueError(
+                f"refused: it asks for {short_repr(full)[1:-1]}, which no weights need; nothing of it was run"
+            )
         return Mark(NAMES[full])
 
     def call(self, function: object, arguments: Any) -> object:
@@ -120,7 +122,7 @@ class Arrays:
 def brief(value: object) -> str:
     """`value` for a message. Only a string is shown: tuples inside tuples can be far longer than the file."""
     return (
-        shown(value.name if isinstance(value, Mark) else value)
+        short_repr(value.name if isinstance(value, Mark) else value)
         if isinstance(value, (Mark, str))
         else type(value).__name__
     )
@@ -133,7 +135,7 @@ def view(raw: Any, dtype: Any, shape: Any, fortran: bool, axes: Any) -> Array:
     found = np.frombuffer(raw, dtype.order + dtype.code) if len(raw) else np.empty(0, dtype.order + dtype.code)
     found = found.reshape(shape, order="F" if fortran else "C")
     if found.shape != shape:
-        raise ValueError(f"expected a full shape, got {shown(shape)}")
+        raise ValueError(f"expected a full shape, got {short_repr(shape)}")
     found.flags.writeable = False
     return found if axes is None else found.transpose(axes)
 
@@ -156,6 +158,6 @@ def read_pickle(path: str, data: memoryview) -> dict[str, Array]:
             continue
         if not isinstance(slot, Slot) or slot.array is None:
             kind = "half an array" if isinstance(slot, Slot) else type(slot).__name__
-            raise ValueError(f"{path}: {shown(name)}: expected an array, got {kind}")
+            raise ValueError(f"{path}: {short_repr(name)}: expected an array, got {kind}")
         arrays[name] = slot.array
     return arrays

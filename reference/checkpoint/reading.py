@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint_names as names
-from .config import ErnieMConfig
-from .parameters import Array, initialise, shapes
+from ..array import Array
+from ..config import ErnieMConfig
+from ..parameters import initialise, shapes
+from . import names
 from .stored_tensor import StoredTensor
 from .weight_files import find_weights, read_weights
 
@@ -85,8 +86,8 @@ def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     folder = Path(directory)
     files = find_weights(folder)
     tensors = read_weights(files)
-    form = names.PADDLE if files[0].suffix == ".pdparams" else names.form_of(tensors)
-    return Checkpoint(folder, form, files, tensors)
+    format = names.PADDLE if files[0].suffix == ".pdparams" else names.format_of(tensors)
+    return Checkpoint(folder, format, files, tensors)
 
 
 def compare_names(
@@ -96,12 +97,12 @@ def compare_names(
 
     A whole head or pooler may be missing, and those of another class may be there: neither is an error.
     """
-    form, prefix = checkpoint.format, checkpoint.prefix
+    format, prefix = checkpoint.format, checkpoint.prefix
     stored: dict[str, str] = {}
     missing: list[str] = []
     mismatched: list[tuple[str, Shape, Shape]] = []
     new: list[str] = []
-    expected = {path: names.file_name(path, form, prefix) for path in wanted}
+    expected = {path: names.file_name(path, format, prefix) for path in wanted}
     # Half a head is damage, not a headless checkpoint.
     begun = {path.partition(".")[0] for path, name in expected.items() if name in checkpoint.tensors}
     for path, name in expected.items():
@@ -109,15 +110,15 @@ def compare_names(
             part = path.partition(".")[0]
             (new if part in ("head", "pooler") and part not in begun else missing).append(name)
             continue
-        shape = wanted[path][::-1] if names.is_transposed(path, form) else wanted[path]
+        shape = wanted[path][::-1] if names.is_transposed(path, format) else wanted[path]
         found = checkpoint.tensors[name].shape
         if found == shape:
             stored[path] = name
         else:
             mismatched.append((name, shape, found))
     known = set(expected.values())
-    others = (name for name in checkpoint.tensors if name not in known and not names.unused(name, form))
-    report = LoadReport(form, tuple(missing), tuple(others), tuple(mismatched), tuple(new))
+    others = (name for name in checkpoint.tensors if name not in known and not names.unused(name, format))
+    report = LoadReport(format, tuple(missing), tuple(others), tuple(mismatched), tuple(new))
     return stored, report
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .parameters import Array
+from ..array import Array
 from .stored_tensor import StoredTensor
 
 CODES = {

@@ -1,10 +1,4 @@
-"""One weight in a file: what it is, before and after it is loaded.
-
-    bfloat16 -> float32    the same 16 bits, followed by 16 zeros: exact
-    float32 -> bfloat16    the upper 16 bits, rounded to the nearest, ties to even
-
-NumPy has no bfloat16, so its bits travel as uint16.
-"""
+"""One weight as it is stored in a file, and loading it."""
 
 from __future__ import annotations
 
@@ -13,31 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .parameters import Array
+from ..array import Array, widen_bfloat16
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 CHUNK = 1 << 18  # numbers looked at in one go
-
-
-def widen_bfloat16(bits: Array) -> Array:  # uint16 -> float32
-    """The numbers that bfloat16 bits stand for, exactly."""
-    wide = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
-
-
-def round_to_bfloat16(x: Array) -> Array:  # float16, float32 or float64 -> uint16
-    """The bits of the nearest bfloat16, ties to even; beyond its range infinity, as IEEE 754 has it."""
-    with np.errstate(over="ignore"):
-        single = np.ascontiguousarray(x, np.float32)
-    bits = single.view(np.uint32).astype(np.uint64)
-    if x.dtype == np.float64:
-        # Rounding twice could end on the wrong side of a tie. Where float32 was not exact, give it the odd one of
-        # the two neighbours that enclose x: its last bit then says "and a bit more" to the second rounding.
-        bits -= (np.abs(single.astype(np.float64)) > np.abs(x)).astype(np.uint64)
-        bits |= (single.astype(np.float64) != x).astype(np.uint64)
-    bits += 0x7FFF + ((bits >> 16) & 1)
-    return (bits >> 16).astype(np.uint16)
 
 
 def first_not_finite(x: Array) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .config_files import HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE
+from ..config.files import HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE
 from .paddle_pickle import read_pickle
 from .safetensors_file import map_file, read_safetensors
 from .stored_tensor import StoredTensor

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint_names import to_huggingface
-from .config import ErnieMConfig
-from .files import replacing
-from .parameters import Array
+from ..array import Array, round_to_bfloat16, widen_bfloat16
+from ..config import ErnieMConfig
+from .names import to_huggingface
 from .safetensors_file import write_safetensors
-from .stored_tensor import first_not_finite, round_to_bfloat16, widen_bfloat16
+from .stored_tensor import first_not_finite
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -35,6 +34,8 @@ def save_checkpoint(
     Raises FileExistsError that names a file that is there already, unless `overwrite`; ValueError that names a weight
     that is too large for bfloat16.
     """
+    from ernie_m.tokenizer.files import replacing
+
     folder = Path(directory)
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()

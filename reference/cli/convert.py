@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .convert import convert
-from .stored_tensor import FLOATS
+from ..checkpoint.conversion import convert
+from ..checkpoint.stored_tensor import FLOATS
+from .command import add_command
 
 DESCRIPTION = "Write a checkpoint, Paddle's or a pytorch_model.bin, as a safetensors directory that transformers loads."
 EPILOG = """\
@@ -22,18 +23,10 @@ examples:
 
 def add(commands: Any) -> None:
     """The command's arguments."""
-    parser = commands.add_parser(
-        "convert",
-        help="a checkpoint to safetensors",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "convert", "a checkpoint to safetensors", DESCRIPTION, EPILOG, run)
     parser.add_argument("source", metavar="SRC", help="a checkpoint directory, Hugging Face's or Paddle's")
     parser.add_argument("destination", metavar="DST", help="the directory to make")
     parser.add_argument("--dtype", choices=FLOATS, help="the weights' dtype (default: see above)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from .cli_input import from_arguments
-from .cli_model import demo_directory, load_tokenizer
-from .cli_table import entry_table, number, table, width
-from .model import ErnieMModel
-from .parameters import Array
-from .trace import Trace, trace
+from ernie_m.tokenizer import ErnieMTokenizer
 
-SENTENCES = "sentences.txt"
+from .. import demo
+from ..array import Array
+from ..model import ErnieMModel
+from ..trace import Trace, trace
+from .command import add_command
+from .input import from_arguments
+from .table import entry_table, number, table, width
+
 INDENT = "   "
 COLUMNS = 120
 # A mark of no width, behind which a terminal does not go on from right to left.
@@ -39,25 +41,17 @@ examples:
 
 def add(commands: Any) -> None:
     """The command's arguments."""
-    parser = commands.add_parser(
-        "demo",
-        help="text to vectors, every step shown",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "demo", "text to vectors, every step shown", DESCRIPTION, EPILOG, run)
     parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use in place of the demo's own")
     parser.add_argument("--model", metavar="DIR", help="a checkpoint of your own (default: the one in the package)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the demo."""
-    directory = demo_directory() if arguments.model is None else Path(arguments.model)
-    sentences = [item.text for item in from_arguments(arguments.texts)] or own_sentences()
+    directory = demo.directory() if arguments.model is None else Path(arguments.model)
+    sentences = [item.text for item in from_arguments(arguments.texts)] or demo.sentences()
     model = ErnieMModel.from_pretrained(directory, dtype=np.float64)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = ErnieMTokenizer.from_pretrained(directory)
     batch = tokenizer(
         sentences,
         padding=True,
@@ -85,11 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def own_sentences() -> list[str]:
-    """The sentences that ship with the demo checkpoint."""
-    return (demo_directory() / SENTENCES).read_text(encoding="utf-8").splitlines()
-
-
 def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
     """What the model is, and that the demo's has learned nothing."""
     config = model.config
@@ -110,7 +99,7 @@ def token_lines(tokens: Sequence[str], ids: Sequence[int], spans: Sequence[Seque
     """Three lines: the tokens; below each its id, and [start, end) in the sentence. If long, three more."""
     columns = []
     for token, token_id, (start, end) in zip(tokens, ids, spans, strict=True):
-        columns.append((shown(token), str(token_id), f"{start}:{end}" if end > start else ""))
+        columns.append((token_cell(token), str(token_id), f"{start}:{end}" if end > start else ""))
     lines: list[str] = []
     while columns:
         taken, used = 0, len(INDENT)
@@ -123,7 +112,7 @@ def token_lines(tokens: Sequence[str], ids: Sequence[int], spans: Sequence[Seque
     return lines
 
 
-def shown(token: str) -> str:
+def token_cell(token: str) -> str:
     """The token as a cell; right-to-left writing followed by a mark that keeps it in its column on a terminal."""
     backwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in token)
     return token + LEFT_TO_RIGHT if backwards else token

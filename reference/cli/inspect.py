@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .checkpoint import Checkpoint, LoadReport, note_on_default_mask, open_checkpoint
-from .cli_output import print_json
-from .cli_table import table
-from .config import ErnieMConfig
-from .convert import class_of, own_names
-from .stored_tensor import StoredTensor
+from ..checkpoint import Checkpoint, LoadReport, note_on_default_mask, open_checkpoint
+from ..checkpoint.conversion import class_of, own_names
+from ..checkpoint.stored_tensor import StoredTensor
+from ..config import ErnieMConfig
+from .command import DIFFERENCE, add_command
+from .output import print_json
+from .table import table
 
 FORMATS = {"huggingface": "Hugging Face", "paddle": "Paddle"}
 
@@ -31,17 +32,9 @@ examples:
 
 def add(commands: Any) -> None:
     """The command's arguments."""
-    parser = commands.add_parser(
-        "inspect",
-        help="what a checkpoint holds",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "inspect", "what a checkpoint holds", DESCRIPTION, EPILOG, run)
     parser.add_argument("directory", metavar="DIR", help="a checkpoint directory, Hugging Face's or Paddle's")
     parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
-    parser.set_defaults(run=run)
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(as_json(found))
     else:
         print(*as_text(found), sep="\n")
-    return 1 if found.report else 0
+    return DIFFERENCE if found.report else 0
 
 
 def examine(directory: str) -> Findings:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .parameters import Array
-from .trace import Entry
+from ..array import Array
+from ..trace import Entry
 
 STATISTICS = ("mean", "std", "min", "max")
 

@@ -6,11 +6,15 @@ import argparse
 import sys
 from typing import Any
 
-from .cli_input import add_arguments, texts, windows
-from .cli_model import LONE_MARKERS, add_model, load_tokenizer, model_directory
-from .cli_output import print_json
+from ernie_m.tokenizer import ErnieMTokenizer
+
+from .command import add_command
+from .input import add_arguments, texts, windows
+from .model import add_model, model_directory
+from .output import print_json
 
 WINDOW = 256
+LONE_MARKERS = ("huggingface", "paddle")
 
 DESCRIPTION = "Show what the tokenizer makes of texts: one JSON object on one line for each text, in order."
 EPILOG = """\
@@ -28,14 +32,7 @@ examples:
 
 def add(commands: Any) -> None:
     """The command's arguments."""
-    parser = commands.add_parser(
-        "tokenize",
-        help="texts to tokens, ids and offsets",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "tokenize", "texts to tokens, ids and offsets", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
     parser.add_argument("--pair", metavar="TEXT2", help="pair each text with this one, which comes second")
@@ -45,13 +42,15 @@ def add(commands: Any) -> None:
         choices=LONE_MARKERS,
         help="how a word mark that stands alone is treated (default: the model's)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one object for each text."""
     found = texts(arguments)
-    tokenizer = load_tokenizer(model_directory(arguments), arguments)
+    options: dict[str, Any] = {"do_lower_case": True} if arguments.lower_case else {}
+    if arguments.lone_marker is not None:
+        options["lone_marker"] = arguments.lone_marker
+    tokenizer = ErnieMTokenizer.from_pretrained(model_directory(arguments), **options)
     count = 0
     for window in windows(found, WINDOW):
         first = [item.text for item in window]

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
-import ernie_m.reference as ernie
+from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer.files import replacing
 
-from .checkpoint import open_checkpoint
-from .cli_input import add_arguments, texts
-from .cli_model import add_model, load_tokenizer, model_directory
-from .cli_output import print_json, writable
-from .cli_table import entry_table, entry_values, statistics
-from .compare import Comparison, compare
-from .convert import class_of
-from .files import replacing
-from .parameters import Array
-from .trace import Trace, trace
+from ..array import Array
+from ..checkpoint import open_checkpoint
+from ..checkpoint.conversion import class_of
+from ..compare import Comparison, compare
+from ..config import ErnieMConfig
+from ..heads import ErnieMForMultipleChoice
+from ..padding import pad_ids
+from ..trace import Trace, trace
+from .command import DIFFERENCE, add_command
+from .input import add_arguments, texts
+from .model import add_model, model_directory
+from .output import print_json, writable
+from .table import entry_table, entry_values, statistics
 
 MOST_TEXTS = 64
 
@@ -43,14 +47,7 @@ examples:
 
 def add(commands: Any) -> None:
     """The command's arguments."""
-    parser = commands.add_parser(
-        "trace",
-        help="every intermediate of a forward pass",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "trace", "every intermediate of a forward pass", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
     parser.add_argument("--ids", metavar="ID", nargs="+", type=int, help="one row of token ids, in place of texts")
@@ -62,7 +59,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tolerance", metavar="X", type=tolerance, default=1e-5, help="for --compare (default: %(default)s)"
     )
-    parser.set_defaults(run=run)
 
 
 def tolerance(text: str) -> float:
@@ -79,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--save: expected a name that ends in .npz, got {arguments.save!r}")
     target = None if arguments.save is None else writable(arguments.save, arguments.overwrite)
     directory = model_directory(arguments)
-    config = ernie.ErnieMConfig.from_pretrained(directory)
+    config = ErnieMConfig.from_pretrained(directory)
     input_ids, mask = batch(arguments, directory, config.pad_token_id)
     model = load(directory, arguments.dtype)
     found = run_traced(model, input_ids, mask)
@@ -91,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     other = run_traced(load(Path(arguments.compare), arguments.dtype), input_ids, mask)
     result = compare(found, other, tolerance=arguments.tolerance)
     show_comparison(result, arguments.json)
-    return 0 if result else 1
+    return 0 if result else DIFFERENCE
 
 
 def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Array, Array]:  # (B, S), (B, S)
@@ -108,23 +104,19 @@ def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Arr
             raise ValueError(f"{item.origin}: expected at most {MOST_TEXTS} texts, as their trace is held in memory")
     if not found:
         raise ValueError("TEXT: expected at least one, got none")
-    rows = load_tokenizer(directory)(found)["input_ids"]
-    lengths = np.array([len(row) for row in rows])
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    input_ids = np.full(mask.shape, pad, np.int64)
-    input_ids[mask == 1] = np.concatenate(rows)
-    return input_ids, mask
+    input_ids, mask = pad_ids(ErnieMTokenizer.from_pretrained(directory)(found)["input_ids"], pad)
+    return input_ids, mask.astype(np.int64)
 
 
 def load(directory: Path, dtype: str) -> Any:
     """The model in a directory, of the class that it was saved from."""
-    cls = class_of(open_checkpoint(directory), ernie.ErnieMConfig.from_pretrained(directory))
+    cls = class_of(open_checkpoint(directory), ErnieMConfig.from_pretrained(directory))
     return cls.from_pretrained(directory, dtype=dtype)
 
 
 def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:
     """The trace of one call."""
-    if isinstance(model, ernie.ErnieMForMultipleChoice):
+    if isinstance(model, ErnieMForMultipleChoice):
         input_ids, mask = input_ids[None], mask[None]
     with trace() as found:
         model(input_ids, attention_mask=mask)

@@ -23,9 +23,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .cli_output import writable
-from .files import replacing
-from .parameters import Array
+from ernie_m.tokenizer.files import replacing
+
+from ..array import Array
+from .output import writable
 
 MEMBER = "vectors"
 HEADER_BYTES = 128

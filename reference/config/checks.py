@@ -22,7 +22,7 @@ MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """`value` for a message, cut where it is long."""
     try:
         text = repr(value)
@@ -35,24 +35,24 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     """An integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
-            f"{name}: expected an integer from {low} to {high}, got {shown(value)} of type {type(value).__name__}"
+            f"{name}: expected an integer from {low} to {high}, got {short_repr(value)} of type {type(value).__name__}"
         )
     if not low <= int(value) <= high:
-        raise ValueError(f"{name}: expected an integer from {low} to {high}, got {shown(value)}")
+        raise ValueError(f"{name}: expected an integer from {low} to {high}, got {short_repr(value)}")
     return int(value)
 
 
 def number(name: str, value: Any, allowed: str) -> float:
     """A finite number; `allowed` is one of "at least 0", "above 0", "in [0, 1)"."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number {allowed}, got {shown(value)} of type {type(value).__name__}")
+        raise TypeError(f"{name}: expected a number {allowed}, got {short_repr(value)} of type {type(value).__name__}")
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     inside = {"at least 0": found >= 0, "above 0": found > 0, "in [0, 1)": 0 <= found < 1}[allowed]
     if not (math.isfinite(found) and inside):
-        raise ValueError(f"{name}: expected a number {allowed}, got {shown(value)}")
+        raise ValueError(f"{name}: expected a number {allowed}, got {short_repr(value)}")
     return found
 
 
@@ -60,14 +60,14 @@ def one_of(name: str, value: Any, allowed: Iterable[str | None]) -> Any:
     """One of a few names."""
     allowed = tuple(allowed)
     if not (value is None or isinstance(value, str)) or value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {shown(value)}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {short_repr(value)}")
     return value
 
 
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:
     """A mapping of any kind."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name}: expected a mapping, got {shown(value)} of type {type(value).__name__}")
+        raise TypeError(f"{name}: expected a mapping, got {short_repr(value)} of type {type(value).__name__}")
     return value
 
 
@@ -76,10 +76,10 @@ def names(name: str, value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name}: expected a list of names, got {shown(value)}")
+        raise TypeError(f"{name}: expected a list of names, got {short_repr(value)}")
     found = tuple(value)
     if not all(isinstance(item, str) for item in found):
-        raise TypeError(f"{name}: expected a list of names, got {shown(list(found))}")
+        raise TypeError(f"{name}: expected a list of names, got {short_repr(list(found))}")
     return found
 
 
@@ -104,17 +104,21 @@ def labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[int, dict[int
     found = {integer("id2label: key", i, 0, MOST_LABELS - 1): text for i, text in mapping("id2label", id2label).items()}
     n = integer("num_labels", len(found) if num_labels is None else num_labels, 1, MOST_LABELS)
     if sorted(found) != list(range(n)):
-        raise ValueError(f"id2label: expected the keys 0 to {n - 1}, as num_labels = {n}, got {shown(sorted(found))}")
+        raise ValueError(
+            f"id2label: expected the keys 0 to {n - 1}, as num_labels = {n}, got {short_repr(sorted(found))}"
+        )
     for i, label in found.items():
         if not isinstance(label, str):
-            raise TypeError(f"id2label: expected a string for {i}, got {shown(label)}")
+            raise TypeError(f"id2label: expected a string for {i}, got {short_repr(label)}")
     found = {i: found[i] for i in range(n)}
     inverse: dict[str, int] = {}
     for i, label in found.items():
         inverse.setdefault(label, i)
     if label2id is not None:
         if not is_inverse(mapping("label2id", label2id), found):
-            raise ValueError(f"label2id: expected the inverse of id2label, {shown(inverse)}, got {shown(label2id)}")
+            raise ValueError(
+                f"label2id: expected the inverse of id2label, {short_repr(inverse)}, got {short_repr(label2id)}"
+            )
         inverse = {label: integer("label2id", i, 0, n - 1) for label, i in label2id.items()}
     return n, found, inverse
 
@@ -125,7 +129,7 @@ def pruned_heads(value: Any, layers: int, heads: int) -> dict[int, tuple[int, ..
     for layer, lost in mapping("pruned_heads", value).items():
         integer("pruned_heads: layer", layer, 0, layers - 1)
         if isinstance(lost, str) or not isinstance(lost, Iterable):
-            raise TypeError(f"pruned_heads: expected a list of heads for layer {layer}, got {shown(lost)}")
+            raise TypeError(f"pruned_heads: expected a list of heads for layer {layer}, got {short_repr(lost)}")
         row = sorted({integer(f"pruned_heads: layer {layer}", head, 0, heads - 1) for head in lost})
         if len(row) == heads:
             raise ValueError(f"pruned_heads: layer {layer} would be left without any of its {heads} heads")
@@ -139,7 +143,7 @@ def extra(value: Any, known: Iterable[str]) -> dict[str, Any]:
     found = dict(mapping("extra", value))
     for key in found:
         if not isinstance(key, str) or key in known:
-            raise ValueError(f"extra: expected names that are not fields, got {shown(key)}")
+            raise ValueError(f"extra: expected names that are not fields, got {short_repr(key)}")
     try:
         json.dumps(found)
     except (TypeError, ValueError, RecursionError) as error:

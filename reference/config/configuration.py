@@ -22,10 +22,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import config_checks as check
-from . import config_files
-from .activations import ACTIVATIONS
-from .files import replacing
+from ..activations import ACTIVATIONS
+from . import checks as check
+from . import files as config_files
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class ErnieMConfig:
         """
         if not isinstance(self.hidden_act, str):
             raise ValueError(
-                f"hidden_act: expected a name, to be written to a file, got {check.shown(self.hidden_act)}"
+                f"hidden_act: expected a name, to be written to a file, got {check.short_repr(self.hidden_act)}"
             )
         values = {**self.extra, **{name: getattr(self, name) for name in FIELDS}}
         values["model_type"] = config_files.MODEL_TYPE
@@ -182,6 +181,8 @@ class ErnieMConfig:
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write `config.json` into a directory, which is made if need be; what was there is replaced."""
+        from ernie_m.tokenizer.files import replacing
+
         text = self.to_json()
         Path(directory).mkdir(parents=True, exist_ok=True)
         with replacing(Path(directory) / config_files.CONFIG_FILE) as (file,):

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .config_checks import is_inverse, mapping, shown
+from .checks import is_inverse, mapping, short_repr
 
 MODEL_TYPE = "ernie_m"
 CONFIG_FILE = "config.json"
@@ -87,7 +87,7 @@ def read_json(path: str | PathLike[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {shown(values)}")
+        raise ValueError(f"{path}: expected a JSON object, got {short_repr(values)}")
     return values
 
 
@@ -121,19 +121,19 @@ def integer_key(name: str, key: Any) -> Any:
     try:
         return int(key) if isinstance(key, str) else key
     except ValueError:
-        raise ValueError(f"{name}: expected integers for keys, got {shown(key)}") from None
+        raise ValueError(f"{name}: expected integers for keys, got {short_repr(key)}") from None
 
 
 def check_model(values: Mapping[str, Any]) -> None:
     """Raise ValueError if a configuration says that it is another model's."""
     found = values.get("model_type", MODEL_TYPE)
     if found != MODEL_TYPE:
-        raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {shown(found)}")
+        raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {short_repr(found)}")
     classes = values.get("architectures")
     if isinstance(classes, list) and "model_type" not in values:
         others = [name for name in classes if not str(name).startswith(("ErnieM", "UIEM"))]
         if others:
-            raise ValueError(f"architectures: expected a class of ERNIE-M, got {shown(others[0])}")
+            raise ValueError(f"architectures: expected a class of ERNIE-M, got {short_repr(others[0])}")
 
 
 def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     name = values.pop("init_class", "ErnieMModel")
     arguments = values.pop("init_args", [])
     if not isinstance(arguments, (list, tuple)):
-        raise ValueError(f"init_args: expected a list, got {shown(arguments)}")
+        raise ValueError(f"init_args: expected a list, got {short_repr(arguments)}")
     signature = PADDLE_SIGNATURES.get(name) if isinstance(name, str) else None
     if signature is None:
-        raise ValueError(f"init_class: expected one of {', '.join(PADDLE_SIGNATURES)}, got {shown(name)}")
+        raise ValueError(f"init_class: expected one of {', '.join(PADDLE_SIGNATURES)}, got {short_repr(name)}")
     inner = [item for item in (*arguments, values.pop("ernie_m", None)) if isinstance(item, Mapping)]
     scalars = dict(zip(signature, arguments, strict=False))
     if len(arguments) > len(signature) and not all(isinstance(item, Mapping) for item in arguments):

@@ -11,8 +11,8 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("triton
 else:
     import torch
 
-    from ernie_m.kernels import interpreter
-    from ernie_m.kernels.operation import INTERPRETED
+    from ernie_m.kernels.runtime import interpreter
+    from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
     # One thread: the tests run in two processes on two cores.
     torch.set_num_threads(1)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import attention as kernel
-from ernie_m.kernels.check import check
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 LENGTHS = (0, 1, 2, 7, 63, 64, 65, 127, 129)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -44,7 +44,7 @@ def test_packed_attention_on_a_worked_example() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_packed_attention_equals_its_twin(dtype: str) -> None:
     """On drawn inputs, within the derived bounds. Seen red: `acc` not shrunk, the values' pointer not advanced."""
-    check(kernel.packed_attention, op="attention", dtypes=[dtype], examples=15)
+    check(kernel.packed_attention, op="packed_attention", dtypes=[dtype], examples=15)
 
 
 @settings(max_examples=30)

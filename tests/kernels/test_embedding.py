@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import embedding as kernel
-from ernie_m.kernels.check import check
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -31,7 +31,7 @@ def ids(*shape: int, end: int = 10, dtype: torch.dtype = torch.int64) -> torch.T
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_embed_equals_its_twin(dtype: str) -> None:
     """On drawn inputs, within the derived bounds. Seen red: the offset of 2 dropped."""
-    check(kernel.embed, op="embedding", dtypes=[dtype], examples=25)
+    check(kernel.embed, op="embed", dtypes=[dtype], examples=25)
 
 
 @settings(max_examples=40)
@@ -106,7 +106,7 @@ def test_embed_says_what_is_wrong() -> None:
         (ValueError, r"beta: expected shape \(E,\) = \(24,\), got \(23,\)", (i, i, word, position, gamma, beta[:23])),
         (
             TypeError,
-            "gamma: expected torch.float32 as word, got torch.float64",
+            "gamma: expected torch.float32 like word, got torch.float64",
             (i, i, word, position, gamma.double(), beta),
         ),
         (

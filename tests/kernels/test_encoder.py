@@ -13,8 +13,8 @@ from torch_models import CLASSES, WAYS, assert_same, pair, tensors, way
 
 import ernie_m.reference as ernie
 from ernie_m.kernels import activations
-from ernie_m.kernels.check_buffers import TORCH_DTYPES
-from ernie_m.kernels.formats import FORMATS
+from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.kernels.runtime.dtypes import TORCH_DTYPES
 from ernie_m.reference.activations import ACTIVATIONS
 from ernie_m.reference.parameters import flatten, unflatten
 

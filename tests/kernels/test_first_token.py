@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import ernie_m.reference as reference
 from ernie_m.kernels import first_token as kernel
 from ernie_m.kernels.attention import HEAD_SIZES
-from ernie_m.kernels.check import check
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -95,7 +95,7 @@ def test_first_token_attention_says_what_is_wrong() -> None:
     for error, message, arguments in (
         (ValueError, r"kv: expected shape \(T, 2, H, D\)", (q, kv[:, :1], cu)),
         (ValueError, r"q: expected shape \(B, H, D\) = \(2, 2, 16\), got \(1, 2, 16\)", (q[:1], kv, cu)),
-        (TypeError, "q: expected torch.float32 as kv, got torch.float16", (q.half(), kv, cu)),
+        (TypeError, "q: expected torch.float32 like kv, got torch.float16", (q.half(), kv, cu)),
         (ValueError, "rising from 0 to T = 5", (q, kv, cu + 1)),
     ):
         with pytest.raises(error, match=message):

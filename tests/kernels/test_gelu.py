@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import gelu as kernel
-from ernie_m.kernels import operation
-from ernie_m.kernels.bounds import expected
-from ernie_m.kernels.formats import FORMATS
-from ernie_m.kernels.judge import componentwise
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.bounds import expected
+from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.kernels.checking.verdicts import componentwise
+from ernie_m.kernels.runtime import dispatch as operation
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -238,7 +238,7 @@ def test_bias_gelu_says_what_is_wrong() -> None:
         (ValueError, r"bias: expected shape \(F,\) = \(8,\), got \(1, 8\)", (x, bias[None])),
         (ValueError, r"x: expected shape \(..., F\), got \(\)", (x[0, 0], bias)),
         (ValueError, "bias: expected a tensor on", (x, bias.to("meta"))),
-        (TypeError, "bias: expected torch.float32 as x, got torch.float16", (x, bias.half())),
+        (TypeError, "bias: expected torch.float32 like x, got torch.float16", (x, bias.half())),
         (TypeError, "x: expected float32, .* got torch.int64", (x.long(), bias)),
         (TypeError, "bias: expected a torch.Tensor, got ndarray", (x, np.zeros(8))),
     )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import ernie_m.reference as reference
 from ernie_m.kernels import layer_norm as kernel
-from ernie_m.kernels.check import check
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -128,7 +128,7 @@ def test_add_layer_norm_says_what_is_wrong() -> None:
         (ValueError, r"bias: expected shape \(E,\) = \(8,\), got \(7,\)", (x, bias[:7], residual, gamma, beta)),
         (ValueError, r"residual: expected shape .* \(2, 8\), got \(1, 8\)", (x, bias, residual[:1], gamma, beta)),
         (ValueError, r"gamma: expected shape \(E,\) = \(8,\), got \(1, 8\)", (x, bias, residual, gamma[None], beta)),
-        (TypeError, "beta: expected torch.float32 as x, got torch.float16", (x, bias, residual, gamma, beta.half())),
+        (TypeError, "beta: expected torch.float32 like x, got torch.float16", (x, bias, residual, gamma, beta.half())),
         (TypeError, "x: expected float32, .* got torch.int64", (x.long(), bias, residual, gamma, beta)),
         (ValueError, r"x: expected shape \(..., E\), got \(\)", (x[0, 0], bias, residual, gamma, beta)),
         (ValueError, "residual: expected a tensor on", (x, bias, residual.to("meta"), gamma, beta)),

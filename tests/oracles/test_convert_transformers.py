@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ernie_m.reference.convert import convert
-from ernie_m.reference.stored_tensor import round_to_bfloat16
+from ernie_m.reference.array import round_to_bfloat16
+from ernie_m.reference.checkpoint.conversion import convert
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare bits with")
 FIXTURES = {

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ernie_m.reference as ernie
-from ernie_m.reference.checkpoint_names import from_huggingface
+from ernie_m.reference.checkpoint.names import from_huggingface
 from ernie_m.reference.parameters import unflatten
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare the reference with")

@@ -9,7 +9,7 @@ from helpers import SMALL, random_model
 
 import ernie_m.reference as reference
 from ernie_m import kernels
-from ernie_m.kernels.baselines import PackedEncoder, PaddedEncoder, transformers_model
+from ernie_m.kernels.benchmark.baselines import PackedEncoder, PaddedEncoder, transformers_model
 
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
 

@@ -6,15 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ernie_m.kernels import bench_report
-from ernie_m.kernels.bench import Output
-from ernie_m.kernels.bench_report import Case, Row, table
-from ernie_m.kernels.bench_timing import Missing, Timing
-from ernie_m.kernels.cli import main
+from ernie_m.kernels.benchmark import report as bench_report
+from ernie_m.kernels.benchmark.report import Case, Row, table
+from ernie_m.kernels.benchmark.runner import Output
+from ernie_m.kernels.benchmark.timing import Missing, Timing
+from ernie_m.kernels.cli.program import main
 
 
 @pytest.mark.parametrize("name", ["bench.json", "bench.md", "bench-share-bfloat16.png"])
@@ -24,18 +23,6 @@ def test_results_are_never_replaced_unasked(name: str, tmp_path: Path) -> None:
         Output(tmp_path)
     assert (tmp_path / name).read_text() == "old"
     Output(tmp_path, overwrite=True)
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("old")
-
-    def broken(*paths: Any) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(bench_report.os, "replace", broken)
-    with pytest.raises(OSError, match="no space"):
-        bench_report.write(tmp_path / "file", b"new")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_what_was_saved_is_shown_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +70,6 @@ def test_a_command_that_is_not_there_says_nothing() -> None:
 
 
 def test_times_have_their_units() -> None:
-    assert [bench_report.shown(t) for t in (1.234e-5, 1.5e-3, 0.0999, 2.5)] == [
+    assert [bench_report.duration(t) for t in (1.234e-5, 1.5e-3, 0.0999, 2.5)] == [
         "12.3 µs", "1.500 ms", "99.900 ms", "2.500 s"
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -13,12 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m.kernels import bench, compile_report
-from ernie_m.kernels.bench import Output, measure, plan
-from ernie_m.kernels.bench_operations import OPERATIONS, Measured
-from ernie_m.kernels.bench_report import Case
-from ernie_m.kernels.bench_timing import Call, Missing, Timing
-from ernie_m.kernels.cli import main
+from ernie_m.kernels.benchmark import runner
+from ernie_m.kernels.benchmark.report import Case
+from ernie_m.kernels.benchmark.runner import Output, makers, measure
+from ernie_m.kernels.benchmark.timing import Call, Missing, Timing
+from ernie_m.kernels.benchmark.workloads import WORKLOADS, Measured
+from ernie_m.kernels.checking import operations
+from ernie_m.kernels.checking.verify import kernel_rows
+from ernie_m.kernels.cli import bench
+from ernie_m.kernels.cli.bench import plan
+from ernie_m.kernels.cli.program import main
 
 ABOUT = {"gpu": "none", "matrix_flops_per_s": {"bfloat16": 1e12, "float32": 1e10}, "copy_bytes_per_s": 1e9}
 
@@ -55,9 +60,15 @@ def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
+def everything_is(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on `made` makes every case."""
+    names = tuple(makers())
+    monkeypatch.setattr(runner, "makers", lambda: dict.fromkeys(names, made))
+
+
 @pytest.fixture
-def makers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "MAKERS", dict.fromkeys(bench.MAKERS, maker))
+def fake_makers(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything_is(maker, monkeypatch)
 
 
 def arguments(*argv: str) -> argparse.Namespace:
@@ -68,17 +79,17 @@ def arguments(*argv: str) -> argparse.Namespace:
 
 def test_everything_is_planned_and_filters_choose() -> None:
     whole = plan(arguments(), ("bfloat16",))
-    assert len(whole) == len(set(whole)) == 2 * 4 * 5
+    assert len(whole) == len(set(whole)) == 2 * 4 * 6
     assert whole[0] == Case("encoder", "base", "ragged", "bfloat16")
     argv = ("--operation", "embed", "--operation", "encoder", "--model", "large", "--case", "one")
     assert [str(case) for case in plan(arguments(*argv), ("float16", "float32"))] == [
         "embed, large, one, float16", "encoder, large, one, float16",
         "embed, large, one, float32", "encoder, large, one, float32",
     ]  # fmt: skip
-    assert {case.what for case in whole} == {"encoder", *OPERATIONS}
+    assert {case.what for case in whole} == {"encoder", *WORKLOADS}
 
 
-@pytest.mark.usefixtures("makers")
+@pytest.mark.usefixtures("fake_makers")
 def test_what_is_measured_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(tmp_path / "made")
     output.about = ABOUT
@@ -109,10 +120,9 @@ def test_what_is_measured_is_printed_and_saved(tmp_path: Path, capsys: pytest.Ca
     written = (tmp_path / "made" / "bench.md").read_text()
     assert written.startswith("- gpu: none\n")
     assert printed.out.strip() in written
-    assert "share of the measured copy rate" in written
 
 
-@pytest.mark.usefixtures("makers")
+@pytest.mark.usefixtures("fake_makers")
 def test_each_dtype_has_its_own_ceiling() -> None:
     output = Output(None)
     output.about = ABOUT
@@ -124,7 +134,7 @@ def test_each_dtype_has_its_own_ceiling() -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command on a CPU: kernels pass, ceilings are given, times made up."""
-    monkeypatch.setattr(bench, "nothing_to_time", lambda: None)
+    monkeypatch.setattr(bench, "require_gpu", lambda: None)
     monkeypatch.setattr(bench, "kernel_rows", lambda dtypes, quick: iter(()))
     monkeypatch.setattr(bench, "environment", dict)
     monkeypatch.setattr(bench, "ceilings", lambda dtypes, runs: ABOUT)
@@ -143,7 +153,7 @@ def test_an_interruption_loses_only_its_own_case(tmp_path: Path, monkeypatch: py
             raise KeyboardInterrupt
         return maker(*sizes)
 
-    monkeypatch.setattr(bench, "MAKERS", dict.fromkeys(bench.MAKERS, interrupted))
+    everything_is(interrupted, monkeypatch)
     assert main(["bench", "--all", "--output", str(tmp_path)]) == 130
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert [row["what"] for row in saved["rows"]] == ["encoder"] * 3 + ["packed_attention"] * 3
@@ -153,7 +163,7 @@ def test_an_interruption_loses_only_its_own_case(tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.iterdir()) == [*figures, "bench.json", "bench.md"]
 
 
-@pytest.mark.usefixtures("gpu", "makers")
+@pytest.mark.usefixtures("gpu", "fake_makers")
 def test_a_second_run_replaces_the_first_only_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "bench",
@@ -168,7 +178,7 @@ def test_a_second_run_replaces_the_first_only_if_told(tmp_path: Path, capsys: py
         str(tmp_path),
     ]
     assert main(argv) == 0
-    assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("| bias_gelu, base, one, bfloat16 | share of")
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("| bias_gelu | base | one   | bfloat16 | cuDNN")
     first = (tmp_path / "bench.json").read_bytes()
     assert {row.get("runs") for row in json.loads(first)["rows"]} == {bench.QUICK_RUNS, None}
     assert main([*argv, "--dtype", "float32"]) == 2
@@ -178,7 +188,7 @@ def test_a_second_run_replaces_the_first_only_if_told(tmp_path: Path, capsys: py
     assert {row["dtype"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]} == {"float32"}
 
 
-@pytest.mark.usefixtures("makers")
+@pytest.mark.usefixtures("fake_makers")
 def test_what_was_compiled_for_one_case_is_forgotten_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile looks compiled code up by function: other shapes would make it general, or be too many for it."""
     log: list[str] = []
@@ -194,7 +204,7 @@ def test_what_was_compiled_for_one_case_is_forgotten_before_the_next(monkeypatch
     assert log == ["timed", "reset"] * 2
 
 
-@pytest.mark.usefixtures("gpu", "makers")
+@pytest.mark.usefixtures("gpu", "fake_makers")
 def test_without_matplotlib_there_are_no_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +218,7 @@ def test_a_case_that_cannot_be_made_is_a_row(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*sizes: Any) -> Measured:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bench, "MAKERS", {"embed": broken, "bias_gelu": maker})
+    monkeypatch.setattr(runner, "makers", lambda: {"embed": broken, "bias_gelu": maker})
     output = Output(None)
     output.about = ABOUT
     measure([Case(what, "base", "one", "bfloat16") for what in ("embed", "bias_gelu")], output, 3, fake_timer, "cpu")
@@ -216,37 +226,33 @@ def test_a_case_that_cannot_be_made_is_a_row(monkeypatch: pytest.MonkeyPatch) ->
     assert [row.who for row in output.rows] == ["all", "ours", "eager", "cuDNN"]
 
 
-def test_without_a_gpu_the_compile_report_is_printed(
+def test_without_a_gpu_there_is_nothing_to_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[argparse.Namespace] = []
-
-    def report(arguments: argparse.Namespace) -> int:
-        asked.append(arguments)
-        return 0
-
-    monkeypatch.setattr(compile_report, "run", report)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(bench, "INTERPRETED", False)
-    assert main(["bench", "--output", str(tmp_path / "results")]) == 0
-    assert "no GPU to time anything on: this is the compile report" in capsys.readouterr().err
-    assert compile_report.command_line(asked[0]) == ["compile"]
+    assert main(["bench", "--output", str(tmp_path / "results")]) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1
+    assert "nothing to time: there is no GPU (`compile` reports" in errors
     assert not (tmp_path / "results").exists()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert bench.nothing_to_time() is None
+    bench.require_gpu()
     monkeypatch.setattr(bench, "HAS_TRITON", False)
-    assert bench.nothing_to_time() == "triton is not installed, so there are no kernels to time"
+    with pytest.raises(RuntimeError, match="triton is not installed"):
+        bench.require_gpu()
     monkeypatch.setattr(bench, "INTERPRETED", True)
-    assert "TRITON_INTERPRET is set" in (bench.nothing_to_time() or "")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
+        bench.require_gpu()
 
 
 def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Past the question for a GPU, with one kernel that forgets its bias."""
-    from ernie_m.kernels import verify
-
-    wrong = {"bias_gelu": (lambda x, bias: torch.nn.functional.gelu(x), 5)}
-    monkeypatch.setattr(bench, "nothing_to_time", lambda: None)
-    monkeypatch.setattr(bench, "kernel_rows", lambda dtypes, quick: verify.kernel_rows(dtypes, quick, wrong))
+    row = operations.OPERATIONS["bias_gelu"]
+    wrong = dataclasses.replace(row, kernel=lambda x, bias: torch.nn.functional.gelu(x), examples=5)
+    monkeypatch.setattr(operations, "OPERATIONS", {"bias_gelu": wrong})
+    monkeypatch.setattr(bench, "require_gpu", lambda: None)
+    assert bench.kernel_rows is kernel_rows
     monkeypatch.setattr(bench, "ceilings", lambda *rest: pytest.fail("timed all the same"))
     assert main(["bench", "--dtype", "float32"]) == 1
-    assert "not timed, as it is wrong: bias_gelu, float32" in capsys.readouterr().err
+    assert "not timed, because it is wrong: bias_gelu, float32" in capsys.readouterr().err

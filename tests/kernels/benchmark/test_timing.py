@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m.kernels import bench_timing
-from ernie_m.kernels.bench_timing import Call, Missing, Timing, ceilings, copies_beyond_cache, summary, time_calls
+from ernie_m.kernels.benchmark import timing as bench_timing
+from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, ceilings, copies_beyond_cache, summary, time_calls
 
 
 class FakeClock:

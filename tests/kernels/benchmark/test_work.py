@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m.kernels import bench_cases, bench_models, bench_operations
-from ernie_m.kernels.bench import differences
-from ernie_m.kernels.bench_cases import BATCHES, SIZES, Batch, Size
-from ernie_m.kernels.bench_timing import Call, Missing, Timing, first_line
+from ernie_m.kernels.benchmark import encoders as bench_models
+from ernie_m.kernels.benchmark import work as bench_cases
+from ernie_m.kernels.benchmark import workloads as bench_operations
+from ernie_m.kernels.benchmark.runner import differences
+from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, first_line
+from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Batch, Size
 
-TINY = Size("tiny", layers=1, hidden=128, inner=64)
+TINY = Size("tiny", layers=1, hidden=128, intermediate=64)
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 RAGGED, DENSE = Batch("3 rows", (5, 1, 3), 5), Batch("2 x 4", (4, 4), 4)
 
@@ -47,7 +49,7 @@ def test_the_counts_are_those_done_by_hand(size: str, batch: str) -> None:
     products = [work for _, work in bench_cases.products(s, b.tokens, 2)]
     assert sum(work.flops for work in products) == pytest.approx(flops * 1e9, rel=1e-5)
     assert sum(work.bytes for work in products) == pytest.approx(moved * 1e6, rel=1e-4)
-    work = bench_cases.attention(s, b, 2)
+    work = bench_cases.packed_attention(s, b, 2)
     assert work.flops == pytest.approx(attention * 1e9, rel=1e-3)
     assert work.bytes - 4 * s.heads * b.tokens == pytest.approx(attention_moved * 1e6, rel=1e-4)  # log-sum-exps apart
     assert bench_cases.bias_gelu(s, b.tokens, 2).bytes == pytest.approx(gelu * 1e6, rel=1e-3)
@@ -103,15 +105,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("batch", [RAGGED, DENSE], ids=["ragged", "dense"])
-@pytest.mark.parametrize("what", bench_operations.OPERATIONS)
+@pytest.mark.parametrize("what", bench_operations.WORKLOADS)
 def test_everyone_computes_the_same_operation(what: str, batch: Batch) -> None:
-    made = bench_operations.OPERATIONS[what](TINY, batch, torch.float32, "cpu")
+    made = bench_operations.WORKLOADS[what](TINY, batch, torch.float32, "cpu")
     found = outcome(made.calls)
     missing = {name for name, t in found.items() if isinstance(t, Missing)}
     # On a CPU torch has no attention over packed sequences, nor cuDNN's nor the efficient one.
     assert missing <= {"torch varlen", "SDPA cuDNN", "SDPA efficient", "SDPA flash"}
     assert isinstance(found["ours"], Timing), found["ours"]
-    others = {"packed_attention": {"SDPA math"}}.get(what, {"eager", "compile"})
+    others = {
+        "packed_attention": {"SDPA math"},
+        "first_token_attention": {"SDPA, padded", "SDPA, padded, compile"},
+    }.get(what, {"eager", "compile"})
     apart = differences(made, found)
     assert apart.keys() >= others
     assert apart.keys() == found.keys() - missing - {"ours"}

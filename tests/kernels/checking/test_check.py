@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import ernie_m.reference as reference
-from ernie_m.kernels._triton import tl, triton
-from ernie_m.kernels.check import SET_INTERPRET, check
-from ernie_m.kernels.check_buffers import place, poisoned
-from ernie_m.kernels.check_inputs import OPERATIONS, cases, fixed_case
-from ernie_m.kernels.check_report import Failure
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.checking.check import SET_INTERPRET, check
+from ernie_m.kernels.checking.guards import place, poisoned
+from ernie_m.kernels.checking.operations import OPERATIONS, cases, fixed_case
+from ernie_m.kernels.checking.report import Failure
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.runtime.optional_triton import tl, triton
 
 
 @triton.jit
@@ -52,8 +52,8 @@ def failure_of(function: Callable[..., Any], op: str = "gelu", **options: Any) -
         ("softmax", lambda scores: reference.softmax(scores.astype(np.float32)).astype(scores.dtype)),
         ("layer_norm", reference.layer_norm),
         ("add_layer_norm", reference.add_layer_norm),
-        ("embedding", reference.embed),
-        ("attention", reference.packed_attention),
+        ("embed", reference.embed),
+        ("packed_attention", reference.packed_attention),
         ("attention_head", lambda q, k, v: reference.attention(q, k, v)[0]),
     ],
 )
@@ -67,7 +67,7 @@ def test_check_takes_triton_launchers_and_reports_each_dtype() -> None:
     report = check(launch_gelu, "gelu", examples=8)
     assert list(report.dtypes) == ["float32", "float16", "bfloat16"]
     assert [found.inputs for found in report.dtypes.values()] == [8, 8, 8]
-    assert set(report.dtypes["bfloat16"].worst) == {"componentwise", "rms", "bias"}
+    assert set(report.dtypes["bfloat16"].worst) == {"componentwise", "rms", "signed_mean"}
     assert str(report).startswith("launch_gelu computes gelu: all within the bounds\n  float32   8 drawn inputs")
 
 
@@ -93,7 +93,7 @@ def test_failure_shows_the_smallest_input() -> None:
 
 
 def test_failure_of_attention_names_its_lengths() -> None:
-    wrong = failure_of(functools.partial(planted.attention, read_neighbour=True), "attention")
+    wrong = failure_of(functools.partial(planted.attention, read_neighbour=True), "packed_attention")
     assert wrong.inputs["cu_seqlens"].size <= 4
     assert f"cu_seqlens = {wrong.inputs['cu_seqlens'].tolist()}" in str(wrong)
     assert wrong.inputs["qkv"].shape[2] == 1
@@ -101,7 +101,7 @@ def test_failure_of_attention_names_its_lengths() -> None:
 
 def test_failure_of_an_average_is_on_the_fixed_data() -> None:
     wrong = failure_of(functools.partial(planted.gelu, truncated=True), dtypes=["bfloat16"], examples=1)
-    assert wrong.verdict.bound in ("componentwise", "bias")
+    assert wrong.verdict.bound in ("componentwise", "signed_mean")
     assert "rounding explains" in wrong.reason
 
 
@@ -200,7 +200,7 @@ def test_the_same_seed_fails_on_the_same_input() -> None:
 def test_drawn_inputs_are_numbers_of_their_format(op: str) -> None:
     from hypothesis import given, settings
 
-    from ernie_m.kernels.formats import FORMATS
+    from ernie_m.kernels.checking.formats import FORMATS
 
     @settings(max_examples=15)
     @given(case=cases(op, "float16"))

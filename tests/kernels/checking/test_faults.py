@@ -10,26 +10,26 @@ import planted
 import pytest
 from hypothesis import Phase, settings
 
-from ernie_m.kernels.check import check
-from ernie_m.kernels.check_report import Failure
+from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.checking.report import Failure
 
 BFLOAT16, HALF, ALL = ("bfloat16",), ("float16", "bfloat16"), ("float32", "float16", "bfloat16")
 EXAMPLES = 15
 
 # name -> operation, what is planted, the dtypes in each of which it has to be caught.
 FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "a key dropped at the tail": ("attention", {"drop_tail": True}, ALL),
-    "scale off by 0.3 %": ("attention", {"scale": 1.003}, ALL),
+    "a key dropped at the tail": ("packed_attention", {"drop_tail": True}, ALL),
+    "scale off by 0.3 %": ("packed_attention", {"scale": 1.003}, ALL),
     "scale off by 0.3 % in one head": ("attention_head", {"scale": 1.003}, ALL),
-    "scale off by -0.3 %": ("attention", {"scale": 0.997}, ALL),
-    "truncating stores in attention": ("attention", {"truncated": True}, BFLOAT16),
+    "scale off by -0.3 %": ("packed_attention", {"scale": 0.997}, ALL),
+    "truncating stores in attention": ("packed_attention", {"truncated": True}, BFLOAT16),
     "truncating stores in gelu": ("gelu", {"truncated": True}, BFLOAT16),
     "truncating stores in bias_gelu": ("bias_gelu", {"truncated": True}, BFLOAT16),
     "truncating stores in softmax": ("softmax", {"truncated": True}, BFLOAT16),
     "truncating stores in layer_norm": ("layer_norm", {"truncated": True}, BFLOAT16),
-    "truncating stores in embedding": ("embedding", {"truncated": True}, BFLOAT16),
-    "sums kept in the low dtype": ("attention", {"accumulate_low": True}, HALF),
-    "a neighbour's token read": ("attention", {"read_neighbour": True}, ALL),
+    "truncating stores in embedding": ("embed", {"truncated": True}, BFLOAT16),
+    "sums kept in the low dtype": ("packed_attention", {"accumulate_low": True}, HALF),
+    "a neighbour's token read": ("packed_attention", {"read_neighbour": True}, ALL),
     "a neighbour's token read by the first token": ("first_token_attention", {"read_neighbour": True}, ALL),
     "the first token's scale off by 0.3 %": ("first_token_attention", {"scale": 1.003}, ALL),
     "tanh for erf": ("gelu", {"form": "tanh"}, ALL),
@@ -48,8 +48,8 @@ FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "bias not read by add_layer_norm": ("add_layer_norm", {"read_bias": False}, ALL),
     "gamma and beta not read": ("layer_norm", {"read_affine": False}, ALL),
     "gamma and beta not read, fused": ("add_layer_norm", {"read_affine": False}, ALL),
-    "gamma and beta not read by embed": ("embedding", {"read_affine": False}, ALL),
-    "positions one too low": ("embedding", {"offset": 1}, ALL),
+    "gamma and beta not read by embed": ("embed", {"read_affine": False}, ALL),
+    "positions one too low": ("embed", {"offset": 1}, ALL),
 }
 
 
@@ -82,7 +82,7 @@ def test_check_catches_each_planted_fault(name: str) -> None:
     ("name", "bound"),
     [
         ("scale off by 0.3 %", "rms"),
-        ("truncating stores in gelu", "bias"),
+        ("truncating stores in gelu", "signed_mean"),
         ("sums kept in the low dtype", "rms"),
         ("tanh for erf", "componentwise"),
         ("one column 2 % off", "componentwise"),
@@ -90,9 +90,9 @@ def test_check_catches_each_planted_fault(name: str) -> None:
 )
 def test_each_bound_catches_what_the_others_miss(name: str, bound: str) -> None:
     """On the fixed data, in bfloat16: a bound that is dropped would let these through."""
-    from ernie_m.kernels.check_buffers import as_float64, place
-    from ernie_m.kernels.check_inputs import fixed_case
-    from ernie_m.kernels.judge import judge
+    from ernie_m.kernels.checking.guards import as_float64, place
+    from ernie_m.kernels.checking.operations import fixed_case
+    from ernie_m.kernels.checking.verdicts import judge
 
     op, fault, _ = FAULTS[name]
     case = fixed_case(op, "bfloat16")

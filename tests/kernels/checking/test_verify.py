@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,33 +15,30 @@ import planted
 import pytest
 import torch
 
-from ernie_m.kernels import cli, verify, verify_model
-from ernie_m.kernels.check_report import Failure
+from ernie_m.kernels.checking import operations, verify, verify_model
+from ernie_m.kernels.checking.operations import OPERATIONS, Operation
+from ernie_m.kernels.checking.report import Failure
+from ernie_m.kernels.cli import program as cli
 from ernie_m.reference.trace import Entry
 
 LAYERS = ["embeddings", *(f"encoder.layers.{i}" for i in range(4)), "pooler"]
 
 
 @pytest.fixture
-def few_kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def few_kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Operation]:
     """Fast functions in place of the kernels."""
-    kernels = {op: (planted.KERNELS[op], 2) for op in ("bias_gelu", "embedding")}
-    monkeypatch.setattr(verify, "KERNELS", kernels)
-    return kernels
+    rows = {op: dataclasses.replace(OPERATIONS[op], kernel=planted.KERNELS[op]) for op in ("bias_gelu", "embed")}
+    monkeypatch.setattr(operations, "OPERATIONS", rows)
+    return rows
 
 
-def test_kernels_are_all_there_are() -> None:
-    """A kernel that nobody verifies would be one that nobody has to get right."""
-    from ernie_m.kernels.shipped import everything
-
-    shipped = {one.operation for one in everything("sm_90")}
-    verified = {getattr(kernel, "__name__", "") for kernel, _ in verify.KERNELS.values()}
-    # The public function of embed_kernel and of "embedding" is embed.
-    assert {name.replace("embedding", "embed") for name in shipped} == verified
+def plant(rows: dict[str, Operation], op: str, kernel: Any) -> None:
+    """Put a wrong kernel into the registry."""
+    rows[op] = dataclasses.replace(rows[op], kernel=kernel)
 
 
 def test_verify_prints_a_row_for_each_kernel_and_dtype(
-    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
     assert cli.main(["verify", "--quick", "--dtype", "float16", "--dtype", "bfloat16"]) == 0
@@ -52,9 +50,9 @@ def test_verify_prints_a_row_for_each_kernel_and_dtype(
 
 
 def test_verify_fails_with_the_kernel_that_is_wrong(
-    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few_kernels["bias_gelu"] = (functools.partial(planted.bias_gelu, form="tanh"), 2)
+    plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, form="tanh"))
     monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
     assert cli.main(["verify", "--quick", "--dtype", "float32"]) == 1
     text = capsys.readouterr().out
@@ -63,16 +61,16 @@ def test_verify_fails_with_the_kernel_that_is_wrong(
 
 
 def test_verify_gives_json_lines(
-    few_kernels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few_kernels["bias_gelu"] = (functools.partial(planted.bias_gelu, read_bias=False), 2)
+    plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, read_bias=False))
     monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
     assert cli.main(["verify", "--quick", "--json", "--dtype", "bfloat16"]) == 1
     wrong, right = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (wrong["kernel"], wrong["passed"], right["kernel"], right["passed"]) == (
         "bias_gelu",
         False,
-        "embedding",
+        "embed",
         True,
     )
     assert right["rms"]["error"] <= right["rms"]["bound"] and "is no bias_gelu" in wrong["failure"]
@@ -140,11 +138,11 @@ def test_verify_starts_the_interpreter_by_itself() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == len(verify.KERNELS) + len(LAYERS) and all(row["passed"] for row in rows)
+    assert len(rows) == len(operations.with_kernel()) + len(LAYERS) and all(row["passed"] for row in rows)
 
 
-def test_rows_are_failures_or_reports() -> None:
-    wrong = {"gelu": (lambda x: x, 1)}
-    (row,) = verify.kernel_rows(("float16",), True, wrong)
+def test_rows_are_failures_or_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "OPERATIONS", {"gelu": dataclasses.replace(OPERATIONS["gelu"], kernel=lambda x: x)})
+    (row,) = verify.kernel_rows(("float16",), True)
     assert isinstance(row.found, Failure) and not row.holds
     assert len(row.cells()) == len(verify.HEADINGS)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ernie_m.kernels import cli
+from ernie_m.kernels.cli import interpreted
+from ernie_m.kernels.cli import program as cli
 
 PROGRAM = [sys.executable, "-m", "ernie_m.kernels"]
 # As a user starts it: nothing is set.
@@ -113,7 +114,7 @@ class Child:
         (0, 0, ""),
         (7, 7, ""),
         (KeyboardInterrupt, 130, ""),
-        (-11, 1, "ernie_m.kernels: the process was ended by SIGSEGV: a kernel's pointer out of range?\n"),
+        (-11, 1, "ernie_m.kernels: SIGSEGV ended the process: did a kernel access memory out of range?\n"),
     ],
 )
 def test_the_process_that_asks_gives_its_childs_exit_code(
@@ -125,11 +126,11 @@ def test_the_process_that_asks_gives_its_childs_exit_code(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     before = dict(os.environ)
-    monkeypatch.setattr("ernie_m.kernels.operation.INTERPRETED", False)
+    monkeypatch.setattr("ernie_m.kernels.runtime.dispatch.INTERPRETED", False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(Child, "ends", ends)
     monkeypatch.setattr(Child, "started", [])
-    monkeypatch.setattr(cli.subprocess, "Popen", Child)
+    monkeypatch.setattr(interpreted.subprocess, "Popen", Child)
     arguments = ["check", "--op", "gelu", f"{mine}:right"]
     assert cli.main(arguments) == status
     assert capfd.readouterr() == ("", message)
@@ -171,8 +172,8 @@ def test_errors_are_one_line_and_exit_code_2(
 
 def test_help_names_every_command_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
     program = (
-        "import sys; from ernie_m.kernels import cli; cli.main(['--help']);"
-        "print(*(m for m, _ in cli.COMMANDS.values() if f'ernie_m.kernels.{m}' in sys.modules), file=sys.stderr)"
+        "import sys; from ernie_m.kernels.cli import program; program.main(['--help']);"
+        "print(*(m for m in program.COMMANDS if f'ernie_m.kernels.cli.{m}' in sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stderr == "\n"

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.kernels.compile_kernel import compile_kernel
-from ernie_m.kernels.gelu import shipped
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.gelu import variants
+from ernie_m.kernels.machine_code.compiler import compile_kernel
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 CODE = """
 import json
-from ernie_m.kernels.attention import shipped
-from ernie_m.kernels.compile_kernel import Depth, compile_kernel
+from ernie_m.kernels.attention import variants
+from ernie_m.kernels.machine_code.compiler import Depth, compile_kernel
 
 rows = []
 for target in ("sm_80", "gfx942"):
-    kernel = next(x for x in shipped(target) if x.dtype == "bfloat16" and x.loop)
+    kernel = next(x for x in variants(target) if x.dtype == "bfloat16" and x.loop)
     rows.append([compile_kernel(kernel, target, depth) for depth in Depth])
 print(json.dumps(rows))
 """
@@ -48,4 +48,4 @@ def test_compile_kernel_tells_more_the_further_it_goes(tmp_path: Path) -> None:
 @pytest.mark.skipif(not INTERPRETED, reason="Triton compiles in this process")
 def test_compile_kernel_says_that_the_interpreter_is_on() -> None:
     with pytest.raises(RuntimeError, match=r"interpreted in this process: TRITON_INTERPRET was set"):
-        compile_kernel(next(shipped("sm_90")), "sm_90")
+        compile_kernel(next(variants("sm_90")), "sm_90")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.kernels.compile_figures import (
+from ernie_m.kernels.machine_code.figures import (
     TARGETS,
     amdgcn_figures,
     occupancy,

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from ernie_m.kernels.compile_gates import GATES, failures
-from ernie_m.kernels.shipped import TARGETS, everything
+from ernie_m.kernels.machine_code.gates import GATES, failures
+from ernie_m.kernels.machine_code.report import all_variants
+from ernie_m.kernels.runtime.variants import TARGETS
 
-SHIPPED = [(target, x.operation, x.dtype, x.label) for target in TARGETS for x in everything(target)]
+SHIPPED = [(target, x.operation, x.dtype, x.label) for target in TARGETS for x in all_variants(target)]
 
 
 def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -106,9 +107,9 @@ PLANTED = """
 import json
 import triton
 import triton.language as tl
-from ernie_m.kernels.compile_gates import failures
-from ernie_m.kernels.compile_kernel import Depth, compile_kernel
-from ernie_m.kernels.shipped import Configuration, Shipped
+from ernie_m.kernels.machine_code.gates import failures
+from ernie_m.kernels.machine_code.compiler import Depth, compile_kernel
+from ernie_m.kernels.runtime.variants import Configuration, Variant
 
 @triton.jit
 def strided(x, y, N: tl.constexpr):
@@ -140,7 +141,7 @@ def greedy(x, y, n, N: tl.constexpr):
 def judge(operation, label, kernel, N, warps, tile, loop=False, target="sm_90", depth=Depth.LISTING):
     signature = {"x": "*bf16", "y": "*bf16", "n": "i32"}
     chosen = Configuration({"N": N}, warps)
-    planted = Shipped(operation, "bfloat16", label, kernel, signature, {"N": N}, chosen, tile, loop)
+    planted = Variant(operation, "bfloat16", label, kernel, signature, {"N": N}, chosen, tile, loop)
     return failures(compile_kernel(planted, target, depth))
 
 print(json.dumps({

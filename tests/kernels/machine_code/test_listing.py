@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ernie_m.kernels.compile_listing import Instruction, body, hot_loop, parse_amdgcn, parse_sass
+from ernie_m.kernels.machine_code.listing import Instruction, body, hot_loop, parse_amdgcn, parse_sass
 
 
 def sass(*lines: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from ernie_m.kernels import cli
-from ernie_m.kernels.compile_report import command_line, select, table
-from ernie_m.kernels.shipped import TARGETS, everything
+from ernie_m.kernels.cli import program as cli
+from ernie_m.kernels.cli.compile import command_line
+from ernie_m.kernels.machine_code.report import all_variants, select, table
+from ernie_m.kernels.runtime.variants import TARGETS
 
 ROW: dict[str, Any] = {
     "operation": "packed_attention",
@@ -84,9 +85,9 @@ def test_command_line_gives_the_same_arguments(line: list[str]) -> None:
 
 
 def test_select_finds_all_or_what_is_asked_for() -> None:
-    shipped = {target: list(everything(target)) for target in TARGETS}
-    assert len(select([], [], [])) == sum(map(len, shipped.values()))
-    found = [shipped[target][i] for target, i in select(["sm_90"], ["bias_gelu"], ["float16"])]
+    variants = {target: all_variants(target) for target in TARGETS}
+    assert len(select([], [], [])) == sum(map(len, variants.values()))
+    found = [variants[target][i] for target, i in select(["sm_90"], ["bias_gelu"], ["float16"])]
     assert found
     assert {(x.operation, x.dtype) for x in found} == {("bias_gelu", "float16")}
 

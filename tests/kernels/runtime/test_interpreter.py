@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from ernie_m.kernels import interpreter
-from ernie_m.kernels.operation import INTERPRETED
+from ernie_m.kernels.runtime import interpreter
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 
 def run_python(code: str, interpret: str | None, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -20,7 +18,7 @@ def run_python(code: str, interpret: str | None, folder: Path) -> subprocess.Com
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpret is not None:
         environment["TRITON_INTERPRET"] = interpret
-    code = f"import numpy\nfrom ernie_m.kernels import interpreter\nnumpy.seterr(all='ignore')\n{code}"
+    code = f"import numpy\nfrom ernie_m.kernels.runtime import interpreter\nnumpy.seterr(all='ignore')\n{code}"
     return subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True)
 
 
@@ -71,33 +69,3 @@ def test_install_says_what_to_set(interpret: str | None, tmp_path: Path) -> None
     done = run_python("import os; os.environ['TRITON_INTERPRET'] = '1'; interpreter.install()", interpret, tmp_path)
     assert done.returncode == 1
     assert "RuntimeError: Triton's interpreter is not active: set TRITON_INTERPRET=1 before triton" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("number", "bits"),
-    [
-        (1.0, 0x3F80),
-        (1.0 + 2.0**-8, 0x3F80),  # a tie goes to the even pattern, down
-        (1.0 + 3 * 2.0**-8, 0x3F82),  # and up
-        (1.0 + 2.0**-8 + 2.0**-20, 0x3F81),
-        (-0.0, 0x8000),
-        (3.4e38, 0x7F80),  # past the largest by more than half a step: infinity
-        (2.0**-133, 0x0001),  # the smallest subnormal
-        (2.0**-134, 0x0000),
-        (math.inf, 0x7F80),
-    ],
-)
-def test_narrow_rounds_to_nearest_even(number: float, bits: int) -> None:
-    assert interpreter.narrow(np.array([number], dtype=np.float32)).tolist() == [bits]
-
-
-def test_narrow_keeps_nan_whatever_its_bits() -> None:
-    """0x7F800001 would round to infinity, 0xFFFFFFFF carry into a zero."""
-    nans = np.array([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFF800001], dtype=np.uint32).view(np.float32)
-    for nearest in (True, False):
-        assert np.isnan(interpreter.widen(interpreter.narrow(nans, nearest))).all()
-
-
-def test_narrow_towards_zero_drops_the_lower_half() -> None:
-    x = np.array([1.0 + 3 * 2.0**-8, -1.0 - 3 * 2.0**-8], dtype=np.float32)
-    assert interpreter.narrow(x, nearest=False).tolist() == [0x3F81, 0xBF81]

@@ -12,12 +12,13 @@ import pytest
 from helpers import CLASSES, random_model
 
 import ernie_m.reference as ernie
-from ernie_m.reference import checkpoint_write
-from ernie_m.reference import convert as convert_module
+from ernie_m.reference.array import round_to_bfloat16
+from ernie_m.reference.checkpoint import conversion as convert_module
 from ernie_m.reference.checkpoint import open_checkpoint
-from ernie_m.reference.convert import TOKENIZER_FILES, convert
+from ernie_m.reference.checkpoint import writing as checkpoint_write
+from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
+from ernie_m.reference.checkpoint.stored_tensor import FLOATS
 from ernie_m.reference.parameters import flatten
-from ernie_m.reference.stored_tensor import FLOATS, round_to_bfloat16
 
 BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), CLASSES, strict=True))
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import CLASSES, SMALL
 
 from ernie_m.reference import ErnieMConfig
-from ernie_m.reference import checkpoint_names as names
+from ernie_m.reference.checkpoint import names
 from ernie_m.reference.parameters import shapes
 
 CONFIG = ErnieMConfig(**SMALL)
@@ -48,8 +48,8 @@ def test_file_name_is_another_one_for_each_path(wanted: dict[str, tuple[int, ...
         assert len({names.file_name(path, form) for path in wanted}) == len(wanted)
         prefixed = [names.file_name(path, form, names.PREFIX) for path in wanted]
         assert names.prefix_of(prefixed) == names.PREFIX
-        assert names.form_of(prefixed) == form
-        assert names.form_of(names.file_name(path, form) for path in wanted) == form
+        assert names.format_of(prefixed) == form
+        assert names.format_of(names.file_name(path, form) for path in wanted) == form
     assert names.prefix_of(names.file_name(path, form) for path in wanted) == ""
 
 
@@ -118,5 +118,5 @@ def test_architecture_of_names_where_the_configuration_is_silent(modules: list[s
 def test_spellings_are_in_one_file(repository: Path) -> None:
     """Red with a stored name spelled anywhere else in the room."""
     for spelled in ("word_embeddings.weight", "self_attn.q_proj", "pooler.dense"):
-        found = [path.name for path in (repository / "reference").glob("*.py") if spelled in path.read_text("utf-8")]
-        assert found == ["checkpoint_names.py"], (spelled, found)
+        found = [path.name for path in (repository / "reference").rglob("*.py") if spelled in path.read_text("utf-8")]
+        assert found == ["names.py"], (spelled, found)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ernie_m.reference.paddle_pickle import SCALARS, SKIPPED, read_pickle
+from ernie_m.reference.checkpoint.paddle_pickle import SCALARS, SKIPPED, read_pickle
 
 PROTOCOLS = (2, 3, 4, 5)
 

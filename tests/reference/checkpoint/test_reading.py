@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import ernie_m.reference as ernie
-from ernie_m.reference import checkpoint_write, files
+from ernie_m.reference.array import round_to_bfloat16, widen_bfloat16
 from ernie_m.reference.checkpoint import open_checkpoint
-from ernie_m.reference.checkpoint_names import PADDLE, file_name, is_transposed
+from ernie_m.reference.checkpoint import writing as checkpoint_write
+from ernie_m.reference.checkpoint.names import PADDLE, file_name, is_transposed
 from ernie_m.reference.parameters import flatten
-from ernie_m.reference.stored_tensor import round_to_bfloat16, widen_bfloat16
+from ernie_m.tokenizer import files
 
 BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), CLASSES, strict=True))
 SEQUENCE, TOKEN = ernie.ErnieMForSequenceClassification, ernie.ErnieMForTokenClassification

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.numpy import load, save
 
-from ernie_m.reference.safetensors_file import CODES, read_safetensors, write_safetensors
-from ernie_m.reference.stored_tensor import round_to_bfloat16
+from ernie_m.reference.array import round_to_bfloat16
+from ernie_m.reference.checkpoint.safetensors_file import CODES, read_safetensors, write_safetensors
 
 DTYPES = [name for name in CODES.values() if name != "bfloat16"]
 

@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.reference.stored_tensor import (
-    CHUNK,
-    StoredTensor,
-    first_not_finite,
-    round_to_bfloat16,
-    widen_bfloat16,
-)
+from ernie_m.reference.array import round_to_bfloat16, widen_bfloat16
+from ernie_m.reference.checkpoint.stored_tensor import CHUNK, StoredTensor, first_not_finite
 
 ALL = np.arange(2**16, dtype=np.uint16)
 

@@ -11,7 +11,7 @@ from cli_helpers import TOKENIZER_FILES, make_checkpoint
 from safetensors.numpy import load_file
 
 from ernie_m.reference import ErnieMModel
-from ernie_m.reference.cli import main
+from ernie_m.reference.cli.program import main
 
 
 def test_convert_of_paddle_computes_the_same(

@@ -10,10 +10,10 @@ import pytest
 from cli_helpers import make_checkpoint
 
 from ernie_m.reference import ErnieMModel
-from ernie_m.reference.cli import main
-from ernie_m.reference.cli_demo import own_sentences, token_lines
-from ernie_m.reference.cli_model import demo_directory
-from ernie_m.reference.cli_table import width
+from ernie_m.reference import demo as demo_checkpoint
+from ernie_m.reference.cli.demo import token_lines
+from ernie_m.reference.cli.program import main
+from ernie_m.reference.cli.table import width
 from ernie_m.tokenizer import ErnieMTokenizer
 
 
@@ -34,8 +34,8 @@ def test_demo_says_that_the_weights_are_random_and_fits_a_page(capsys: pytest.Ca
 
 def test_demo_shows_ids_and_offsets_of_each_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     lines = demo(capsys)
-    tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
-    for number, sentence in enumerate(own_sentences(), start=1):
+    tokenizer = ErnieMTokenizer.from_pretrained(demo_checkpoint.directory())
+    for number, sentence in enumerate(demo_checkpoint.sentences(), start=1):
         at = lines.index(f"{number}  {sentence}")
         batch = tokenizer(sentence, return_offsets_mapping=True)
         assert lines[at + 1].replace("\u200e", "").split() == ["[CLS]", *tokenizer.tokenize(sentence), "[SEP]"]

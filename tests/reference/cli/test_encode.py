@@ -12,9 +12,10 @@ from cli_helpers import LONGEST, corpus, make_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.reference import ErnieMForTokenClassification, ErnieMModel, cli_encode
-from ernie_m.reference.cli import main
-from ernie_m.reference.cli_long import parts, window_starts
+from ernie_m.reference import ErnieMForTokenClassification, ErnieMModel
+from ernie_m.reference.cli import encode as cli_encode
+from ernie_m.reference.cli.program import main
+from ernie_m.reference.tasks.long_texts import parts, window_starts
 from ernie_m.tokenizer import ErnieMTokenizer
 
 LONG = " ".join(corpus("de")[:6])
@@ -93,7 +94,7 @@ def test_encode_of_no_lines_is_an_array_without_rows(checkpoint: Path, tmp_path:
 def test_encode_counts_what_it_cuts(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["encode", "--model", str(checkpoint)]
     assert main([*arguments, "short", LONG, LONG, "short"]) == 0
-    assert "longer than the model's 34 tokens, which were cut: 2 of 4\n" in capsys.readouterr().err
+    assert capsys.readouterr().err == "ernie-m: truncated 2 of 4 texts to the model's 34 tokens\n"
     assert main([*arguments, "short"]) == main([*arguments, "--long", "window-mean", LONG]) == 0
     assert capsys.readouterr().err == ""
 
@@ -152,7 +153,7 @@ def test_parts_of_a_text_that_fits_is_the_text() -> None:
 def test_encode_refuses_an_output_before_any_work(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_encode.Encoder, "load", lambda *arguments: pytest.fail("loaded a model first"))
+    monkeypatch.setattr(cli_encode.Encoder, "from_pretrained", lambda *arguments: pytest.fail("loaded a model first"))
     (tmp_path / "old.npy").write_bytes(b"old")
     for output, message in {
         "old.npy": "exists already",
@@ -182,7 +183,7 @@ def test_encode_refuses_to_make_up_a_pooler(tmp_path: Path, capsys: pytest.Captu
     assert main(["encode", "--model", str(directory), "--pooling", "pooler", "text"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"ernie-m: error: --pooling pooler: {directory} holds no pooler; expected cls or mean\n"
+    assert captured.err == f"ernie-m: error: pooling: {directory} has no pooler; expected cls or mean, got pooler\n"
     assert main(["encode", "--model", str(directory), "--pooling", "cls", "text"]) == 0
 
 
@@ -193,7 +194,10 @@ def test_encode_needs_room_for_one_token(policy: str, tmp_path: Path, capsys: py
     arguments = ["encode", "--long", policy, "two words", "--model"]
     assert main([*arguments, str(tmp_path / "small")]) == 0
     assert main([*arguments, str(tmp_path / "smaller")]) == 2
-    assert "smaller: expected a model for at least 3 tokens, got 2" in capsys.readouterr().err
+    assert (
+        "model: expected a maximum length of at least 3 tokens ([CLS], a token, [SEP]), got 2"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--window"])

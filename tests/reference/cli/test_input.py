@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.reference import cli_input
-from ernie_m.reference.cli_input import Text, texts, windows
+from ernie_m.reference.cli import input as cli_input
+from ernie_m.reference.cli.input import Text, texts, windows
 
 any_line = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\ufeff"), max_size=12)
 

@@ -13,7 +13,7 @@ from helpers import CLASSES
 from safetensors.numpy import load_file, save_file
 
 import ernie_m.reference as ernie
-from ernie_m.reference.cli import main
+from ernie_m.reference.cli.program import main
 
 PADDLE_CLASSES = {
     "model": "ErnieMModel",

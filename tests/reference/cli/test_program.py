@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from cli_helpers import run_program
 
-from ernie_m.reference import cli_demo
-from ernie_m.reference.cli import COMMANDS, describe, main
+from ernie_m.reference.cli import demo as cli_demo
+from ernie_m.reference.cli.command import describe
+from ernie_m.reference.cli.program import COMMANDS, main
 
-NAMES = [module.__name__.rpartition("cli_")[2] for module in COMMANDS]
+NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 
 def test_commands_are_those_promised() -> None:

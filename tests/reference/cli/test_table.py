@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.reference.cli_table import entry_shape, entry_values, number, statistics, table, width
+from ernie_m.reference.cli.table import entry_shape, entry_values, number, statistics, table, width
 from ernie_m.reference.trace import Entry
 
 cells = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Zs", "Zl", "Zp")), max_size=8)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from cli_helpers import corpus
 
-from ernie_m.reference import cli_tokenize
-from ernie_m.reference.cli import main
-from ernie_m.reference.cli_model import demo_directory
+from ernie_m.reference import demo as demo_checkpoint
+from ernie_m.reference.cli import tokenize as cli_tokenize
+from ernie_m.reference.cli.program import main
 from ernie_m.tokenizer import ErnieMTokenizer
 
 TEXTS = [*corpus("en", "ja", "ar")[::30], "", "a\tb [MASK]\u00a0c", "ＡＢＣ ﬁn"]
@@ -19,11 +19,11 @@ TEXTS = [*corpus("en", "ja", "ar")[::30], "", "a\tb [MASK]\u00a0c", "ＡＢＣ �
 
 @pytest.fixture(scope="module")
 def tokenizer() -> ErnieMTokenizer:
-    return ErnieMTokenizer.from_pretrained(demo_directory())
+    return ErnieMTokenizer.from_pretrained(demo_checkpoint.directory())
 
 
 def tokenized(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
-    assert main(["tokenize", "--model", str(demo_directory()), *arguments]) == 0
+    assert main(["tokenize", "--model", str(demo_checkpoint.directory()), *arguments]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -65,5 +65,5 @@ def test_tokenize_options_reach_the_tokenizer(tokenizer: ErnieMTokenizer, capsys
 
 
 def test_tokenize_writes_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tokenize", "--model", str(demo_directory()), "猫"]) == 0
+    assert main(["tokenize", "--model", str(demo_checkpoint.directory()), "猫"]) == 0
     assert '"猫"' in capsys.readouterr().out

@@ -13,8 +13,8 @@ from cli_helpers import make_checkpoint
 from helpers import CLASSES
 
 import ernie_m.reference as ernie
-from ernie_m.reference.cli import main
-from ernie_m.reference.cli_table import statistics
+from ernie_m.reference.cli.program import main
+from ernie_m.reference.cli.table import statistics
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.trace import Entry
 from ernie_m.tokenizer import ErnieMTokenizer

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ernie_m.reference.cli_output import writable
-from ernie_m.reference.cli_vectors import HEADER_BYTES, npy_header, vector_writer
+from ernie_m.reference.cli.output import writable
+from ernie_m.reference.cli.vectors import HEADER_BYTES, npy_header, vector_writer
 
 blocks = st.lists(st.integers(0, 5), max_size=5).flatmap(
     lambda sizes: st.tuples(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ernie_m.reference import ErnieMConfig
 from ernie_m.reference.activations import ACTIVATIONS
-from ernie_m.reference.config_checks import shown
+from ernie_m.reference.config.checks import short_repr
 
 SIZES = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
 INTEGERS = (*SIZES, "num_hidden_layers", "max_position_embeddings", "pad_token_id", "num_labels")
@@ -39,7 +39,7 @@ def refused(name: str, value: Any, kind: Any = (TypeError, ValueError), allowed:
         ErnieMConfig(**{name: value})
     message = str(caught.value)
     assert message.startswith(name) and "\n" not in message, message
-    assert allowed in message and shown(value) in message, message
+    assert allowed in message and short_repr(value) in message, message
 
 
 def test_defaults_are_those_of_the_base_model() -> None:

@@ -14,7 +14,7 @@ import sentencepiece
 from ernie_m.reference import ErnieMConfig, ErnieMModel
 from ernie_m.reference.parameters import flatten, initialise, shapes
 
-DEMO = Path(__file__).resolve().parents[2] / "reference" / "demo"
+DEMO = Path(__file__).resolve().parents[3] / "reference" / "demo"
 CORPUS = sorted((DEMO / "corpus").glob("*.txt"))
 # As the first word of a letter's Unicode name; Japanese has three, of which one will do to tell it from Chinese.
 SCRIPTS = {

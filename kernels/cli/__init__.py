@@ -1,0 +1,5 @@
+"""The commands of this package: one file for each command, and what they share."""
+
+from .program import main
+
+__all__ = ["main"]

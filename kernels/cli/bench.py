@@ -1,0 +1,107 @@
+"""`python -m ernie_m.kernels bench`: how fast the kernels are on this GPU, beside the alternatives.
+
+The kernels are verified first: a wrong one is not timed. Then the ceilings are measured, a large copy and a large
+product, and after that one case after the other. With `--output`, results are saved after each case; an interruption
+loses only the case that it falls into. To measure everything in every dtype: `--all --output DIR`.
+
+Without a GPU there is nothing to time, and the command fails; `compile` reports on the machine code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ernie_m.reference.cli.command import DIFFERENCE
+
+from ..benchmark.report import Case, environment, table
+from ..benchmark.runner import Output, load, makers, measure
+from ..benchmark.timing import ceilings
+from ..benchmark.work import BATCHES, SIZES
+from ..checking.verify import kernel_rows, prepare
+from ..runtime.dispatch import INTERPRETED
+from ..runtime.optional_triton import HAS_TRITON
+
+RUNS, QUICK_RUNS = 100, 15
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.description = __doc__
+    parser.epilog = "exit codes: 0 measured; 1 a kernel is wrong; 2 it could not be measured"
+    for name, choices, default in (
+        ("--operation", makers(), "all"),
+        ("--model", SIZES, "both"),
+        ("--case", BATCHES, "all"),
+        ("--dtype", DTYPES, f"{DTYPES[0]}, with --all all"),
+    ):
+        help = f"one of {', '.join(choices)} (may be repeated; default: {default})"
+        parser.add_argument(name, action="append", metavar="NAME", choices=tuple(choices), help=help)
+    parser.add_argument("--all", action="store_true", help="every dtype")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each instead of {RUNS}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, table and figures there")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --output")
+    parser.add_argument("--saved", type=Path, metavar="DIR", help="measure nothing: redraw table and figures of DIR")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify, measure, print, save."""
+    if arguments.saved:
+        return redraw(arguments.saved)
+    require_gpu()
+    output = Output(arguments.output, arguments.overwrite)
+    prepare()
+    dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
+    wrong = [row for row in kernel_rows(dtypes, quick=True) if not row.holds]
+    for row in wrong:
+        print(f"ernie_m.kernels: not timed, because it is wrong: {row.op}, {row.dtype}: {row.found}", file=sys.stderr)
+    if wrong:
+        return DIFFERENCE
+    runs = QUICK_RUNS if arguments.quick else RUNS
+    batches = "; ".join(f"{name}: {batch.name}" for name, batch in BATCHES.items())
+    output.about = {**environment(), **ceilings(dtypes, runs), "batches": batches}
+    for name, value in output.about.items():
+        print(f"{name}: {value}")
+    try:
+        measure(plan(arguments, dtypes), output, runs)
+    finally:
+        output.draw()
+    return 0
+
+
+def require_gpu() -> None:
+    """Raise RuntimeError unless kernels run on a GPU here."""
+    if INTERPRETED:
+        why = "TRITON_INTERPRET is set, so no kernel would run on a GPU"
+    elif not torch.cuda.is_available():
+        why = "there is no GPU"
+    elif not HAS_TRITON:
+        why = "triton is not installed"
+    else:
+        return
+    raise RuntimeError(f"nothing to time: {why} (`compile` reports on the machine code without one)")
+
+
+def redraw(directory: Path) -> int:
+    """Write table and figures again from what was saved."""
+    output = load(directory)
+    output.tell()
+    output.draw()
+    print(table(output.rows), end="")
+    return 0
+
+
+def plan(arguments: argparse.Namespace, dtypes: Sequence[str]) -> list[Case]:
+    """Every case that is asked for."""
+    return [
+        Case(what, size, batch, dtype)
+        for dtype in dtypes
+        for size in arguments.model or SIZES
+        for batch in arguments.case or BATCHES
+        for what in arguments.operation or makers()
+    ]

@@ -1,0 +1,19 @@
+"""The checkpoint that ships with the package: where it is, and the sentences that `ernie-m demo` shows it on.
+
+Its weights are random, drawn from a seed and never trained; `train.py` made it.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def directory() -> Path:
+    """The directory of the demo checkpoint."""
+    return Path(str(files(__package__)))
+
+
+def sentences() -> list[str]:
+    """Eight sentences in eight languages."""
+    return (directory() / "sentences.txt").read_text(encoding="utf-8").splitlines()
