@@ -17,14 +17,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ernie_m.reference import ErnieMModel, embed, linear, trace
-from ernie_m.reference.cli.model import demo_directory
+from ernie_m.reference import ErnieMModel, demo, embed, linear, trace
 from ernie_m.reference.parameters import flatten
 from ernie_m.tokenizer import ErnieMTokenizer
 
 plt.rcParams["figure.dpi"] = 80
-tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
-model = ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
+tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
+model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
 config = model.config
 print(f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, hidden size E = {config.hidden_size}")
 

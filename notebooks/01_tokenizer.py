@@ -14,16 +14,14 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ernie_m.reference import ErnieMModel
-from ernie_m.reference.cli.demo import own_sentences
-from ernie_m.reference.cli.model import demo_directory
+from ernie_m.reference import ErnieMModel, demo
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.cutting import cut
 from ernie_m.tokenizer.piece_model import PieceModel
 
 plt.rcParams["figure.dpi"] = 80
-tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
-piece_model = PieceModel.read(demo_directory() / "sentencepiece.bpe.model")
+tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
+piece_model = PieceModel.read(demo.directory() / "sentencepiece.bpe.model")
 print(tokenizer.vocab_size, "entries; the first:", *tokenizer.convert_ids_to_tokens(range(8)))
 
 # %% [markdown]
@@ -133,14 +131,14 @@ assert "202" in unknown and "Ä" in unknown
 # **Prediction.** Of the demo's eight sentences in eight languages, how many get different ids under the two rules?
 
 # %%
-paddle = ErnieMTokenizer.from_pretrained(demo_directory(), lone_marker="paddle")
+paddle = ErnieMTokenizer.from_pretrained(demo.directory(), lone_marker="paddle")
 print("transformers:", *tokenizer.tokenize("Zwei Äpfel"))
 print("Paddle:      ", *paddle.tokenize("Zwei Äpfel"))
-differ = [text for text in own_sentences() if tokenizer.tokenize(text) != paddle.tokenize(text)]
+differ = [text for text in demo.sentences() if tokenizer.tokenize(text) != paddle.tokenize(text)]
 for text in differ:
     print(text, " lone markers:", tokenizer.tokenize(text).count("▁"))
 
-assert 0 < len(differ) < len(own_sentences())
+assert 0 < len(differ) < len(demo.sentences())
 for text in differ:
     assert [token for token in tokenizer.tokenize(text) if token != "▁"] == paddle.tokenize(text)
 
@@ -151,8 +149,8 @@ for text in differ:
 # two?
 
 # %%
-model = ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
-same = [text for text in own_sentences() if text not in differ]
+model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
+same = [text for text in demo.sentences() if text not in differ]
 for text in (same[0], differ[0]):
     one, other = (model([rule(text)["input_ids"]]).pooler_output for rule in (tokenizer, paddle))
     print(f"largest difference {np.abs(one - other).max():.2g}   {text}")
@@ -235,7 +233,7 @@ assert all(at in covered or text[at] == " " for at in range(len(text)))
 
 # %%
 languages = ("English", "German", "Japanese", "Arabic", "Russian", "Hindi", "Korean", "French")
-rates = [len(text) / len(tokenizer.tokenize(text)) for text in own_sentences()]
+rates = [len(text) / len(tokenizer.tokenize(text)) for text in demo.sentences()]
 for language, rate in zip(languages, rates, strict=True):
     print(f"{language:9} {rate:.1f} characters for a token")
 

@@ -13,9 +13,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ernie_m.reference import ErnieMModel, attention, cu_seqlens, linear, packed_attention, softmax, trace
-from ernie_m.reference.cli.demo import own_sentences
-from ernie_m.reference.cli.model import demo_directory
+from ernie_m.reference import ErnieMModel, attention, cu_seqlens, demo, linear, packed_attention, softmax, trace
 from ernie_m.tokenizer import ErnieMTokenizer
 
 plt.rcParams["figure.dpi"] = 80
@@ -144,8 +142,8 @@ assert np.allclose(softmax(scores, np.where(nothing, 0.0, -10000.0)), softmax(sc
 # **Prediction.** All four heads see the same tokens. Will their heat maps look alike?
 
 # %%
-tokenizer = ErnieMTokenizer.from_pretrained(demo_directory())
-model = ErnieMModel.from_pretrained(demo_directory(), dtype=np.float64)
+tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
+model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
 ids = tokenizer("The cat is sleeping on the sofa.", return_tensors="np")["input_ids"]
 with trace() as t:
     model(ids)
@@ -245,7 +243,7 @@ assert np.allclose(packed[3:, 0], attention(q[None], k[None], v[None])[0][0])
 # scores belongs to real pairs of tokens?
 
 # %%
-counts = np.array([len(row) for row in tokenizer(own_sentences())["input_ids"]] + [100])
+counts = np.array([len(row) for row in tokenizer(demo.sentences())["input_ids"]] + [100])
 longest = counts.max()
 print("tokens in each row:", *counts)
 print(f"places that hold tokens: {counts.sum() / (len(counts) * longest):.0%}")

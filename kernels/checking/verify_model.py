@@ -31,7 +31,6 @@ from ernie_m.reference import demo
 from ernie_m.reference.array import Array
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.trace import Entry
-from ernie_m.tokenizer import ErnieMTokenizer
 
 from ..runtime.dispatch import INTERPRETED
 from ..runtime.dtypes import TORCH_DTYPES
@@ -90,7 +89,7 @@ class LayerRow:
 
 def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[LayerRow]:
     """Compare in each dtype. `change`, if given, is called with the torch model first, to plant a fault in it."""
-    input_ids, mask = sentences(quick)
+    input_ids, mask = demo.batch(QUICK_SENTENCES if quick else None)
     base = reference.ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
     config = dataclasses.replace(base.config, num_attention_heads=HEADS)
     for dtype in dtypes:
@@ -100,14 +99,6 @@ def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[L
             model(input_ids, attention_mask=mask)
         plain, kernels = torch_traces(model, dtype, input_ids, mask, change)
         yield from compare(dtype, config, exact, plain, kernels)
-
-
-def sentences(quick: bool) -> tuple[Array, Array]:  # (B, S), (B, S)
-    """Ids and mask of one padded batch of the demo's sentences, of different lengths."""
-    tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
-    texts = demo.sentences()
-    batch = tokenizer(texts[:QUICK_SENTENCES] if quick else texts, padding=True, return_tensors="np")
-    return batch["input_ids"], batch["attention_mask"]
 
 
 def torch_traces(model: Any, dtype: str, input_ids: Array, mask: Array, change: Any) -> tuple[Any, Any]:

@@ -52,7 +52,7 @@ CLASSES = {
 
 
 def file_name(path: str, format: str, prefix: str = "") -> str:
-    """A path as a file of that format, HUGGINGFACE or PADDLE, spells it; `prefix` goes before what is not the head's."""
+    """What a file of that format, HUGGINGFACE or PADDLE, calls a path; `prefix` precedes all but the head's names."""
     parts = path.split(".")
     layer = parts[1] if parts[0] == "layers" else ""
     if layer:

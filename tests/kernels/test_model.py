@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -273,3 +274,18 @@ def test_packed_errors() -> None:
     }
     for text, arguments in wrong.items():
         assert message(lambda arguments=arguments: MODEL.packed(*arguments)) == text
+
+
+def test_arguments_are_checked_once_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model: not by each operation in each layer again (once 64 calls in a forward pass of four layers)."""
+    calls: list[str] = []
+    pages = [import_module(f"ernie_m.kernels.{page}") for page in ("attention", "embedding", "gelu", "layer_norm")]
+    for page in [*pages, import_module("ernie_m.kernels.first_token"), import_module("ernie_m.kernels.padding")]:
+        for name in [name for name in vars(page) if name.startswith("check_")]:
+            monkeypatch.setattr(page, name, lambda *arguments, name=name, **options: calls.append(name))
+    batch = tensors({"input_ids": np.array([[3, 4, 5], [6, 7, 1]])})
+    with torch.no_grad():
+        MODEL(**batch)
+    assert calls == []
+    with pytest.raises(ValueError, match=r"input_ids: expected values in \[0, 50\)"), torch.no_grad():
+        MODEL(**tensors({"input_ids": np.array([[3, 99, 5]])}))

@@ -315,3 +315,18 @@ def test_model_rows_without_tokens_are_all_padding() -> None:
         alone = call(MODEL, mask[1:], ids[1:], output_attentions=attentions)
         np.testing.assert_allclose(out.last_hidden_state[1:], alone.last_hidden_state, atol=1e-13)
     assert not call(MODEL, np.zeros((2, 3), int), ids).last_hidden_state.any()
+
+
+def test_ids_and_positions_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ernie_m.reference import array, embedding, inputs
+
+    checked: list[str] = []
+
+    def counting(name: str, *rest: Any) -> None:
+        checked.append(name)
+        array.check_range(name, *rest)
+
+    for module in (inputs, embedding):
+        monkeypatch.setattr(module, "check_range", counting)
+    random_model()(np.array([[3, 4, 5], [6, 7, 1]]))
+    assert sorted(checked) == ["input_ids", "position_ids"]

@@ -1,0 +1,198 @@
+"""The registry: every operation stands in checking, verify, benchmark and machine code, and adding one is one row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_m import kernels, reference
+from ernie_m.kernels.benchmark.workloads import WORKLOADS
+from ernie_m.kernels.checking.operations import OPERATIONS, fixed_case, with_kernel
+from ernie_m.kernels.checking.verify import kernel_rows
+from ernie_m.kernels.machine_code.report import all_variants
+from ernie_m.kernels.runtime.variants import TARGETS
+
+# Public functions of `ernie_m.kernels` that are no operations with a kernel.
+NOT_KERNELS = {"check", "cu_seqlens", "pad", "token_indices", "unpad"}
+
+
+def test_every_operation_stands_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red with any of them left out of any: `first_token_attention` once was missing from two."""
+    names = set(with_kernel())
+    public = {name for name in kernels.__all__ if callable(getattr(kernels, name)) and name.islower()}
+    assert names == public - NOT_KERNELS
+    assert set(WORKLOADS) == names
+    for target in TARGETS:
+        assert {variant.operation for variant in all_variants(target)} == names
+    monkeypatch.setattr("ernie_m.kernels.checking.verify.check", lambda kernel, op, dtypes, examples: _Report(dtypes))
+    assert {row.op for row in kernel_rows(("float32",), quick=True)} == names
+
+
+class _Report:
+    def __init__(self, dtypes: list[str]) -> None:
+        self.dtypes = dict.fromkeys(dtypes)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_row_goes_by_the_public_name_of_the_operation(name: str) -> None:
+    """In both rooms; `attention_head` alone is an exercise, and has no function of its own."""
+    operation = OPERATIONS[name]
+    assert name == "attention_head" or callable(getattr(reference, name))
+    if operation.kernel is not None:
+        assert operation.kernel is getattr(kernels, name)
+        assert operation.variants is not None
+    # What it is called with is what the call says.
+    arguments = operation.call.removeprefix("f(").removesuffix(")").split(", ")
+    assert list(fixed_case(name, "float32").inputs) == arguments
+
+
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.crop])
+def test_cropping_keeps_the_result_at_the_index(name: str) -> None:
+    case = fixed_case(name, "float32")
+    exact = case.expected.exact
+    index = tuple(n - 1 for n in exact.shape)
+    crop = OPERATIONS[name].crop
+    assert crop is not None
+    cropped = crop(case.inputs, index)
+    small = OPERATIONS[name].expected(case.expected.format, **cropped).exact
+    assert small.size < exact.size or exact.shape[1] == 1  # one head is all there is
+    np.testing.assert_allclose(small[tuple(n - 1 for n in small.shape)], exact[index], rtol=1e-12)
+
+
+# A user's addition: two pages, a row, a workload. The pages are files, as a Triton kernel's source has to be.
+REFERENCE_PAGE = '''
+"""Scaling: y = a x."""
+
+
+def scale(x, a):  # (..., E), (E,) -> (..., E)
+    """Multiply each column by its factor."""
+    return x * a
+'''
+KERNEL_PAGE = '''
+"""Scaling in one pass. Twin: the page above."""
+
+import torch
+
+from ernie_m.kernels.runtime.dtypes import TORCH_DTYPES, TRITON_TYPES
+from ernie_m.kernels.runtime.optional_triton import tl, triton
+from ernie_m.kernels.runtime.variants import Configuration, Variant, next_power_of_2
+
+
+@triton.jit
+def scale_kernel(x, a, y, E: tl.constexpr, BLOCK: tl.constexpr):
+    i_row = tl.program_id(0).to(tl.int64)
+    o_e = tl.arange(0, BLOCK)
+    m_e = o_e < E
+    b_x = tl.load(x + i_row * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    b_a = tl.load(a + o_e, mask=m_e, other=0.0).to(tl.float32)
+    tl.store(y + i_row * E + o_e, (b_x * b_a).to(y.dtype.element_ty), mask=m_e)
+
+
+def variants(target):
+    for name, dtype in TORCH_DTYPES.items():
+        pointers = dict.fromkeys(("x", "a", "y"), f"*{TRITON_TYPES[dtype]}")
+        chosen = Configuration({"BLOCK": 1024}, num_warps=4)
+        yield Variant("scale", name, "E=768", scale_kernel, pointers, {"E": 768, "BLOCK": 1024}, chosen, tile=1)
+
+
+def scale(x, a):
+    y = torch.empty_like(x)
+    E = x.shape[-1]
+    scale_kernel[(x.numel() // E,)](x, a, y, E=E, BLOCK=next_power_of_2(E))
+    return y
+'''
+PROGRAM = """
+import json
+import sys
+
+import numpy as np
+import torch
+
+from ernie_m.kernels.benchmark import work, workloads
+from ernie_m.kernels.benchmark.report import Case
+from ernie_m.kernels.benchmark.runner import Output, measure
+from ernie_m.kernels.benchmark.timing import Timing
+from ernie_m.kernels.checking import operations
+from ernie_m.kernels.checking.bounds import EPS, expected
+from ernie_m.kernels.checking.drawing import drawn_rows
+from ernie_m.kernels.cli.program import main
+
+import scale_kernel_page
+import scale_page
+
+operations.OPERATIONS["scale"] = operations.Operation(
+    call="f(x, a)",
+    expected=lambda format, x, a: expected(format, scale_page.scale(x, a), EPS * np.abs(x * a)),
+    draw=drawn_rows(x=2, a=1),
+    fixed=lambda normal: {"x": normal(16, 768), "a": normal(768)},
+    crop=operations.one_number,
+    kernel=scale_kernel_page.scale,
+    variants=scale_kernel_page.variants,
+)
+
+
+def scale_case(size, batch, dtype, device):
+    T, E = batch.tokens, size.hidden
+    def make():
+        return torch.randn(T, E, dtype=dtype, device=device), torch.randn(E, dtype=dtype, device=device)
+    moved = work.Work(0.0, (2 * T + 1) * E * dtype.itemsize)
+    functions = {workloads.OURS: scale_kernel_page.scale, "eager": lambda x, a: x * a}
+    inputs = workloads.sets(make, moved, T * E * dtype.itemsize)
+    return workloads.Measured(workloads.rotating(inputs, functions), moved.floor)
+
+
+workloads.WORKLOADS["scale"] = scale_case
+if sys.argv[1] == "bench":
+    output = Output(None)
+    output.about = {"matrix_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
+    timer = lambda calls, runs, hide: {name: Timing(call(0).numel() * 1e-9, 0, 0, runs) for name, call in calls.items()}
+    measure([Case("scale", "base", "one", "float32")], output, 3, timer, "cpu")
+    print(json.dumps([row.as_json()["rms_from_ours"] for row in output.rows]))
+elif sys.argv[1] == "compile":
+    from ernie_m.kernels.machine_code import report
+    (place,) = report.select(["sm_90"], ["scale"], ["bfloat16"])
+    row = report._row(*place, False)
+    print(json.dumps({"error": row.get("error"), "spills": row.get("spills"), "per": row.get("per")}))
+elif sys.argv[1] == "check":
+    sys.exit(main(["check", "--op", "scale", "wrong.py:doubled", "--examples", "5", "--dtype", "float32"]))
+elif sys.argv[1] == "verify":
+    operations.OPERATIONS = {"scale": operations.OPERATIONS["scale"]}
+    from ernie_m.kernels.checking.verify import kernel_rows
+    print(json.dumps([row.as_json()["passed"] for row in kernel_rows(("float32", "bfloat16"), quick=True)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "interpreted", "code", "shown"),
+    [
+        ("verify", True, 0, "[true, true]"),
+        ("check", True, 1, "doubled "),
+        ("bench", True, 0, "[null, 0.0]"),
+        ("compile", False, 0, '{"error": null, "spills": 0, "per": "row"}'),
+    ],
+)
+def test_adding_an_operation_takes_two_pages_a_row_and_a_workload(
+    what: str, interpreted: bool, code: int, shown: str, tmp_path: Path
+) -> None:
+    """In a process of its own, as a Triton kernel is compiled only where nothing is interpreted."""
+    pytest.importorskip("triton")
+    for name, text in {
+        "scale_page.py": REFERENCE_PAGE,
+        "scale_kernel_page.py": KERNEL_PAGE,
+        "program.py": PROGRAM,
+        "wrong.py": "def doubled(x, a):\n    return 2 * x * a\n",
+    }.items():
+        (tmp_path / name).write_text(textwrap.dedent(text), encoding="utf-8")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"} if interpreted else {**os.environ}
+    if not interpreted:
+        environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "program.py", what]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert shown in done.stdout
