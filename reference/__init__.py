@@ -1,6 +1,6 @@
-"""The ground truth: every layer of ERNIE-M in NumPy, to be read.
+"""The reference: every layer of ERNIE-M in NumPy, written to be read.
 
-The letters that shapes are written in, here and in every other room:
+The letters used in shapes, here and in the other packages:
 
     B  batch rows         H  attention heads       V  vocabulary
     S  padded length      D  size of one head      C  classes, or choices
@@ -8,8 +8,8 @@ The letters that shapes are written in, here and in every other room:
                           F  feed-forward size
 
 Read in this order: `embedding`, `layer_norm`, `softmax`, `attention`, `gelu`, `encoder`, `model`, `heads`, `losses`;
-then how padding is left out (`padding`, `inputs`), how to look inside (`trace`, `compare`), and where weights come from
-(`parameters`, `checkpoint`).
+then how padding is skipped (`padding`, `inputs`), how to look inside a forward pass (`trace`, `compare`), and where
+weights come from (`parameters`, `checkpoint`).
 """
 
 from .activations import activation

@@ -1,4 +1,4 @@
-"""`python -m ernie_m.reference` is `ernie-m`."""
+"""`python -m ernie_m.reference` runs `ernie-m`."""
 
 import sys
 

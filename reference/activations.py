@@ -1,10 +1,10 @@
-"""The activation functions that `hidden_act` can name, each elementwise: float16, float32 or float64 in, the same out.
+"""The activation functions that `hidden_act` can name, all elementwise: float16, float32 or float64 in, the same out.
 
-Large |x| gives the limit, without a warning: where a formula overflows on the way, as exp(-x) does in
+For large |x| they return the limit, without a warning: if an intermediate overflows, such as exp(-x) in
 1 / (1 + exp(-x)), the inf leads to that limit. float16 is computed in float32 and rounded.
 
-`gelu` and `gelu_python` are the exact form. `gelu_new`, `gelu_accurate` and `gelu_pytorch_tanh` are one function, and
-`gelu_fast` differs from them in the tenth digit of √(2/π).
+`gelu` and `gelu_python` are the exact form. `gelu_new`, `gelu_accurate` and `gelu_pytorch_tanh` are one function;
+`gelu_fast` is the same with √(2/π) truncated to ten digits.
 
 Source: transformers 4.40.2, `activations.py`, `ACT2CLS`. Left out: derivatives.
 """
@@ -25,9 +25,9 @@ Activation = Callable[[Array], Array]
 
 
 def _elementwise(function: Activation) -> Activation:
-    """Check the dtype, compute float16 in float32, let overflow be inf without a warning.
+    """Validate the dtype, compute float16 in float32, and let overflow become inf without a warning.
 
-    `function` sees at least one axis: NumPy 1 makes a float64 of a float32 without axes times a Python float.
+    `function` receives at least one axis: NumPy 1 promotes a 0-d float32 times a Python float to float64.
     """
 
     @functools.wraps(function)
@@ -48,7 +48,7 @@ def sigmoid(x: Array) -> Array:  # (...) -> (...)
 
 @_elementwise
 def softplus(x: Array) -> Array:  # (...) -> (...)
-    """log(1 + exp(x)), with the large part taken out of the exponential."""
+    """log(1 + exp(x)), written so that the exponential cannot overflow."""
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
@@ -66,19 +66,19 @@ def mish(x: Array) -> Array:  # (...) -> (...)
 
 @_elementwise
 def quick_gelu(x: Array) -> Array:  # (...) -> (...)
-    """x · sigmoid(1.702 x), a cheap likeness of GELU."""
+    """x · sigmoid(1.702 x), a cheap approximation of GELU."""
     return _gated(x, sigmoid(1.702 * x))
 
 
 @_elementwise
 def gelu_new(x: Array) -> Array:  # (...) -> (...)
-    """½x (1 + tanh(√(2/π) (x + 0.044715 x³))), the form of BERT's and GPT's first code."""
+    """½x (1 + tanh(√(2/π) (x + 0.044715 x³))), the form in the original BERT and GPT code."""
     return _tanh_gelu(x, math.sqrt(2.0 / math.pi))
 
 
 @_elementwise
 def gelu_fast(x: Array) -> Array:  # (...) -> (...)
-    """`gelu_new` with √(2/π) cut to ten digits."""
+    """`gelu_new` with √(2/π) truncated to ten digits."""
     return _tanh_gelu(x, 0.7978845608)
 
 
@@ -114,7 +114,7 @@ def relu6(x: Array) -> Array:  # (...) -> (...)
 
 @_elementwise
 def leaky_relu(x: Array) -> Array:  # (...) -> (...)
-    """x, or 0.01 x where it is negative."""
+    """x, or 0.01 x where x is negative."""
     return np.where(x >= 0, x, 0.01 * x)
 
 
@@ -126,17 +126,17 @@ def tanh(x: Array) -> Array:  # (...) -> (...)
 
 @_elementwise
 def linear(x: Array) -> Array:  # (...) -> (...)
-    """x itself, as a copy: what comes out of an activation may be overwritten."""
+    """x, copied, because callers may overwrite what an activation returns."""
     return x.copy()
 
 
 def _gated(x: Array, gate: Array) -> Array:
-    """x · gate, where a gate of 0 closes for x = -inf too."""
+    """x · gate; where the gate is 0 the product is 0, even for x = -inf."""
     return np.maximum(x, -np.finfo(x.dtype).max) * gate
 
 
 def _tanh_gelu(x: Array, scale: float) -> Array:
-    """½(1 + tanh(y)) is sigmoid(2y), which keeps its digits for negative y."""
+    """Uses ½(1 + tanh(y)) = sigmoid(2y), which is accurate for negative y too."""
     return _gated(x, sigmoid(2.0 * scale * (x + 0.044715 * x * x * x)))
 
 
@@ -164,7 +164,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str | Activation) -> Activation:
-    """The function of that name, one of `ACTIVATIONS`, else ValueError; a callable is returned as it is."""
+    """Return the function called `name` in `ACTIVATIONS`, or `name` itself if callable; otherwise raise ValueError."""
     if callable(name):
         return name
     if name not in ACTIVATIONS:

@@ -4,10 +4,10 @@
     probs  = softmax(scores)  over the keys
     context = probs v         a weighted mean of the values
 
-Each head does this on its own D of the E columns. The padded form works on a rectangle (B, S) and a mask; the packed
-form works on the tokens alone, one sequence after the other, and needs no mask: nothing in it is padding.
+Each head works on its own D of the E columns. The padded form takes a (B, S) rectangle and a mask; the packed form
+takes only the real tokens, one sequence after another, and needs no mask because it holds no padding.
 
-Leaves out: decoder masks, key-value caches and relative positions, which no ERNIE-M checkpoint uses.
+Left out: decoder masks, key-value caches and relative positions, which no ERNIE-M checkpoint uses.
 Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2; transformers 4.40.2, `ErnieMSelfAttention`.
 """
 
@@ -33,13 +33,13 @@ def attention(
     head_mask: Array | None = None,
     drop: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:  # (..., H, S, D) x 3 -> (..., H, S, D), (..., H, S, S)
-    """The context and the probabilities that it was mixed with.
+    """Return the context and the probabilities that produced it.
 
     `mask` broadcasts to (..., H, S, S): boolean, True = the query (row) may attend to the key (column), or floating
-    point, added to the scores. `head_mask` (H,) scales each head's probabilities. `drop` is applied to them before.
+    point, added to the scores. `drop` is applied to the probabilities; then `head_mask` (H,) scales each head's.
     """
     D = q.shape[-1]
-    # Scaling the D columns of q, not the S columns of the scores, is the cheaper of two equal ways.
+    # Scaling q is equivalent to scaling the scores, and cheaper: it has D columns, not S.
     scores = record("scores", (q / math.sqrt(D)) @ k.swapaxes(-1, -2))
     probs = softmax(scores, mask)
     if drop is not None:
@@ -57,9 +57,9 @@ def attention_by_sequence(
     head_mask: Array | None = None,
     drop: Callable[[Array], Array] | None = None,
 ) -> Array:  # (T, H, D) x 3, (B + 1,) -> (T, H, D)
-    """Attention within each of B sequences that lie one behind the other: sequence b is rows cu_seqlens[b:b+2].
+    """Attention within each of B concatenated sequences: sequence b is rows cu_seqlens[b] to cu_seqlens[b+1].
 
-    A sequence may be empty. `head_mask` and `drop` as in `attention`.
+    A sequence may be empty. `head_mask` and `drop` are as in `attention`.
     """
     context = np.empty_like(q)
     with per_sequence():
@@ -71,9 +71,9 @@ def attention_by_sequence(
 
 
 def packed_attention(qkv: Array, cu_seqlens: Array) -> Array:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
-    """The same on an array that holds each token's query, key and value side by side.
+    """`attention_by_sequence` on an array that holds each token's query, key and value side by side.
 
-    Raises ValueError if `qkv` is not (T, 3, H, D), or `cu_seqlens` does not rise from 0 to T.
+    Raises ValueError unless `qkv` is (T, 3, H, D) and `cu_seqlens` is non-decreasing from 0 to T.
     """
     if qkv.ndim != 4 or qkv.shape[1] != 3:
         raise ValueError(f"qkv: expected shape (T, 3, H, D), got {qkv.shape}")

@@ -1,4 +1,4 @@
-"""Where two forward passes part: the first entry of two traces that differs, and by how much.
+"""Comparing two forward passes: the first entry where their traces differ, and by how much.
 
     with trace() as a:
         model(input_ids, attention_mask=mask)
@@ -6,7 +6,7 @@
         module(...)
     print(compare(a, b, mask, tolerance=1e-5))
 
-A wrong port is wrong from some layer on; the first layer that differs is where to look.
+A faulty port goes wrong at some layer; the first layer that differs is where to look.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from .array import Array
 from .trace import Entry
 
-MAPS = ("scores", "probs")  # (B, H, S, S): positions are their last two axes, not axis 1
+MAPS = ("scores", "probs")  # (B, H, S, S): positions are the last two axes, not axis 1
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where two traces part. True if they agree.
+    """The result of comparing two traces. True if they agree.
 
-    `name` is the first entry, in the order of computation, whose error is over `tolerance` (None if there is none);
-    `index` is where in it the error is largest, `values` what the two hold there. `errors` has every name compared
-    up to there. `not_compared` lists what only one of the two has.
+    `name` is the first entry, in order of computation, with an error above `tolerance` (None if there is none); `index`
+    is the position of its largest error, and `values` the two values there. `errors` has the error of every entry up to
+    that one. `not_compared` lists the names that only one trace has.
     """
 
     name: str | None
@@ -48,19 +48,19 @@ class Comparison:
             return f"{len(self.errors)} entries agree, largest error {self.error:.2e} (tolerance {self.tolerance:.2e})"
         a, b = self.values
         return (
-            f"the traces part at {self.name}: error {self.error:.2e} (tolerance {self.tolerance:.2e}), "
+            f"the traces first differ at {self.name}: error {self.error:.2e} (tolerance {self.tolerance:.2e}), "
             f"{a!r} against {b!r} at {list(self.index)}; {len(self.errors) - 1} entries before it agree"
         )
 
 
 def compare(a: Mapping[str, Entry], b: Mapping[str, Entry], mask: Any = None, tolerance: float = 1e-5) -> Comparison:
-    """Compare two traces entry by entry, in the order of `a`, and stop at the first that parts.
+    """Compare two traces entry by entry, in the order of `a`, and stop at the first that differs.
 
-    An entry's error is the largest difference, divided by the largest magnitude in `b` where that exceeds 1; nan
-    in either counts as infinite. Only valid positions are compared: those of the (B, S) `mask`, if one is given, and
-    of the tokens of packed entries.
+    An entry's error is its largest difference, divided by the largest magnitude in `b` if that exceeds 1; a nan in
+    either makes it infinite. Only real tokens are compared: those of the (B, S) `mask`, if one is passed, and of packed
+    entries.
 
-    Raises ValueError if the traces have no name in common.
+    Raises ValueError if the traces have no names in common.
     """
     names = [name for name in a if name in b]
     not_compared = tuple(name for name in [*a, *b] if (name in a) != (name in b))
@@ -84,7 +84,7 @@ def compare(a: Mapping[str, Entry], b: Mapping[str, Entry], mask: Any = None, to
 
 
 def _valid(name: str, shape: tuple[int, ...], a: Entry, b: Entry, mask: Any) -> Array:
-    """True, in the shape of an entry, where a position (of maps: a pair of positions) holds a token."""
+    """An array of shape `shape`, True at real tokens (in attention maps, at pairs of real tokens)."""
     masks = [entry.tokens.mask for entry in (a, b) if entry.tokens is not None]
     masks += [] if mask is None else [np.asarray(mask).astype(bool)]
     if not masks or len(shape) < 3:  # (B, E) and (B, C) have no positions

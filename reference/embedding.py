@@ -1,11 +1,11 @@
-"""From ids to vectors: the word's row, plus the position's row, normalised.
+"""From ids to vectors: the word embedding plus the position embedding, normalised.
 
     x = LayerNorm(word[id] + position[position_id + 2])
 
-The position table's rows 0 and 1 are never used, so a table of 514 rows serves 512 tokens. There is no token-type
-embedding: a pair of texts is told apart by its separators alone.
+Rows 0 and 1 of the position table are never used, so a table of 514 rows serves 512 tokens. There is no token-type
+embedding: only separators tell the two texts of a pair apart.
 
-Source: paddlenlp 2.8.1, `ErnieMEmbeddings`; transformers 4.40.2, the same (which adds the 2 to the caller's own array).
+Source: `ErnieMEmbeddings` in paddlenlp 2.8.1 and in transformers 4.40.2 (which adds 2 to the caller's array in place).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POSITION_OFFSET = 2
 def embed(
     input_ids: Array, position_ids: Array, word: Array, position: Array, gamma: Array, beta: Array, eps: float
 ) -> Array:  # (...,), (...,), (V, E), (P, E), (E,), (E,) -> (..., E)
-    """Embed ids at positions; both arrays of integers have the same shape, padded (B, S) or packed (T,).
+    """Embed ids at positions, two integer arrays of the same shape: padded (B, S) or packed (T,).
 
     Raises ValueError if an id is not in [0, V) or a position not in [0, P - 2).
     """
@@ -32,6 +32,6 @@ def embed(
 def embed_vectors(
     vectors: Array, position_ids: Array, position: Array, gamma: Array, beta: Array, eps: float
 ) -> Array:  # (..., E), (...,), (P, E), (E,), (E,) -> (..., E)
-    """The same with word vectors in place of ids, for callers that have validated the positions."""
+    """`embed` with word vectors instead of ids, for callers that have validated the positions."""
     rows = record("position_embeddings", position[position_ids + POSITION_OFFSET])
     return record("layer_norm", layer_norm(vectors + rows, gamma, beta, eps))

@@ -3,11 +3,10 @@
     x = LayerNorm(x + out_proj(attention(x)))         norm1
     x = LayerNorm(x + linear2(activation(linear1(x))))  norm2
 
-"Post-norm": what is normalised is the sum, after the residual has been added, as in the original Transformer. Only
-attention looks at more than one token; it asks a `Layout` how tokens lie in the array. All the rest works on the last
-axis and does not care.
+"Post-norm": the sum is normalised after the residual has been added, as in the original Transformer. Only attention
+reads more than one token; a `Layout` tells it how the tokens are arranged. Everything else works on the last axis.
 
-Source: transformers 4.40.2, `ErnieMEncoderLayer`, `ErnieMAttention`; dropout at the same places.
+Source: transformers 4.40.2, `ErnieMEncoderLayer`, `ErnieMAttention`; dropout in the same places.
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ from .linear import linear
 from .parameters import EncoderLayer
 from .trace import Tokens, record, scope
 
-# Drops attention probabilities, at the places where the second argument is true; None: everywhere.
+# Dropout of attention probabilities, where the second argument is True (None: everywhere).
 Drop = Callable[["Array", "Array | None"], "Array"]
 
 
 class Layout(Protocol):
-    """How tokens lie in an array: `Padded` (B, S, ...) or `Packed` (T, ...)."""
+    """How tokens are arranged in an array: `Padded` (B, S, ...) or `Packed` (T, ...)."""
 
     @property
     def valid(self) -> Array | None:
-        """(B, S), True where a token stands; None where every place of the array is a token's."""
+        """(B, S), True at real tokens; None if the array holds no padding."""
 
     def attend(
         self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
     ) -> tuple[Array, Array | None]:  # (..., H, D) x 3 -> (..., H, D), the probabilities if they are kept
-        """Let every token attend to those that it may."""
+        """Attention in this layout."""
 
 
 @dataclass(frozen=True)
 class Padded:
-    """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask."""
+    """A (B, S) rectangle. `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask."""
 
     valid: Array | None  # (B, S)
     mask: Array | None
@@ -55,7 +54,7 @@ class Padded:
     def attend(
         self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
     ) -> tuple[Array, Array | None]:  # (B, S, H, D) x 3 -> (B, S, H, D), (B, H, S, S)
-        """Attention on the rectangle, under the mask."""
+        """Attention on the rectangle, with the mask."""
         pairs = None if self.valid is None else self.valid[:, None, :, None] & self.valid[:, None, None, :]
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, S, D)
         context, probs = attention(q, k, v, self.mask, head_mask, lambda x: drop(x, pairs))
@@ -64,7 +63,7 @@ class Padded:
 
 @dataclass(frozen=True)
 class Packed:
-    """T tokens and nothing else; sequence b is rows `cu_seqlens[b:b+2]`. `tokens` says where they came from."""
+    """T real tokens; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1]. `tokens` holds their original positions."""
 
     tokens: Tokens
     cu_seqlens: Array  # (B + 1,)
@@ -78,7 +77,7 @@ class Packed:
 
 
 def zero_padding(x: Array, valid: Array | None) -> Array:  # (B, S, E), (B, S) -> (B, S, E)
-    """Set padded positions to 0, whatever they held (nan too); no padding, no change."""
+    """Set padded positions to 0, even if they hold nan. Without padding, return `x`."""
     return x if valid is None else np.where(valid[..., None], x, 0.0).astype(x.dtype, copy=False)
 
 
@@ -90,7 +89,7 @@ def self_attention(
     head_mask: Array | None = None,
     rng: np.random.Generator | None = None,
 ) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
-    """Project to queries, keys and values, attend, and mix the heads. A pruned layer has fewer than the usual heads."""
+    """Project to queries, keys and values, attend, and mix the heads. A pruned layer has fewer heads."""
     D = config.hidden_size // config.num_attention_heads
 
     def heads(name: str) -> Array:  # (..., E) -> (..., H, D)
@@ -114,7 +113,7 @@ def encoder_layer(
     head_mask: Array | None = None,
     rng: np.random.Generator | None = None,
 ) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
-    """One layer: attention, then a feed-forward network on each token; each with a residual and a normalisation."""
+    """One layer: attention, then a feed-forward network on each token, each with a residual and a LayerNorm."""
     eps, valid = config.layer_norm_eps, layout.valid
     p_hidden = config.hidden_dropout_prob
     p_activation = p_hidden if config.act_dropout is None else config.act_dropout

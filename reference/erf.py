@@ -1,15 +1,15 @@
-"""The error function, which NumPy lacks, and the tail of the normal distribution that it is made of.
+"""The error function, which NumPy lacks, built on the tail of the normal distribution.
 
     erf(x) = 2/√π ∫₀ˣ exp(-t²) dt            Φ(-a) = ½ erfc(a/√2) = ½ (1 - erf(a/√2))
 
-|x| < 1: the Maclaurin series of erf. |x| >= 1: erf(x) = ±(1 - 2 Φ(-√2 |x|)), where the tail is
+|x| < 1.1: the Maclaurin series of erf. |x| >= 1.1: erf(x) = ±(1 - 2 Φ(-√2 |x|)), where the tail is
 
     Φ(-a) = exp(-a²/2) · M(a),    M(a) = ½ exp(a²/2) erfc(a/√2) ≈ P(a) / Q(a),    a >= 0.
 
-M falls slowly and smoothly, from ½ to 1/(a√(2π)), and a ratio of two polynomials follows it closely; the exponential
-carries the many decades. Nothing is lost on the way: all coefficients are positive, so no sum in P or Q cancels.
+M decreases slowly and smoothly, from ½ towards 1/(a√(2π)), so a ratio of two polynomials approximates it closely; the
+exponential covers the many orders of magnitude. All coefficients are positive, so no sum in P or Q cancels.
 Left out: complex arguments. Source: W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp.
-23 (1969), for the idea of a rational function beside an exponential; the coefficients are this project's own.
+23 (1969), for the idea of a rational function times an exponential; the coefficients are this project's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 from .array import Array, floating
 
-# P and Q, highest power first. P/Q equals M at the Chebyshev points of (a - k)/(a + k) for a in [0, top]; solving for
-# the coefficients is a linear system, done with 60 digits in tests/reference/test_erf.py, which compares these.
+# P and Q, highest power first. P/Q equals M at the Chebyshev points of (a - k)/(a + k) for a in [0, top]. The
+# coefficients solve a linear system; tests/reference/test_erf.py solves it with 60 digits and compares.
 # float32: k = 3, top = 14.5, |P/Q - M| <= 7.4e-9 M. float64: k = 4, top = 39, |P/Q - M| <= 1.8e-18 M.
 # Beyond `top` the exponential is 0 in that dtype.
 RATIO = {
@@ -44,30 +44,31 @@ RATIO = {
     ),
 }
 
-# Past this, Φ(-a) is 0 in float32 (from 14.3 on) and in float64 (from 38.6 on), and so is a·Φ(-a).
+# Beyond this, Φ(-a) and a·Φ(-a) are 0 in float32 (from 14.3 on) and in float64 (from 38.6 on).
 TAIL_END = 40.0
 
-# Adding and subtracting 1.5·2³² rounds a float64 to a multiple of 2⁻²⁰; below 64 that leaves 26 binary digits.
+# Adding and subtracting 1.5·2³² rounds a float64 to a multiple of 2⁻²⁰; a number below 64 keeps 26 bits.
 ROUNDER = 1.5 * 2.0**32
 
-# Below this the series is the more accurate, above it 1 - 2Φ.
+# Below this the series is more accurate, above it 1 - 2Φ.
 NEAR = 1.1
 
-# erf(x)/x - 1 in powers of x²: 2/√π Σ (-1)ⁿ x²ⁿ / (n! (2n + 1)), highest first. The 1 is apart because x + x·(small)
-# rounds better than x·(1 + small); the last entry is 2/√π - 1. At |x| = 1.1 the first term left out is 3e-20.
+# erf(x)/x - 1 in powers of x²: 2/√π Σ (-1)ⁿ x²ⁿ / (n! (2n + 1)), highest first. The 1 is separate because
+# x + x·(small) rounds better than x·(1 + small); the last entry is 2/√π - 1. At |x| = 1.1 the first term left
+# out is 3e-20.
 SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(20, 0, -1)]
 SERIES.append(0.12837916709551257)
 
-# Elements that are worked on at a time: few enough that the arrays in use (256 KiB each in float32) stay in cache,
-# enough that the forty calls into NumPy per piece cost little beside their work.
+# Elements processed at a time: few enough that the arrays in use (256 KiB each in float32) stay in cache, enough that
+# the overhead of forty NumPy calls per piece is small.
 PIECE = 65536
 
 
 def erf(x: Array) -> Array:  # (...) -> (...)
-    """The error function of every element: float16, float32 or float64 in, the same out, x unchanged.
+    """The error function, elementwise: float16, float32 or float64 in, the same dtype out; x is unchanged.
 
-    float64 is within 2 ulp: at |x| = 1.1, where the series ends, its terms have begun to cancel, and 2Φ, which is 0.12
-    there, brings an eighth of its error of some 10 u. float32 and float16 are computed in float64 and rounded once.
+    float64 is within 2 ulp: near |x| = 1.1 the terms of the series begin to cancel, and 2Φ, which is 0.12 there,
+    contributes an eighth of its error of about 10 u. float32 and float16 are computed in float64 and rounded once.
     erf(±inf) = ±1, erf(±0) = ±0, erf(nan) = nan. Raises TypeError for other dtypes.
     """
     return in_pieces(_erf, floating("x", x))
@@ -83,10 +84,10 @@ def _erf(x: Array, out: Array) -> None:
 
 
 def normal_tail(a: Array) -> Array:  # (...) -> (...)
-    """Φ(-a), the probability of a normal variable below -a, for 0 <= a <= TAIL_END in float32 or float64; nan for nan.
+    """Φ(-a), the probability that a normal variable is below -a: 0 <= a <= TAIL_END, float32 or float64; nan for nan.
 
-    The relative error, with u = 2⁻²⁴ or 2⁻⁵³, is that of `gaussian` plus at most 10 u where the result is a normal
-    number: the terms of P and Q are positive, so that rounding errors do not grow, and partly cancel in P/Q.
+    Unless the result is subnormal, its relative error, with u = 2⁻²⁴ or 2⁻⁵³, is that of `gaussian` plus at most 10 u:
+    the terms of P and Q are positive, so rounding errors do not grow, and partly cancel in P/Q.
     """
     numerator, denominator = RATIO[a.dtype]
     tail = gaussian(a)
@@ -96,11 +97,11 @@ def normal_tail(a: Array) -> Array:  # (...) -> (...)
 
 
 def gaussian(a: Array) -> Array:  # (...) -> (...)
-    """exp(-a²/2) for 0 <= a <= TAIL_END. In float32 with a relative error of (5 + a²/2) u, in float64 of 5 u.
+    """exp(-a²/2) for 0 <= a <= TAIL_END. The relative error is at most (5 + a²/2) u in float32, 5 u in float64.
 
-    Rounding a² moves the exponent by up to u·a²/2, no more than if a itself had been off by half an ulp. float32 stays
-    with that. float64, the measure of everything else, adds what the rounding lost: with h = a rounded to 26 digits,
-    a² = h² + (a - h)(a + h), where h² is exact.
+    Rounding a² shifts the exponent by up to u·a²/2, no more than an error of half an ulp in a would. float32 accepts
+    that. float64, against which everything else is measured, adds what the rounding lost: with h = a rounded to
+    26 bits, a² = h² + (a - h)(a + h), where h² is exact.
     """
     value = a * a
     value *= -0.5
@@ -113,7 +114,7 @@ def gaussian(a: Array) -> Array:  # (...) -> (...)
 
 
 def polynomial(coefficients: Sequence[float], x: Array) -> Array:  # (...) -> (...)
-    """c₀xⁿ + c₁xⁿ⁻¹ + ... + cₙ by Horner's rule, two or more coefficients, highest power first."""
+    """c₀xⁿ + c₁xⁿ⁻¹ + ... + cₙ by Horner's rule: at least two coefficients, highest power first."""
     value = x * coefficients[0]
     for coefficient in coefficients[1:-1]:
         value += coefficient
@@ -123,9 +124,9 @@ def polynomial(coefficients: Sequence[float], x: Array) -> Array:  # (...) -> (.
 
 
 def in_pieces(function: Callable[[Array, Array], None], x: Array) -> Array:
-    """Call `function(piece of x, the same piece of the result)` until all is done: what it allocates stays in cache.
+    """Call `function(piece of x, same piece of the result)` for every piece, so that its temporaries stay in cache.
 
-    In one thread: two gain nothing right after a matrix product, as BLAS's own threads still spin for a while then.
+    Single-threaded: a second thread gains nothing right after a matrix product, while BLAS's own threads still spin.
     """
     out = np.empty(x.shape, x.dtype)
     flat, flat_out = x.reshape(-1), out.reshape(-1)

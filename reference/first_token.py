@@ -1,10 +1,10 @@
-"""Attention for the first token of each sequence alone.
+"""Attention from only the first token of each sequence.
 
     context[b] = softmax(q_b Kᵀ / √D) V        K, V: the keys and values of sequence b
 
-A head that reads only the first token needs nothing else of the last layer: keys and values of all tokens, but one
-query, one row of scores, and one token through the feed-forward network for each sequence. `packed_attention` would
-give the same rows among all others.
+A head that reads only the first token needs less of the last layer: the keys and values of all tokens, but one query,
+one row of scores and one token through the feed-forward network per sequence. `packed_attention` computes the same
+rows, among all others.
 
 Source: the pooler of BERT (Devlin et al., 2018), which reads one token; transformers' `ErnieMPooler`.
 """
@@ -21,10 +21,10 @@ from .padding import check_cu_seqlens
 
 
 def first_token_attention(q: Array, kv: Array, cu_seqlens: Array) -> Array:  # (B, H, D), (T, 2, H, D), (B + 1,)
-    """Let query b look at the keys of sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`: (B, H, D).
+    """Attend from query b to sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`; returns (B, H, D).
 
-    A sequence without tokens gives 0. Raises ValueError if shapes do not fit, or `cu_seqlens` does not rise from
-    0 to T.
+    The context of an empty sequence is 0. Raises ValueError unless the shapes fit and `cu_seqlens` is non-decreasing
+    from 0 to T.
     """
     if kv.ndim != 4 or kv.shape[1] != 2:
         raise ValueError(f"kv: expected shape (T, 2, H, D), got {kv.shape}")

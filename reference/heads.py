@@ -1,15 +1,15 @@
-"""Five heads: what is put on top of the encoder for a task, and the loss it is trained with.
+"""Five heads: the layers on top of the encoder for each task, and their training losses.
 
-    sequence classification   classifier(dropout(pooled))             one answer for a text
+    sequence classification   classifier(dropout(pooled))             one answer per text
     multiple choice           classifier(dropout(pooled)) per choice  which of C texts
-    token classification      classifier(dropout(hidden))             one answer for each token
-    question answering        qa_outputs(hidden)                      where the one span begins and ends
-    information extraction    linear_start(hidden), linear_end(...)   where spans begin and end: many, or none
+    token classification      classifier(dropout(hidden))             one answer per token
+    question answering        qa_outputs(hidden)                      where the single span begins and ends
+    information extraction    linear_start(hidden), linear_end(...)   where any number of spans begin and end
 
-Padding takes no part: at padded positions token logits are the classifier's bias, span logits `padded_logit`, and no
-loss counts them, nor a row, or a choice, that holds no token.
+Padding has no effect: at padded positions token logits are the classifier's bias and span logits are `padded_logit`.
+The losses ignore padded positions, and rows and choices without tokens.
 
-Source: transformers 4.40.2, `modeling_ernie_m.py`; paddlenlp 2.8.1, `UIEM`. In both, padding does take part.
+Source: transformers 4.40.2, `modeling_ernie_m.py`; paddlenlp 2.8.1, `UIEM`. In both, padding does have an effect.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .trace import record, scope
 
 
 def padded_logit(dtype: Any) -> float:
-    """The logit of a place that holds no token: so low that nothing picks it, and that a sum of two stays finite."""
+    """The logit of a padded position: too low to be picked, but the sum of two is still finite."""
     return float(np.finfo(dtype).min) / 4
 
 
 class _Head(PretrainedModel):
-    """A model with something on top. `options` of a call are the arguments of `ErnieMModel.__call__`."""
+    """A model with a head on top. The `options` of a call are the arguments of `ErnieMModel.__call__`."""
 
     def _encode(self, options: dict[str, Any]) -> Encoded:
         with scope("ernie_m"):
@@ -55,19 +55,19 @@ class _Head(PretrainedModel):
 
 
 class ErnieMForSequenceClassification(_Head):
-    """One answer for each text, of `config.num_labels`."""
+    """One answer per text, with `config.num_labels` logits."""
 
     @classmethod
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": config.num_labels}
 
     def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
-        """Logits (B, C), and the loss if there are `labels`.
+        """Return logits (B, C), and the loss if `labels` are given.
 
-        The loss is `config.problem_type`'s: "regression", with `labels` (B, C) numbers, or (B,) if C = 1;
-        "single_label_classification", (B,) integers in [0, C), or -100 to leave a row out;
-        "multi_label_classification", (B, C) numbers from 0 to 1. If it is None: the first if C = 1, else the second
-        for integers, the third for floating point. `options`: as of `ErnieMModel.__call__`.
+        `config.problem_type` selects the loss: "regression", with `labels` (B, C) numbers, or (B,) if C = 1;
+        "single_label_classification", (B,) integers in [0, C), or -100 to ignore a row;
+        "multi_label_classification", (B, C) numbers from 0 to 1. If it is None: the first if C = 1, otherwise the
+        second for integers and the third for floating point. `options`: see `ErnieMModel.__call__`.
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         logits = self._pooled_logits(encoded, options)
@@ -89,23 +89,23 @@ class ErnieMForSequenceClassification(_Head):
         return binary_cross_entropy(logits, targets.probabilities("labels", values), counted)
 
 
-# How many axes each input of a multiple-choice call may have; a mask may be (B, C, S) or (B, C, S, S).
+# The number of axes of each input of a multiple-choice call; a mask may be (B, C, S) or (B, C, S, S).
 CHOICE_AXES = {"input_ids": (3,), "attention_mask": (3, 4), "position_ids": (3,), "inputs_embeds": (4,)}
 
 
 class ErnieMForMultipleChoice(_Head):
-    """Which of C texts: each gets one number, and they are compared."""
+    """Choose one of C texts: each gets one logit."""
 
     @classmethod
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": 1}
 
     def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
-        """Logits (B, C), and the cross-entropy if there are `labels`, (B,) integers in [0, C).
+        """Return logits (B, C), and the cross-entropy if `labels`, (B,) integers in [0, C), are given.
 
         Inputs have an axis for the choices: `input_ids`, `attention_mask` and `position_ids` (B, C, S),
-        `inputs_embeds` (B, C, S, E); hidden states and attentions come as rows (B·C, ...). A choice without tokens
-        has the lowest logit and takes no part in the loss.
+        `inputs_embeds` (B, C, S, E); hidden states and attentions are returned as rows (B·C, ...). A choice without
+        tokens has the logit `padded_logit` and is ignored in the loss.
         """
         options = {"input_ids": input_ids, **options}
         B, C = targets.choices(options)
@@ -124,7 +124,7 @@ class ErnieMForMultipleChoice(_Head):
 
 
 class ErnieMForTokenClassification(_Head):
-    """One answer for each token, of `config.num_labels`."""
+    """One answer per token, with `config.num_labels` logits."""
 
     has_pooler = False
 
@@ -133,9 +133,9 @@ class ErnieMForTokenClassification(_Head):
         return {"classifier": config.num_labels}
 
     def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
-        """Logits (B, S, C), and the cross-entropy if there are `labels`, (B, S) integers in [0, C), or -100.
+        """Return logits (B, S, C), and the cross-entropy if `labels`, (B, S) integers in [0, C), or -100, are given.
 
-        Labels on padded positions count as -100.
+        Labels at padded positions are treated as -100.
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         hidden = self._drop(encoded.hidden, options, encoded.valid)
@@ -162,9 +162,10 @@ class ErnieMForQuestionAnswering(_Head):
     def __call__(
         self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
     ) -> QuestionAnsweringOutput[Array]:
-        """Start and end logits (B, S); with both targets, (B,) integers, the mean of two cross-entropies over S.
+        """Return start and end logits (B, S), and, given both targets, (B,) integers, the mean of two cross-entropies.
 
-        A target below 0 counts as 0; one past the row, or on a padded position, is left out.
+        Each is over the S positions. A target below 0 counts as 0; one past the end of the row, or at a padded
+        position, is ignored.
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         both = record("qa_outputs", linear(encoded.hidden, self.parameters.head["qa_outputs"]))  # (B, S, 2)
@@ -182,7 +183,7 @@ class ErnieMForQuestionAnswering(_Head):
 
 
 class ErnieMForInformationExtraction(_Head):
-    """Where spans begin and end: each token is asked alone, so that there may be many spans, or none."""
+    """Where spans begin and end: each token is scored independently, so there may be many spans, or none."""
 
     @classmethod
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
@@ -191,10 +192,10 @@ class ErnieMForInformationExtraction(_Head):
     def __call__(
         self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
     ) -> InformationExtractionOutput[Array]:
-        """Start and end logits and probabilities (B, S).
+        """Return start and end logits and probabilities (B, S).
 
-        With both targets, (B, S) numbers from 0 to 1 (is there a start, an end, here?), the loss is the mean of two
-        binary cross-entropies over all valid tokens of the batch.
+        Given both targets, (B, S) numbers from 0 to 1 (does a span start, or end, here?), the loss is the mean of two
+        binary cross-entropies over all real tokens of the batch.
         """
         encoded = self._encode({"input_ids": input_ids, **options})
         start, end = (self._logits(name, encoded) for name in ("linear_start", "linear_end"))

@@ -1,12 +1,12 @@
 """The inputs of a call, validated: ids or vectors, masks, positions.
 
-Everything a caller passes is checked here, before any work; an error names the argument, what was expected and what
-came. Nothing is checked again further in, and nothing that the caller passed is changed.
+All arguments are validated here, before any computation. An error names the argument, what was expected and what was
+passed. Nothing is validated again later, and the caller's arrays are never modified.
 
-A position is *padding* if the (B, S) mask says 0, or if its row of a (B, S, S) mask allows nothing. Padding is zero
-in every hidden state and takes part in nothing, whatever it holds.
+A position is *padding* if the (B, S) mask is 0 there, or if its row of a (B, S, S) mask is all 0. Padding is zero in
+every hidden state and affects no other position, whatever values it holds.
 
-The checks of shapes and their messages serve `ernie_m.kernels` too; they take shapes, not arrays.
+The shape checks take shapes, not arrays, and are shared with `ernie_m.kernels`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Shape = tuple[int, ...]
 class Inputs(Generic[A]):
     """The validated inputs of a call.
 
-    Either `input_ids` (B, S) or `inputs_embeds` (B, S, E). `valid` (B, S): True at real tokens; None if the whole
-    rectangle is tokens. `mask`: what else limits who attends to whom, broadcast to (B, H, S, S), boolean or added to
-    the scores; None if every token attends to every token of its row.
+    Either `input_ids` (B, S) or `inputs_embeds` (B, S, E). `valid` (B, S): True at real tokens; None means no padding.
+    `mask`: any further limit on attention, broadcast to (B, H, S, S), boolean or added to the scores; None if every
+    token attends to every token of its row.
     """
 
     input_ids: A | None
@@ -47,9 +47,9 @@ class Inputs(Generic[A]):
 def check_inputs(
     config: ErnieMConfig, dtype: Any, input_ids: Any, attention_mask: Any, position_ids: Any, inputs_embeds: Any
 ) -> Inputs[Array]:
-    """Validate what a call was given, and fill in what it left out: the mask, and positions that count columns.
+    """Validate the arguments of a call and fill in defaults: the mask, and column numbers as positions.
 
-    Raises TypeError or ValueError that names the argument.
+    Raises TypeError or ValueError, naming the argument.
     """
     check_one_given(input_ids, inputs_embeds)
     ids, vectors = None, None
@@ -74,7 +74,7 @@ def check_inputs(
 def _masks(
     config: ErnieMConfig, dtype: Any, ids: Array | None, attention_mask: Any, shape: tuple[int, int]
 ) -> tuple[Array | None, Array | None]:
-    """`valid` and `mask` of `Inputs`, from the caller's mask or, without one, from `config.default_mask`."""
+    """`valid` and `mask` of `Inputs`, from the caller's mask or, if there is none, from `config.default_mask`."""
     if attention_mask is None:
         if ids is None:
             return None, None
@@ -88,7 +88,7 @@ def _masks(
     allowed = zeros_and_ones("attention_mask", given)
     if given.ndim == 2:
         return allowed, None
-    # A token that may attend to nothing is padding, so nobody attends to it; that may leave another with nothing.
+    # A token that may attend to nothing is padding, so no token may attend to it. That can make others padding too.
     while True:
         valid: Array = np.any(allowed, axis=2)
         settled = allowed & valid[:, None, :]
@@ -98,7 +98,7 @@ def _masks(
 
 
 def _positions(config: ErnieMConfig, position_ids: Any, valid: Array | None, shape: tuple[int, int]) -> Array:
-    """The position of each place of the rectangle, (B, S); padding may lie beyond the table, and gets 0."""
+    """Position ids (B, S). Padding may lie beyond the position table, and gets 0."""
     limit = config.max_position_embeddings - POSITION_OFFSET
     if position_ids is None:
         positions = np.broadcast_to(np.arange(shape[1]), shape)
@@ -115,9 +115,9 @@ def _positions(config: ErnieMConfig, position_ids: Any, valid: Array | None, sha
 
 
 def check_head_mask(config: ErnieMConfig, dtype: Any, head_mask: Any) -> list[Array | None]:
-    """One (H,) array for each layer, or None; for a pruned layer, only the heads that it still has.
+    """The head mask (H,) of each layer, or None if no mask is passed; a pruned layer's has only its remaining heads.
 
-    Raises ValueError unless the mask is (H,), for all layers, or (L, H), with the heads of the unpruned model.
+    Raises ValueError unless the mask is (H,), for all layers, or (L, H), where H counts the heads before pruning.
     """
     L, H = config.num_hidden_layers, config.num_attention_heads
     if head_mask is None:
@@ -131,18 +131,18 @@ def check_head_mask(config: ErnieMConfig, dtype: Any, head_mask: Any) -> list[Ar
 
 
 def integers(name: str, values: Any) -> Array:
-    """`values` as an array of integers. Raises TypeError, naming the argument, for anything else, booleans too."""
+    """`values` as an array of integers. Raises TypeError for other dtypes (even bool), ValueError for ragged lists."""
     try:
         array = np.asarray(values)
     except ValueError:
-        raise ValueError(f"{name}: expected rows of one length, got a ragged list") from None
+        raise ValueError(f"{name}: expected rows of equal length, got a ragged list") from None
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     return array
 
 
 def zeros_and_ones(name: str, values: Array) -> Array:
-    """`values` as booleans. Raises an error unless they are booleans, or numbers that are all 0 or 1."""
+    """`values` as booleans. Raises TypeError or ValueError unless they are booleans, or numbers that are all 0 or 1."""
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected booleans or numbers that are 0 or 1, got {values.dtype}")
     if values.dtype != bool:
@@ -150,7 +150,7 @@ def zeros_and_ones(name: str, values: Array) -> Array:
     return values.astype(bool)
 
 
-# What follows is shared with `ernie_m.kernels.inputs`.
+# Everything below is shared with `ernie_m.kernels.inputs`.
 
 
 def check_zeros_and_ones(name: str, values: Array) -> None:

@@ -1,11 +1,11 @@
-"""Layer normalisation: each token's E numbers get mean 0 and variance 1, then a learned scale γ and shift β.
+"""Layer normalisation: give each token's E numbers mean 0 and variance 1, then apply a learned scale γ and shift β.
 
     y = (x − mean(x)) / √(var(x) + ε) · γ + β,   var(x) = mean((x − mean(x))²)
 
-The variance is the mean of squares over E, not E − 1. It is taken after the mean has been subtracted: the shortcut
-mean(x²) − mean(x)² subtracts two large numbers when the mean is large, and loses the digits that count.
+The variance divides by E, not E − 1. It is computed after subtracting the mean: if the mean is large, the shortcut
+mean(x²) − mean(x)² subtracts two large numbers and loses the significant digits.
 
-Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3; torch.nn.LayerNorm for where ε stands.
+Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3; torch.nn.LayerNorm for the position of ε.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..
 def add_layer_norm(
     x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, eps: float
 ) -> Array:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E)
-    """What ends each half of a Transformer layer, in one step: LayerNorm(x + bias + residual).
+    """The end of each half of a Transformer layer, in one step: LayerNorm(x + bias + residual).
 
     `x` is a matrix product whose bias has not been added yet.
     """

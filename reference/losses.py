@@ -1,12 +1,12 @@
-"""The losses that the heads are trained with. Each is a mean over the targets that count.
+"""The training losses of the heads, each a mean over the targets that count.
 
     cross-entropy     −log softmax(logits)[target]
     binary            −t·log σ(x) − (1 − t)·log(1 − σ(x))  =  max(x, 0) − x·t + log(1 + e^{−|x|})
     squared error     (x − t)²
 
-Where nothing counts, the mean of nothing is nan, as in torch, and no warning is given.
+If no target counts, the loss is nan, as in torch, without a warning.
 
-Source: torch.nn.CrossEntropyLoss, BCEWithLogitsLoss, MSELoss; which of them serves whom: transformers 4.40.2.
+Source: torch.nn.CrossEntropyLoss, BCEWithLogitsLoss, MSELoss; transformers 4.40.2 for which head uses which.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def mean_of(values: Array, counted: Array) -> Array:  # two arrays of one shape 
 
 
 def log_softmax(logits: Array) -> Array:  # (..., C) -> (..., C)
-    """log softmax(x) = x − max − log Σ e^{x − max}, which stays finite where the softmax itself would be 0."""
+    """log softmax(x) = x − max − log Σ e^{x − max}, which stays finite where the softmax underflows to 0."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def cross_entropy(logits: Array, labels: Array, counted: Array | None = None) -> Array:  # (N, C), (N,) -> ()
-    """Mean over the rows whose label is not -100 (and that count, if `counted` (N,) is given)."""
+    """Mean over the rows whose label is not -100 (and where `counted` (N,) is True, if given)."""
     keep = labels != IGNORE_INDEX
     keep = keep if counted is None else keep & counted
     targets = np.where(keep, labels, 0)
@@ -41,13 +41,13 @@ def cross_entropy(logits: Array, labels: Array, counted: Array | None = None) ->
 
 
 def binary_cross_entropy(logits: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
-    """Mean over all elements (that count, if `counted` is given) of the binary cross-entropy with logits."""
+    """Mean binary cross-entropy with logits, over all elements or those where `counted` is True."""
     losses = np.maximum(logits, 0.0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
     return mean_of(losses, np.ones(losses.shape, bool) if counted is None else counted)
 
 
 def squared_error(values: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
-    """Mean over all elements (that count, if `counted` is given) of (value − target)²."""
+    """Mean of (value − target)², over all elements or those where `counted` is True."""
     losses = np.square(values - targets)
     return mean_of(losses, np.ones(losses.shape, bool) if counted is None else counted)
 
@@ -55,8 +55,8 @@ def squared_error(values: Array, targets: Array, counted: Array | None = None) -
 def span_loss(logits: Array, positions: Array, valid: Array) -> Array:  # (B, S), (B,), (B, S) -> ()
     """Cross-entropy over the valid positions of a row. A target below 0 counts as 0.
 
-    A target past the row, or on a position that is not valid, is left out. `logits` are at their least where `valid`
-    is False (`heads.PADDED_LOGIT`), so that padding takes no part in the softmax.
+    A target past the end of the row, or at an invalid position, is ignored. `logits` are `heads.padded_logit` where
+    `valid` is False, so padding does not affect the softmax.
     """
     B, S = logits.shape
     targets = np.maximum(positions, 0)

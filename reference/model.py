@@ -1,13 +1,13 @@
 """The bare model: embeddings, encoder, pooler.
 
-    x = dropout(embed(ids))                     (B, S, E), or (T, E) with the padding left out
+    x = dropout(embed(ids))                     (B, S, E), or packed (T, E)
     x = layer(x) for each layer
     pooled = tanh(dense(first token))           (B, E)
 
-A batch whose (B, S) mask marks padding is packed on entry and padded again on exit, unless something is asked for
-that only the rectangle has: attention maps, or a (B, S, S) mask. Both paths give the same numbers, up to rounding.
+A batch with padding is packed on entry and padded again on exit, unless attention maps or a (B, S, S) mask require the
+rectangle. Both paths agree up to rounding.
 
-Leaves out: decoding, caches, cross-attention. Source: transformers 4.40.2, `ErnieMModel`, `ErnieMPooler`.
+Left out: decoding, caches, cross-attention. Source: transformers 4.40.2, `ErnieMModel`, `ErnieMPooler`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .trace import Tokens, packed_tokens, record, scope
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder gives a head: `hidden` (B, S, E), which places hold tokens, (B, S), and what was asked for."""
+    """What the encoder passes to a head: `hidden` (B, S, E), `valid` (B, S), True at real tokens, optional outputs."""
 
     hidden: Array
     valid: Array
@@ -41,7 +41,7 @@ class Encoded:
 
 
 def choose_layout(inputs: Inputs[Array], output_attentions: bool) -> Layout:
-    """Packed where there is padding and nothing needs the rectangle."""
+    """Packed if there is padding and nothing requires the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     if valid is None or mask is not None:
         return Padded(valid, mask)
@@ -52,7 +52,7 @@ def choose_layout(inputs: Inputs[Array], output_attentions: bool) -> Layout:
 
 
 def embed_inputs(model: PretrainedModel, inputs: Inputs[Array], layout: Layout) -> Array:  # -> (B, S, E) or (T, E)
-    """The embeddings' output, before dropout, of the tokens that `layout` keeps."""
+    """The embedding output, before dropout, of the tokens in `layout`."""
 
     def keep(x: Array) -> Array:
         return unpad(x, layout.tokens.indices) if isinstance(layout, Packed) else x
@@ -80,7 +80,7 @@ def encode(
     output_attentions: bool = False,
     rng: np.random.Generator | None = None,
 ) -> Encoded:
-    """Run embeddings and encoder on what a caller passed. Arguments as of `ErnieMModel.__call__`."""
+    """Validate the inputs and run embeddings and encoder. The arguments are those of `ErnieMModel.__call__`."""
     config, p = model.config, model.parameters
     inputs = check_inputs(config, model.dtype, input_ids, attention_mask, position_ids, inputs_embeds)
     head_masks = check_head_mask(config, model.dtype, head_mask)
@@ -109,9 +109,9 @@ def encode(
 
 
 def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)
-    """tanh(dense(h)) of each row's first token: column 0, or the first valid one where column 0 is masked.
+    """tanh(dense(h)) of each row's first token: column 0, or the first valid column if column 0 is masked.
 
-    A row without tokens has a hidden state of 0, which gives tanh(bias).
+    In a row without tokens h is 0, so the result is tanh(bias).
     """
     first = encoded.valid.argmax(axis=1)
     hidden = encoded.hidden[np.arange(len(first)), first]
@@ -122,7 +122,7 @@ def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)
 class ErnieMModel(PretrainedModel):
     """The encoder without a head.
 
-    Make one with `from_pretrained(directory)`, or `from_config(config, seed=0)` for random weights.
+    Create one with `from_pretrained(directory)`, or with `from_config(config, seed=0)` for random weights.
     """
 
     def __call__(
@@ -138,16 +138,16 @@ class ErnieMModel(PretrainedModel):
     ) -> ModelOutput[Array]:
         """Encode a batch.
 
-        input_ids: (B, S) integers in [0, vocab_size). Or, in their place,
-        inputs_embeds: (B, S, E) word vectors, to which positions are still added.
+        input_ids: (B, S) integers in [0, vocab_size), or instead
+        inputs_embeds: (B, S, E) word vectors, to which position embeddings are still added.
         attention_mask: (B, S) of 0 and 1, 1 = token, 0 = padding; or (B, S, S) of booleans, True = the row's token may
-            attend to the column's. Without one, `config.default_mask` says what is masked.
+            attend to the column's. Without one, `config.default_mask` determines what is masked.
         position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
         head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
-        output_hidden_states, output_attentions: whether to give them.
-        rng: switches dropout on.
+        output_hidden_states, output_attentions: whether to return them.
+        rng: enables dropout.
 
-        Raises TypeError or ValueError that names the argument, the value, and what was expected.
+        Raises TypeError or ValueError, naming the argument, the value and what was expected.
         """
         encoded = encode(
             self,

@@ -1,4 +1,4 @@
-"""What a call returns, of NumPy arrays here and of torch tensors in `ernie_m.kernels`.
+"""The outputs of the models: NumPy arrays here, torch tensors in `ernie_m.kernels`.
 
 Field names and their order are those of transformers.
 """
@@ -13,7 +13,7 @@ A = TypeVar("A")  # the type of array
 
 @dataclass(frozen=True)
 class Output(Generic[A]):
-    """A frozen record of arrays; fields that were not asked for are None."""
+    """A frozen record of arrays; fields that were not requested are None."""
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
@@ -23,11 +23,11 @@ class Output(Generic[A]):
 
 @dataclass(frozen=True)
 class ModelOutput(Output[A]):
-    """Of `ErnieMModel`.
+    """Output of `ErnieMModel`.
 
-    `last_hidden_state` (B, S, E), or (T, E) of a packed call; `pooler_output` (B, E), None if the model has no pooler;
-    `hidden_states`, L + 1 arrays (B, S, E), the embeddings first; `attentions`, L arrays (B, H, S, S). At padded
-    positions all but `pooler_output` are 0.
+    `last_hidden_state` (B, S, E), or (T, E) for a packed call; `pooler_output` (B, E), None if the model has no pooler;
+    `hidden_states`, L + 1 arrays (B, S, E), the embeddings first; `attentions`, L arrays (B, H, S, S). Padded positions
+    are 0 in all but `pooler_output`.
     """
 
     last_hidden_state: A
@@ -38,7 +38,7 @@ class ModelOutput(Output[A]):
 
 @dataclass(frozen=True)
 class ClassifierOutput(Output[A]):
-    """Of the heads that classify: `logits` (B, C) for sequences and choices, (B, S, C) for tokens; `loss` a scalar."""
+    """Output of the classification heads: `logits` (B, C), or (B, S, C) for token classification; `loss` a scalar."""
 
     loss: A | None = None
     logits: A | None = None
@@ -48,7 +48,7 @@ class ClassifierOutput(Output[A]):
 
 @dataclass(frozen=True)
 class QuestionAnsweringOutput(Output[A]):
-    """`start_logits` and `end_logits` (B, S): where the answer begins and ends."""
+    """`start_logits` and `end_logits` (B, S), for the start and end of the answer."""
 
     loss: A | None = None
     start_logits: A | None = None
@@ -59,7 +59,7 @@ class QuestionAnsweringOutput(Output[A]):
 
 @dataclass(frozen=True)
 class InformationExtractionOutput(Output[A]):
-    """`start_logits`, `end_logits` (B, S), and their sigmoids `start_prob`, `end_prob`: spans may be many, or none."""
+    """`start_logits`, `end_logits` (B, S), and their sigmoids `start_prob`, `end_prob`: for any number of spans."""
 
     loss: A | None = None
     start_logits: A | None = None

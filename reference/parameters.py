@@ -1,10 +1,10 @@
-"""The weights of the model: what there is, in which shape, and how it starts out.
+"""The weights of the model: their names, shapes and initial values.
 
-A model's parameters are frozen dataclasses of arrays, read by name (`layer.q_proj.weight`), so that a missing
-weight is an error where it is used. The same arrays in one flat dictionary have *paths* as keys, such as
-`layers.3.q_proj.weight`; only `checkpoint/names.py` knows what files call them.
+A model's parameters are frozen dataclasses of arrays, read by name (`layer.q_proj.weight`), so a missing weight is an
+error at the point of use. In a flat dictionary, the keys of the same arrays are *paths*, such as
+`layers.3.q_proj.weight`; only `checkpoint/names.py` knows their names in files.
 
-Weights of linear maps are stored (outputs, inputs), as in torch and in Hugging Face's files: y = x @ weight.T + bias.
+Weights of linear maps are (outputs, inputs), as in torch and in Hugging Face's files: y = x @ weight.T + bias.
 
 Source: transformers 4.40.2, `modeling_ernie_m.py`, `ErnieMPreTrainedModel._init_weights` for the initialisation.
 """
@@ -39,7 +39,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """One Transformer layer. Pruned, it has fewer heads: q, k, v have fewer rows, `out_proj` fewer columns."""
+    """One Transformer layer. Pruning heads removes rows of q, k and v and columns of `out_proj`."""
 
     q_proj: Linear  # (H*D, E)
     k_proj: Linear
@@ -53,7 +53,7 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything a model class computes with."""
+    """All weights of a model."""
 
     word_embeddings: Array  # (V, E)
     position_embeddings: Array  # (positions + 2, E)
@@ -64,10 +64,10 @@ class Parameters:
 
 
 def shapes(config: ErnieMConfig, head: Mapping[str, int], pooler: bool) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every array of a model, in the order of the forward pass.
+    """Path and shape of every array of a model, in forward-pass order.
 
-    `head` names the linear maps on top and how many outputs each has, `{"classifier": 3}`; `pooler` says whether the
-    model has one. Layers named in `config.pruned_heads` are narrower by the heads that they lost.
+    `head` maps the name of each linear map on top to its number of outputs, such as `{"classifier": 3}`; `pooler` says
+    whether the model has a pooler. Layers in `config.pruned_heads` are narrower by the heads removed.
     """
     E, F = config.hidden_size, config.intermediate_size
     D = E // config.num_attention_heads
@@ -98,7 +98,7 @@ def shapes(config: ErnieMConfig, head: Mapping[str, int], pooler: bool) -> dict[
 
 
 def flatten(parameters: Parameters) -> dict[str, Array]:
-    """Every array by its path, in the order of `shapes`; the arrays themselves, not copies."""
+    """All arrays by path, in the order of `shapes`; not copied."""
     found: dict[str, Array] = {}
 
     def walk(value: object, path: str) -> None:
@@ -119,7 +119,7 @@ def flatten(parameters: Parameters) -> dict[str, Array]:
 
 
 def unflatten(arrays: Mapping[str, Array]) -> Parameters:
-    """The opposite of `flatten`: `unflatten(flatten(p))` holds the very same arrays as `p`."""
+    """The inverse of `flatten`; arrays are not copied."""
 
     def linear(path: str) -> Linear:
         return Linear(arrays[f"{path}.weight"], arrays[f"{path}.bias"])
@@ -154,12 +154,12 @@ def unflatten(arrays: Mapping[str, Array]) -> Parameters:
 def initialise(
     wanted: Mapping[str, tuple[int, ...]], config: ErnieMConfig, seed: int, dtype: np.dtype[Any]
 ) -> dict[str, Array]:
-    """Fresh arrays for the paths and shapes `wanted` (of `shapes`, or any part of it).
+    """Newly initialised arrays for `wanted`, which is all or part of the result of `shapes`.
 
     Linear and embedding weights are drawn from a normal distribution with standard deviation
-    `config.initializer_range`, biases are 0, layer normalisations start as the identity, and the embedding row of the
-    padding token is 0 (as in torch, that row number of the position table too). The same seed gives the same
-    arrays in every dtype, up to rounding.
+    `config.initializer_range`. Biases are 0, and layer normalisations start as the identity. Row `pad_token_id` is 0 in
+    the word embeddings and, as in torch, in the position embeddings. The same seed gives the same arrays in every
+    dtype, up to rounding.
     """
     rng = np.random.default_rng(seed)
     fresh: dict[str, Array] = {}

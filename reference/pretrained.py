@@ -1,7 +1,7 @@
-"""What the six model classes have in common: a configuration, parameters, and where these come from and go to.
+"""What the six model classes share: a configuration, parameters, loading and saving.
 
-A model never changes: whatever alters it (`astype`, `resize_token_embeddings`, `prune_heads`) gives back a new one,
-which shares the arrays that stay as they are.
+Models are immutable: `astype`, `resize_token_embeddings` and `prune_heads` return a new model, which shares the
+unchanged arrays.
 
 Source: the names are those of transformers' `PreTrainedModel`.
 """
@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound="PretrainedModel")
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """`dtype` as NumPy's; ValueError unless it is one that a model can hold."""
+    """`dtype` as a NumPy dtype. Raises ValueError unless it is float16, float32 or float64."""
     try:
         found = np.dtype(dtype)
     except TypeError:
@@ -36,16 +36,16 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 class PretrainedModel:
-    """A configuration and the parameters that go with it.
+    """A configuration and its parameters.
 
-    `head_sizes(config)` says which linear maps a class has on top, and `has_pooler` whether it has a pooler; the rest
-    of the parameters is the same for all classes.
+    `head_sizes(config)` lists the linear maps on top of the encoder, and `has_pooler` says whether there is a pooler;
+    the other parameters are the same in all classes.
     """
 
     has_pooler = True
 
     def __init__(self, config: ErnieMConfig, parameters: Parameters) -> None:
-        """Raises ValueError if the parameters are not those that the configuration asks for, in number and shape."""
+        """Raises ValueError if the paths or shapes of the parameters do not match the configuration."""
         found = {path: array.shape for path, array in flatten(parameters).items()}
         wanted = self._shapes(config)
         for path in sorted(found.keys() | wanted.keys()):
@@ -65,7 +65,7 @@ class PretrainedModel:
 
     @classmethod
     def from_config(cls: type[Model], config: ErnieMConfig, seed: int = 0, dtype: Any = np.float32) -> Model:
-        """A model with random weights, the same for the same seed (see `parameters.initialise`)."""
+        """A model with random weights, drawn from the seed (see `parameters.initialise`)."""
         return cls(config, unflatten(initialise(cls._shapes(config), config, seed, float_dtype(dtype))))
 
     @classmethod
@@ -77,44 +77,44 @@ class PretrainedModel:
         seed: int = 0,
         **changes: Any,
     ) -> Any:
-        """Read a Hugging Face or a Paddle checkpoint directory.
+        """Load a Hugging Face or Paddle checkpoint directory.
 
-        dtype: float16, float32 or float64; by default the file's, half precision as float32.
-        strict: if weights are missing, unexpected or of a wrong shape, raise one ValueError that lists them all. With
-            `strict=False` the missing ones are made, as `from_config` would with `seed`, and a pair is returned: the
-            model, and the report.
-        changes: fields of the configuration to set differently, such as `num_labels=5`.
+        dtype: float16, float32 or float64; by default that of the file, with half precision widened to float32.
+        strict: if weights are missing, unexpected or of the wrong shape, raise one ValueError that lists them all. With
+            `strict=False`, initialise missing and wrongly shaped weights from `seed`, and return a pair: the model and
+            a `LoadReport`.
+        changes: configuration fields to override, such as `num_labels=5`.
 
-        A head that the file lacks is made by `seed`, which is said on stderr. Raises FileNotFoundError if the directory
-        holds no checkpoint, ValueError if a file is damaged or holds nan.
+        A head or pooler that the file lacks is initialised from `seed`, with a note on stderr. Raises FileNotFoundError
+        if the directory holds no checkpoint, ValueError if a file is damaged or holds nan or infinity.
         """
-        kind = None if dtype is None else float_dtype(dtype)
+        wanted = None if dtype is None else float_dtype(dtype)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         arrays, report = load_parameters(
-            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=kind, strict=strict, seed=seed
+            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=wanted, strict=strict, seed=seed
         )
         model = cls(config, unflatten(arrays))
         return model if strict else (model, report)
 
     def save_pretrained(self, directory: str | PathLike[str], overwrite: bool = False) -> None:
-        """Write `config.json` and `model.safetensors`, which transformers 4.40.2 loads too.
+        """Write `config.json` and `model.safetensors`, which transformers 4.40.2 can load.
 
-        Each is written under a temporary name and renamed. Raises FileExistsError if one exists, unless `overwrite`.
+        Each is written under a temporary name and renamed. Raises FileExistsError if either exists, unless `overwrite`.
         """
         arrays = flatten(self.parameters)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)
 
     def state_dict(self) -> dict[str, Array]:
-        """Every array by the name that it has in a Hugging Face checkpoint; the arrays themselves, not copies."""
+        """All arrays by their names in a Hugging Face checkpoint; not copied."""
         return to_huggingface(flatten(self.parameters))
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The weights' dtype, which is the outputs' too."""
+        """The dtype of the weights and of the outputs."""
         return self.parameters.word_embeddings.dtype
 
     def num_parameters(self) -> int:
-        """How many numbers the model has."""
+        """The number of scalar parameters."""
         return sum(array.size for array in flatten(self.parameters).values())
 
     def astype(self: Model, dtype: Any) -> Model:
@@ -124,21 +124,21 @@ class PretrainedModel:
         return type(self)(self.config, unflatten(arrays))
 
     def resize_token_embeddings(self: Model, size: int, seed: int = 0) -> Model:
-        """The model with a vocabulary of `size` rows: rows at the end are cut off, or added, initialised by `seed`."""
+        """The model with a vocabulary of `size`: rows are cut off, or added and initialised from `seed`."""
         config = self.config.replace(vocab_size=size)
         arrays = flatten(self.parameters)
         kept = arrays["word_embeddings"][:size]
         rows = {"added": (size - len(kept), config.hidden_size)}
-        # The padding row is not among the new ones: it is in the vocabulary, old and new.
+        # No new row needs to be 0: the padding token is always in the old vocabulary.
         added = initialise(rows, config, seed, self.dtype)["added"]
         arrays["word_embeddings"] = np.concatenate([kept, added])
         return type(self)(config, unflatten(arrays))
 
     def prune_heads(self: Model, heads: Mapping[int, Iterable[int]]) -> Model:
-        """The model without the attention heads named in {layer: [heads]}, numbered as before any pruning.
+        """The model without the attention heads in {layer: [heads]}, numbered as in the unpruned model.
 
-        Equal to masking these heads, only cheaper. Heads already pruned may be named again. Raises ValueError for a
-        layer or head that does not exist, or if a layer would be left without any.
+        Equivalent to masking these heads, but cheaper. Heads that are already pruned may be listed again. Raises
+        ValueError if a layer or head does not exist, or if a layer would have no heads left.
         """
         earlier = self.config.pruned_heads
         pruned = {i: tuple(sorted({*earlier.get(i, ()), *heads.get(i, ())})) for i in sorted({*earlier, *heads})}

@@ -1,10 +1,10 @@
 """Softmax with a mask:  softmax(s)_j = e^{s_j} / Σ_k e^{s_k},  over the keys k that a row may attend to.
 
-Subtracting the row's row_max score first changes nothing in exact arithmetic (it cancels), and keeps every exponent
-at or below 0, so that nothing overflows.
+Subtracting the row maximum first changes nothing in exact arithmetic (it cancels) and keeps every exponent at or below
+0, so nothing overflows.
 
-Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2.1. Peers add a large negative number to masked
-scores instead; then a row without any key becomes uniform over keys that do not count. Here such a row is 0.
+Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2.1. Other implementations add a large negative
+number to masked scores, so a row without any key becomes uniform over masked keys. Here such a row is 0.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .array import Array
 def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (..., S)
     """Probabilities over the last axis; each row sums to 1.
 
-    `mask`, broadcast against `scores`, is either boolean (True = takes part; the others get exactly 0, and a row in
-    which nothing takes part is 0 throughout) or floating point (added to the scores).
+    `mask` broadcasts to `scores`. It is boolean (True = included; the others are exactly 0, and a row with nothing
+    included is all 0) or floating point (added to the scores).
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask

@@ -1,7 +1,6 @@
-"""Targets, validated like all other inputs: shape, type and range, named in the error.
+"""The targets of a call, validated: shape, type and range. Errors name the argument.
 
-Nothing further in looks at a target again before it is used as an index. The checks and their messages serve
-`ernie_m.kernels` too.
+Targets are not validated again before they are used as indices. The checks are shared with `ernie_m.kernels`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .losses import IGNORE_INDEX
 
 
 def classes(name: str, values: Any, shape: Shape, C: int) -> Array:
-    """Integers of `shape` in [0, C), or -100. Raises TypeError or ValueError."""
+    """`values` as integers of `shape`, each in [0, C) or -100. Raises TypeError or ValueError."""
     array = integers(name, values)
     check_shape(name, array.shape, shape, (*shape, 1))
     check_classes(name, array, C)
@@ -24,14 +23,14 @@ def classes(name: str, values: Any, shape: Shape, C: int) -> Array:
 
 
 def positions(name: str, values: Any, rows: int) -> Array:
-    """Integers of any size, of shape (B,), or (B, 1) as transformers allows, with B = `rows`."""
+    """`values` as integers of any size and of shape (B,), with B = `rows`; (B, 1) is accepted, as in transformers."""
     array = integers(name, values)
     check_shape(name, array.shape, (rows,), (rows, 1))
     return array.reshape(rows)
 
 
 def numbers(name: str, values: Any, shapes: tuple[Shape, ...], dtype: Any) -> Array:
-    """Finite numbers (integers and booleans too) in one of `shapes`, as `dtype`."""
+    """`values` as finite numbers of `dtype`, in one of `shapes`; integers and booleans are accepted."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
@@ -41,23 +40,23 @@ def numbers(name: str, values: Any, shapes: tuple[Shape, ...], dtype: Any) -> Ar
 
 
 def probabilities(name: str, values: Array) -> Array:
-    """`values`. Raises ValueError unless all are from 0 to 1."""
+    """`values`, unchanged. Raises ValueError unless all are in [0, 1]."""
     check_probabilities(name, values)
     return values
 
 
 def merge_choices(name: str, values: Any, axes: tuple[int, ...], batch: tuple[int, int]) -> Array:
-    """(B, C, ...) -> (B·C, ...), for arrays whose number of axes is among `axes`."""
+    """Reshape (B, C, ...) to (B·C, ...); the number of axes must be in `axes`."""
     array = np.asarray(values)
     check_choices_shape(name, array.shape, axes, batch)
     return array.reshape(-1, *array.shape[2:])
 
 
-# What follows is shared with `ernie_m.kernels.targets`.
+# Everything below is shared with `ernie_m.kernels.targets`.
 
 
 def both_or_neither(start: Any, end: Any) -> bool:
-    """Whether there are targets. Raises ValueError if only one of the two is given."""
+    """Whether both are given. Raises ValueError if only one is."""
     if (start is None) != (end is None):
         missing, given = ("start", "end") if start is None else ("end", "start")
         raise ValueError(f"{missing}_positions: expected together with {given}_positions, got None")
@@ -70,21 +69,21 @@ def choices(options: dict[str, Any]) -> tuple[int, int]:
         if options.get(name) is not None:
             shape = tuple(np.shape(options[name]))
             if len(shape) != letters.count(",") + 1 or 0 in shape:
-                raise ValueError(f"{name}: expected shape {letters} without empty axes, got {shape}")
+                raise ValueError(f"{name}: expected shape {letters} with no empty axis, got {shape}")
             return shape[0], shape[1]
     raise ValueError("input_ids, inputs_embeds: expected exactly one of the two, got neither")
 
 
 def check_shape(name: str, shape: Shape, *allowed: Shape) -> None:
-    """Raise ValueError, with the first or all of the allowed shapes, unless `shape` is among them."""
+    """Raise ValueError, listing the allowed shapes, unless `shape` is one of them."""
     if tuple(shape) not in [tuple(one) for one in allowed]:
-        # A trailing axis of 1 is allowed but not advertised.
-        told = [tuple(one) for one in allowed if tuple(one) != (*allowed[0], 1)]
-        raise ValueError(f"{name}: expected shape {' or '.join(map(str, told))}, got {tuple(shape)}")
+        # A trailing axis of 1 is allowed but not listed.
+        listed = [tuple(one) for one in allowed if tuple(one) != (*allowed[0], 1)]
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, listed))}, got {tuple(shape)}")
 
 
 def check_choices_shape(name: str, shape: Shape, axes: tuple[int, ...], batch: tuple[int, int]) -> None:
-    """Raise ValueError unless `shape` begins with (B, C) and has a number of axes among `axes`."""
+    """Raise ValueError unless `shape` begins with (B, C) and its number of axes is in `axes`."""
     if len(shape) not in axes or tuple(shape[:2]) != batch:
         raise ValueError(f"{name}: expected shape (B, C, ...) = ({batch[0]}, {batch[1]}, ...), got {tuple(shape)}")
 
@@ -93,7 +92,7 @@ def check_classes(name: str, values: Array, C: int) -> None:
     """Raise ValueError, with the first offending value, unless all are in [0, C) or -100."""
     wrong = values[((values < 0) | (values >= C)) & (values != IGNORE_INDEX)]
     if wrong.size:
-        raise ValueError(f"{name}: expected classes in [0, {C}), or {IGNORE_INDEX} to leave out, got {wrong[0]}")
+        raise ValueError(f"{name}: expected classes in [0, {C}), or {IGNORE_INDEX} to ignore, got {wrong[0]}")
 
 
 def check_finite(name: str, values: Array) -> None:
@@ -104,7 +103,7 @@ def check_finite(name: str, values: Array) -> None:
 
 
 def check_probabilities(name: str, values: Array) -> None:
-    """Raise ValueError, with the first offending value, unless all are from 0 to 1."""
+    """Raise ValueError, with the first offending value, unless all are in [0, 1]."""
     wrong = values[(values < 0) | (values > 1)]
     if wrong.size:
         raise ValueError(f"{name}: expected numbers from 0 to 1, got {wrong[0]}")

@@ -1,14 +1,14 @@
-"""Looking inside a forward pass: every named intermediate, as it was computed.
+"""Tracing a forward pass: every named intermediate value, as computed.
 
     with trace() as t:
         model(input_ids, attention_mask=mask)
     t["encoder.layers.0.self_attn.self_attn.probs"].padded()
 
-The layers call `record(name, value)` on what they compute; without a trace this does nothing. Names are the
-checkpoint's: `encoder.layers.3.self_attn.out_proj` is what that module gives. Scores, probabilities and context have
-no module that gives them; they are called `scores`, `probs` and `context` behind the module that computes them.
+The layers call `record(name, value)` on their results; it does nothing unless a trace is running. Names are those of
+the checkpoint: `encoder.layers.3.self_attn.out_proj` is that module's output. Scores, probabilities and context are
+not module outputs; their names are that of the module that computes them, plus `.scores`, `.probs` or `.context`.
 
-`compare.py` finds the first place where two traces part.
+`compare.py` finds the first entry where two traces differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .padding import pad
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which places of a (B, S) rectangle the tokens of a packed pass came from."""
+    """The positions in the (B, S) rectangle of the tokens of a packed pass."""
 
     indices: Array  # (T,), flat positions b·S + s
     batch: int
@@ -35,16 +35,16 @@ class Tokens:
 
     @property
     def mask(self) -> Array:  # (B, S)
-        """True where a token stands."""
+        """True at real tokens."""
         return pad(np.ones(self.indices.shape, bool), self.indices, self.batch, self.length)
 
     def pad_maps(self, maps: tuple[Array, ...]) -> Array:  # B x (H, n, n) -> (B, H, S, S)
-        """Lay each sequence's attention map on the rows and columns where its tokens stand."""
+        """Place each sequence's attention map at the rows and columns of its tokens."""
         padded = np.zeros((self.batch, maps[0].shape[0], self.length, self.length), maps[0].dtype)
         mask = self.mask
         for b, attention_map in zip(np.flatnonzero(mask.any(axis=1)), maps, strict=True):
-            place = np.flatnonzero(mask[b])
-            padded[b][:, place[:, None], place] = attention_map
+            columns = np.flatnonzero(mask[b])
+            padded[b][:, columns[:, None], columns] = attention_map
         return padded
 
 
@@ -52,9 +52,9 @@ class Tokens:
 class Entry:
     """One recorded value.
 
-    On the padded path `value` is (B, S, ...), or (B, H, S, S) of scores and probabilities, and `tokens` is None. On
-    the packed path `tokens` says where the tokens stand, and `value` is (T, ...), or a tuple with one (H, n, n) for
-    each sequence that has tokens.
+    On the padded path, `value` is (B, S, ...), or (B, H, S, S) for scores and probabilities, and `tokens` is None. On
+    the packed path, `tokens` holds the tokens' positions, and `value` is (T, ...), or a tuple of one (H, n, n) array
+    for each non-empty sequence.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Entry:
 
     @property
     def indices(self) -> Array | None:
-        """Flat positions b·S + s of a packed entry's tokens, (T,); None on the padded path."""
+        """Flat positions b·S + s of the tokens, (T,); None on the padded path."""
         return None if self.tokens is None else self.tokens.indices
 
     def padded(self) -> Array:
-        """The value on the rectangle (B, S), 0 where there is no token."""
+        """The value on the (B, S) rectangle, 0 at padding."""
         if self.tokens is None:
             return np.asarray(self.value)
         if isinstance(self.value, tuple):
@@ -76,7 +76,7 @@ class Entry:
 
 
 class Trace(Mapping[str, Entry]):
-    """Entries by name, in the order in which they were computed; `skipped` lists names that could not be had."""
+    """Entries by name, in order of computation; `skipped` lists names that could not be recorded."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -105,7 +105,7 @@ _scope: ContextVar[_Scope | None] = ContextVar("ernie_m_trace", default=None)
 
 @contextmanager
 def trace() -> Iterator[Trace]:
-    """Record every named intermediate of the calls inside the `with` block; a later call replaces an earlier one's."""
+    """Record the named intermediates of calls inside the `with` block; later calls overwrite earlier entries."""
     found = Trace()
     token = _scope.set(_Scope(found))
     try:
@@ -129,24 +129,24 @@ def _within(**changes: Any) -> Iterator[None]:
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Names recorded inside begin with `name` and a dot."""
+    """Prefix names recorded inside with `name` and a dot."""
     current = _scope.get()
     with _within(prefix=f"{current.prefix}{name}." if current else ""):
         yield
 
 
 def packed_tokens(tokens: Tokens | None) -> Any:
-    """Values recorded inside this context belong to packed tokens (None: to the padded rectangle)."""
+    """Values recorded inside belong to these packed tokens or, if None, to the padded rectangle."""
     return _within(tokens=tokens)
 
 
 def per_sequence() -> Any:
-    """Inside this context a name is recorded once for each sequence, not once for all tokens."""
+    """Inside, each name is recorded once per sequence instead of once for all tokens."""
     return _within(per_sequence=True)
 
 
 def record(name: str, value: Array) -> Array:
-    """Give `value` back, and keep it under `name` if a trace is running."""
+    """Return `value`, and keep it under `name` if a trace is running."""
     current = _scope.get()
     if current is None:
         return value
@@ -154,7 +154,7 @@ def record(name: str, value: Array) -> Array:
     kept: Any = value
     if current.per_sequence:
         earlier = current.trace.entries.get(name)
-        # The same Tokens object: an earlier sequence of this call, not an earlier call.
+        # The same Tokens object means an earlier sequence of this call, not an earlier call.
         same_call = earlier is not None and earlier.tokens is current.tokens and isinstance(earlier.value, tuple)
         kept = (*(earlier.value if earlier is not None and same_call else ()), value)
     current.trace.entries[name] = Entry(name, kept, current.tokens)
@@ -163,10 +163,10 @@ def record(name: str, value: Array) -> Array:
 
 @contextmanager
 def trace_torch(module: Any) -> Iterator[Trace]:
-    """Record what the innermost modules of a torch model give while it runs inside the `with` block.
+    """Record the outputs of a torch model's innermost modules while it runs inside the `with` block.
 
     Values become NumPy arrays (bfloat16 as float32). Dropout modules are left out. Scores, probabilities and context
-    are computed between modules: their names are in the trace's `skipped`.
+    are not module outputs: their names are listed in `skipped`.
     """
     found = Trace()
     handles = []

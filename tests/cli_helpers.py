@@ -1,4 +1,4 @@
-"""Checkpoints to run the command line on, and ways to run it in a process of its own."""
+"""Checkpoints for the command line's tests, and a way to run it in its own process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ernie_m.tokenizer import ErnieMTokenizer
 
 TOKENIZER_FILES = ("sentencepiece.bpe.model", "vocab.txt")
 PROGRAM = [sys.executable, "-m", "ernie_m.reference"]
-# One thread: on a busy machine a second one waits for its turn longer than it works.
+# One thread: on a busy machine, a second one waits longer than it works.
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-# Set, it would hide a buffer that is not flushed.
+# If set, it would hide a buffer that is not flushed.
 ENVIRONMENT.pop("PYTHONUNBUFFERED", None)
 LONGEST = 34
 
 
 def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0, **fields: Any) -> Path:
-    """A checkpoint of a tiny model for 34 tokens, all weights random, with the demo's tokenizer."""
+    """Write a checkpoint of a tiny model for 34 tokens, with random weights and the demo's tokenizer."""
     vocab = ErnieMTokenizer.from_pretrained(demo_checkpoint.directory())
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     sizes |= {"vocab_size": len(vocab), "max_position_embeddings": LONGEST + 2}
@@ -46,5 +46,5 @@ CORPUS = Path(__file__).resolve().parent.parent / "reference" / "demo" / "corpus
 
 
 def run_program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """`ernie-m` in a process of its own."""
+    """Run `ernie-m` in its own process."""
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=ENVIRONMENT, timeout=120, **options)

@@ -1,4 +1,4 @@
-"""Models and batches that several test files draw from."""
+"""Models and batches shared by several test files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 
 
 def random_model(cls: Any = ernie.ErnieMModel, seed: int = 0, dtype: Any = np.float64, **fields: Any) -> Any:
-    """A small model whose weights are random throughout: LayerNorm is not the identity, biases are not 0."""
+    """A small model with all weights random: LayerNorm is not the identity, biases are not 0."""
     model = cls.from_config(ernie.ErnieMConfig(**{**SMALL, **fields}), seed=seed)
     rng = np.random.default_rng(seed)
     arrays = {}
@@ -42,7 +42,7 @@ def random_model(cls: Any = ernie.ErnieMModel, seed: int = 0, dtype: Any = np.fl
 
 @st.composite
 def masks(draw: st.DrawFn, max_rows: int = 4, lengths: tuple[int, ...] = (1, 2, 7, 17, 33)) -> np.ndarray:
-    """(B, S) of 0 and 1: full, right-padded, left-padded or with holes; rows without tokens too."""
+    """(B, S) masks of 0 and 1: full, right-padded, left-padded or with holes; some rows have no tokens."""
     B, S = draw(st.integers(1, max_rows)), draw(st.sampled_from(lengths))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     counts = rng.integers(0, S + 1, (B, 1))
@@ -56,5 +56,5 @@ def masks(draw: st.DrawFn, max_rows: int = 4, lengths: tuple[int, ...] = (1, 2, 
 
 
 def ids_like(mask: np.ndarray, seed: int = 0, vocab_size: int = 50) -> np.ndarray:
-    """Random ids of the mask's shape, none of them the padding token's."""
+    """Random ids in the mask's shape, never the padding token's."""
     return np.random.default_rng(seed).integers(2, vocab_size, mask.shape)

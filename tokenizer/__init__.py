@@ -1,8 +1,8 @@
 """Text to ids and back, with character offsets.
 
-A text goes through the files of this room in this order: `segments` (lower-casing, special tokens), `piece_model`
-(sentencepiece), `cutting` (ERNIE-M's two rules), `token_table` (ids), `truncation`, `layout` ([CLS] and [SEP]),
-`padding`, `batch_encoding`. `offsets` follows each token back to the text, `decoding` makes text of tokens.
+A text goes through these files in order: `segments` (lower-casing, special tokens), `piece_model` (sentencepiece),
+`cutting` (ERNIE-M's two rules), `token_table` (ids), `truncation`, `layout` ([CLS] and [SEP]), `padding`,
+`batch_encoding`. `offsets` traces each token back to the text; `decoding` turns tokens into text.
 """
 
 from .added_tokens import AddedToken

@@ -1,8 +1,8 @@
-"""Tokens that are found in running text before sentencepiece sees it: the special tokens, and those a user adds.
+"""Tokens that are matched in running text before sentencepiece sees it: the special tokens, and those a user adds.
 
-An added token that is in the vocabulary keeps its id there; any other takes the next free id after the vocabulary. It
-matches anywhere, inside words too. Under lower-casing a plain added token is stored in lower case and so matches in
-any case; a special one (`normalized` false) stays exact.
+An added token that is in the vocabulary keeps its id; any other takes the next free id after the vocabulary. It matches
+anywhere, even inside words. With lower-casing, a plain added token is stored in lower case, so that it matches in any
+case; a special one (`normalized` false) must match exactly.
 
 Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer._add_tokens`; tokenizers `AddedToken`.
 """
@@ -20,8 +20,8 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 class AddedToken:
     """A token and how it is matched.
 
-    `single_word`: only where spaces or the text's ends surround it. `lstrip`, `rstrip`: takes the white space on that
-    side. `normalized`: takes part in lower-casing; None, the default, means unless `special`.
+    `single_word`: only between spaces or the ends of the text. `lstrip`, `rstrip`: the match includes the white space
+    on that side. `normalized`: lower-casing applies to it; None, the default, means "unless `special`".
     """
 
     content: str
@@ -42,14 +42,14 @@ class AddedToken:
 
     @property
     def takes_neighbours(self) -> bool:
-        """Whether a match can change the text beside it."""
+        """Whether a match can change the text next to it."""
         return self.single_word or self.lstrip or self.rstrip
 
     @classmethod
     def of(cls, value: Any, name: str = "tokens", special: bool = False) -> AddedToken:
-        """From a string, a mapping as saved in files, or any object with these attributes (transformers' own).
+        """Convert a string, a mapping as saved in files, or any object with these attributes (transformers' own).
 
-        `special` makes it a special token; what it says about `normalized` stays.
+        `special` makes it a special token; this changes `normalized` only for a string.
         """
         if special:
             return cls(value, special=True) if isinstance(value, str) else replace(cls.of(value, name), special=True)
@@ -64,7 +64,7 @@ class AddedToken:
         raise TypeError(f"{name}: expected str or AddedToken, got {value!r}")
 
     def to_json(self, special: bool = True) -> dict[str, Any]:
-        """As in transformers' files; `special=False` leaves that key out, as special_tokens_map.json does."""
+        """The mapping in transformers' files; `special=False` omits that key, as special_tokens_map.json does."""
         fields = asdict(self)
         if not special:
             del fields["special"]

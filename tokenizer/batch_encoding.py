@@ -1,4 +1,4 @@
-"""What a call returns: a dictionary of columns, which are also attributes, and what is known of its rows.
+"""What a call returns: a dictionary of columns, which are also attributes, and methods that need the rows behind them.
 
     batch["input_ids"], batch.input_ids, model(**batch), batch.word_ids(0), batch.sequence_ids(0)
 
@@ -23,7 +23,7 @@ class BatchEncoding(dict[str, Any]):
         self._padding_side = padding_side
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for names that are no real attributes; underscores, to keep pickle and copy from looking here.
+        # Called only for names that are not real attributes. Private names, which pickle and copy look up, never match.
         if name.startswith("_") or name not in self:
             raise AttributeError(f"BatchEncoding has no column {name!r}, only {', '.join(self)}")
         return self[name]
@@ -38,21 +38,21 @@ class BatchEncoding(dict[str, Any]):
         return self._padded(self._row(batch_index).sequence_ids(), batch_index)
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row the index of its word, None at special tokens and padding.
+        """For each token of a row: the index of its word, None at special tokens and padding.
 
-        With is_split_into_words these are the words that were given; else a word begins where sentencepiece marks one,
-        and a special token in the text is a word. Raises ValueError for running text without offsets.
+        With is_split_into_words, words are those of the call, otherwise those of `text.split()`. Raises ValueError for
+        running text encoded without offsets.
         """
         return self._padded(self._row(batch_index).word_ids(), batch_index)
 
     def to(self, device: Any) -> BatchEncoding:
-        """The same with torch tensors moved to `device`."""
+        """A copy with its torch tensors moved to `device`."""
         moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()}
         return BatchEncoding(moved, self._rows, self._padding_side)
 
     def _row(self, index: int) -> Row:
         if self._rows is None:
-            raise ValueError("BatchEncoding: this one holds columns only, its rows are not known")
+            raise ValueError("BatchEncoding: word_ids and sequence_ids need a tokenizer call's rows, got columns only")
         if not -len(self._rows) <= index < len(self._rows):
             raise IndexError(f"batch_index: expected less than {len(self._rows)}, got {index}")
         return self._rows[index]
@@ -65,7 +65,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
-    """Columns of equally long rows as int64 arrays: "np" for NumPy, "pt" for torch; None leaves them as lists."""
+    """Convert columns of equally long rows to int64: "np" for NumPy, "pt" for torch; None leaves them as lists."""
     if kind is None:
         return columns
     for name, rows in columns.items():
@@ -73,15 +73,15 @@ def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
         if len(lengths) > 1:
             raise ValueError(
                 f"return_tensors={kind!r}: rows of {name} have different lengths, {min(lengths)} to {max(lengths)}: "
-                "ask for padding=True, or truncation=True with padding='max_length'"
+                "pass padding=True, or truncation=True with padding='max_length'"
             )
     arrays = {name: np.asarray(rows) for name, rows in columns.items()}
-    # Integers are ids, masks and spans; a column that is not ours, such as float labels, keeps its dtype.
+    # Ids, masks and spans are integers; a column of the user's, such as float labels, keeps its dtype.
     arrays = {name: a.astype(np.int64) if a.dtype.kind in "iub" or a.size == 0 else a for name, a in arrays.items()}
     if kind == "np":
         return arrays
     try:
         import torch
     except ImportError:
-        raise ImportError("return_tensors='pt' needs torch, which is not installed; 'np' does without") from None
+        raise ImportError("return_tensors='pt' needs torch, which is not installed; 'np' does not") from None
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Tokens back to text: joined, markers as spaces. What normalisation and rule B took away does not come back.
+"""Tokens back to text: joined, with markers as spaces. What normalisation and rule B removed is not restored.
 
     ▁The ▁old ▁ships , 2024 中   ->   "The old ships,2024中"
 
@@ -12,24 +12,24 @@ from collections.abc import Iterable, Set
 
 from .piece_model import MARKER
 
-# English, and meant for tokenizers that put a space before punctuation; kept because transformers does it by default.
+# For English, and tokenizers that put a space before punctuation; kept because transformers does it by default.
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 def join_tokens(tokens: Iterable[str]) -> str:
-    """The text of tokens that follow one another."""
+    """The text of consecutive tokens."""
     return "".join(tokens).replace(MARKER, " ").strip()
 
 
 def join_with_added(tokens: Iterable[str], set_off: Set[str], spaces_between_special_tokens: bool = True) -> str:
-    """The text of tokens, in which those in `set_off`, the tokens that a user added, stand between spaces."""
+    """The text of tokens, with spaces around those in `set_off`, the tokens that a user added."""
     texts: list[str] = []
     run: list[str] = []
     for token in tokens:
         if token not in set_off:
             run.append(token)
             continue
-        # A run that is only white space gives no text here, but does at the end.
+        # A blank run adds no text here; at the end of the tokens it adds an empty one.
         texts += [text for text in [join_tokens(run)] if text]
         texts.append(token)
         run = []
@@ -39,7 +39,7 @@ def join_with_added(tokens: Iterable[str], set_off: Set[str], spaces_between_spe
 
 
 def clean_up(text: str) -> str:
-    """Take out the spaces of " .", " ,", " n't" and the like."""
+    """Remove the spaces in " .", " ,", " n't" and the like."""
     for found in CLEAN_UP:
         text = text.replace(found, found.strip())
     return text

@@ -1,6 +1,6 @@
-"""Writing a file so that there is never half of one: under a temporary name beside it, then renamed.
+"""Writing files that are never half-written: under a temporary name in the same folder, then renamed.
 
-Whatever goes wrong on the way (a full disk, Ctrl-C), the temporary file is taken away and what was there before stays.
+If anything goes wrong on the way (a full disk, Ctrl-C), the temporary file is removed and the old file stays.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
-    """Open a temporary file for each path; all are renamed once the block has ended without an exception."""
-    # Not `tempfile`: its files are private to the user, and a checkpoint has the permissions of any other file.
+    """Open a temporary file for each path; rename them all when the block ends without an exception."""
+    # Not `tempfile`: its files are private to the user, but a checkpoint should have the usual permissions.
     temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in paths]
     try:
         with ExitStack() as stack:

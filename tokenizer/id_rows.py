@@ -1,4 +1,4 @@
-"""What a tokenizer does with ids alone: rows of them, masks over rows, and text again."""
+"""Operations of a tokenizer on ids alone: building rows, masks over rows, and decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .token_table import TokenTable
 
 
 class IdRows(TokenTable):
-    """A token table that also puts rows together (`layout`) and decodes them (`decoding`)."""
+    """A token table that also builds rows (`layout`) and decodes them (`decoding`)."""
 
     clean_up_tokenization_spaces: bool
 
@@ -22,25 +22,25 @@ class IdRows(TokenTable):
         clean_up_tokenization_spaces: bool | None = None,
         spaces_between_special_tokens: bool = True,
     ) -> str:
-        """The text of ids (an id, a list, or a one-dimensional array or tensor): see `decoding` for what is lost."""
+        """The text of ids (one id, a list, or a one-dimensional array or tensor). `decoding` says what is lost."""
         single = not isinstance(token_ids, Iterable)
         tokens = self.convert_ids_to_tokens([token_ids] if single else token_ids, skip_special_tokens)
         outside = {token for token in self.additional_special_tokens if self.id_of(token) >= self.vocab_size}
         set_off = self.added_tokens_encoder.keys() - set(self.all_special_tokens) | outside
         text = join_with_added(tokens, set_off, spaces_between_special_tokens)
-        asked = clean_up_tokenization_spaces
-        return clean_up(text) if (self.clean_up_tokenization_spaces if asked is None else asked) else text
+        option = clean_up_tokenization_spaces
+        return clean_up(text) if (self.clean_up_tokenization_spaces if option is None else option) else text
 
     def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
-        """`decode` for each of several rows of ids."""
+        """Call `decode` on each of several rows of ids."""
         return [self.decode(ids, **options) for ids in sequences]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Tokens joined, markers as spaces."""
+        """Join tokens, with markers as spaces."""
         return join_tokens(tokens)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens a row has: 2, or 4 for a pair."""
+        """The number of special tokens in a row: 2, or 4 for a pair."""
         return SPECIAL_PAIR if pair else SPECIAL_SINGLE
 
     def build_inputs_with_special_tokens(
@@ -52,7 +52,7 @@ class IdRows(TokenTable):
     def create_token_type_ids_from_sequences(
         self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
     ) -> list[int]:
-        """The type ids of the row that `build_inputs_with_special_tokens` makes of these."""
+        """The type ids of the row that `build_inputs_with_special_tokens` returns for the same arguments."""
         return type_ids(len(token_ids_0), None if token_ids_1 is None else len(token_ids_1))
 
     def get_special_tokens_mask(
@@ -61,9 +61,9 @@ class IdRows(TokenTable):
         token_ids_1: Sequence[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 for special tokens, 0 for text: of the row made of these ids or, if it is already made, of `token_ids_0`.
+        """1 for special tokens, 0 for text, in the row built from these ids or, if already built, in `token_ids_0`.
 
-        In a row already made, every special token counts but [UNK], which stands for text.
+        In a row already built, every special token counts except [UNK], which stands for text.
         """
         if not already_has_special_tokens:
             zeros = None if token_ids_1 is None else [0] * len(token_ids_1)

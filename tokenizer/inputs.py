@@ -1,9 +1,9 @@
-"""The shapes in which texts can be given to a call, brought into one.
+"""The forms that a call accepts texts in, converted to one.
 
     not split      "a"      one text            ["a", "b"]          a batch      [("a", "b"), ...]   a batch of pairs
     split          ["a"]    one text's words    [["a"], ["b"]]      a batch
 
-A text pair comes as a second argument of the same shape, or as pairs.
+A second text is a second argument of the same form, or part of a pair.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# A text, or its words.
+# A text, or the list of its words.
 Text: TypeAlias = "str | list[str]"
 
 
 @dataclass
 class Inputs:
-    """The first text of each sample, the second (None if there are no pairs), and whether a batch was given."""
+    """The first text of each sample, the second (None without pairs), and whether the input was a batch."""
 
     first: list[Text]
     second: list[Text] | None
@@ -26,17 +26,17 @@ class Inputs:
 
 
 def arrange(text: Any, text_pair: Any, split_into_words: bool) -> Inputs:
-    """Sort out the arguments of a call. TypeError for what is no text, ValueError for lengths that do not fit."""
+    """Convert a call's arguments. Raises TypeError if one is not text, ValueError if lengths do not match."""
     batched = is_batch("text", text, split_into_words)
     if batched and not split_into_words and text_pair is None and all(is_list(item) for item in text):
         if any(len(pair) != 2 for pair in text):
-            raise ValueError("text: expected pairs of texts (for lists of words say is_split_into_words=True)")
+            raise ValueError("text: expected pairs of texts (for lists of words, pass is_split_into_words=True)")
         text, text_pair = [pair[0] for pair in text], [pair[1] for pair in text]
     first = [check("text", item, split_into_words) for item in (text if batched else [text])]
     if text_pair is None:
         return Inputs(first, None, batched)
     if is_batch("text_pair", text_pair, split_into_words) != batched:
-        raise ValueError("text_pair: expected a batch if text is a batch, one text if it is one")
+        raise ValueError("text_pair: expected a batch if text is a batch, otherwise one text")
     second = [check("text_pair", item, split_into_words) for item in (text_pair if batched else [text_pair])]
     if len(first) != len(second):
         raise ValueError(f"text_pair: expected as many texts as text has, {len(first)}, got {len(second)}")
@@ -44,12 +44,12 @@ def arrange(text: Any, text_pair: Any, split_into_words: bool) -> Inputs:
 
 
 def is_list(value: Any) -> bool:
-    """Whether it is a list or a tuple."""
+    """Whether `value` is a list or a tuple."""
     return isinstance(value, (list, tuple))
 
 
 def is_batch(name: str, value: Any, split_into_words: bool) -> bool:
-    """Whether `value` is several samples."""
+    """Whether `value` is a batch of samples."""
     if isinstance(value, str) and not split_into_words:
         return False
     if not is_list(value):
@@ -61,7 +61,7 @@ def is_batch(name: str, value: Any, split_into_words: bool) -> bool:
 
 
 def check(name: str, value: Any, split_into_words: bool) -> Text:
-    """One sample's text or words."""
+    """Validate one sample: its text or its words."""
     if not split_into_words:
         if isinstance(value, str):
             return value
@@ -72,5 +72,5 @@ def check(name: str, value: Any, split_into_words: bool) -> Text:
 
 
 def flatten(texts: Sequence[Text]) -> list[str]:
-    """All texts, or all words of all texts, in a row."""
+    """All texts, or all words of all texts, in one list."""
     return [part for text in texts for part in ([text] if isinstance(text, str) else text)]

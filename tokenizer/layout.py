@@ -4,10 +4,10 @@
     a pair      [CLS] A [SEP] [SEP] B [SEP]
     type ids       0  0   1     1   1   1
 
-Every column of a row (ids, offsets, masks, words) has this layout; they differ in what stands at the special tokens.
+Every column of a row (ids, offsets, masks, words) has this layout; only the values at the special tokens differ.
 
 Source: ERNIE-M (Ouyang et al., 2021), its released code; transformers 4.40.2 `tokenization_ernie_m.py`,
-`build_inputs_with_special_tokens` and its neighbours.
+`build_inputs_with_special_tokens` and the methods next to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPECIAL_SINGLE, SPECIAL_PAIR = 2, 4
 
 
 def lay_out(first: Sequence[T], second: Sequence[T] | None, start: T, separator: T) -> list[T]:
-    """[start] first [separator], and with a second sequence [separator] second [separator] after it."""
+    """[start] first [separator], followed by [separator] second [separator] if there is a second sequence."""
     if second is None:
         return [start, *first, separator]
     return [start, *first, separator, separator, *second, separator]
@@ -38,7 +38,7 @@ def type_ids(first: int, second: int | None) -> list[int]:
 
 @dataclass(slots=True)
 class Row:
-    """One row: a text or a pair, after truncation, and the index of the sample that it is from."""
+    """One row: a text or a pair, after truncation, and the index of its sample."""
 
     first: Encoded
     second: Encoded | None = None
@@ -46,7 +46,7 @@ class Row:
     sample: int = 0
 
     def column(self, first: Sequence[T], second: Sequence[T] | None, start: T, separator: T) -> list[T]:
-        """These values in the row's layout."""
+        """Arrange these values in the row's layout."""
         if self.special:
             return lay_out(first, second, start, separator)
         return [*first, *(second or ())]
@@ -56,11 +56,11 @@ class Row:
         return texts + self.special * (SPECIAL_SINGLE if self.second is None else SPECIAL_PAIR)
 
     def input_ids(self, cls: int, sep: int) -> list[int]:
-        """The ids."""
+        """The ids of the row."""
         return self.column(self.first.ids, None if self.second is None else self.second.ids, cls, sep)
 
     def offset_mapping(self) -> list[Span]:
-        """The spans, each in its own text; (0, 0) at special tokens that the layout adds."""
+        """The spans, each relative to its own text; (0, 0) at special tokens that the layout adds."""
         second = None if self.second is None else self.second.offsets
         return self.column(self.first.offsets or [], second, (0, 0), (0, 0))
 
@@ -80,7 +80,7 @@ class Row:
         return self.column(zeros, second, None, None)
 
     def word_ids(self) -> list[int | None]:
-        """Which word of its text each token is part of, None at special tokens that the layout adds."""
+        """The index of each token's word in its text, None at special tokens that the layout adds."""
         first: list[int | None] = [*self.first.word_ids()]
         second: list[int | None] | None = None if self.second is None else [*self.second.word_ids()]
         return self.column(first, second, None, None)
@@ -88,7 +88,7 @@ class Row:
 
 def columns_of(rows: Sequence[Row], names: Sequence[str], cls: int, sep: int) -> dict[str, list[Any]]:
     """The named columns of these rows, without padding."""
-    make: dict[str, Callable[[Row], Any]] = {
+    column: dict[str, Callable[[Row], Any]] = {
         "input_ids": lambda row: row.input_ids(cls, sep),
         "token_type_ids": Row.token_type_ids,
         "special_tokens_mask": Row.special_tokens_mask,
@@ -97,4 +97,4 @@ def columns_of(rows: Sequence[Row], names: Sequence[str], cls: int, sep: int) ->
         "offset_mapping": Row.offset_mapping,
         "overflow_to_sample_mapping": lambda row: row.sample,
     }
-    return {name: list(map(make[name], rows)) for name in names}
+    return {name: list(map(column[name], rows)) for name in names}

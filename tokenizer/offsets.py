@@ -1,14 +1,14 @@
 """Character offsets: the span of the source text that each token comes from.
 
-sentencepiece tells for every character of its normalised text where in the source it comes from, and its pieces,
-joined, are the normalised text. So a token is a known range of the normalised text, and its span is
+sentencepiece reports the source position of every character of its normalised text, and its pieces, joined, are the
+normalised text. So each token is a known range of the normalised text, and its span is
 
-    start   the source position of its first character, markers apart
+    start   the source position of its first character, not counting markers
     end     the next larger source position after its last character
 
-less any characters at the end that normalisation deletes or turns into space. Where one character became several
-tokens (㎏ -> k, g), or a sequence was composed into one character that was then cut, each token has the whole span. A
-lone marker has the run of white space that it stands for, which at the text's end may be empty. Spans are half open, in
+minus any characters at the end that normalisation deletes or turns into space. If one character became several tokens
+(㎏ -> k, g), or a sequence was composed into one character that was then cut, each token has the whole span. A lone
+marker has the run of white space that it stands for, which may be empty at the end of the text. Spans are half-open, in
 Python's code points.
 """
 
@@ -23,19 +23,18 @@ from .cutting import DROPPED, cut
 from .piece_model import MARKER
 
 Span = tuple[int, int]
-# As many spans as texts of some thousand characters have; they are 100 bytes each.
-MOST_SHARED = 100_000
+# As many spans as texts of a few thousand characters have; each takes 100 bytes.
+MAX_SHARED = 100_000
 
 
 class SharedSpans(dict[Span, Span]):
-    """Each span once: the spans of short texts are the same few thousand, and `zip` makes no tuple that is not kept.
+    """One tuple per distinct span: short texts share the same few thousand, and `zip` can reuse the one it looks up.
 
-    A new tuple for every token would cost more than the rest of the way to it: Python's cyclic garbage collector looks
-    through all of them.
+    A new tuple per token would cost more than computing it, because Python's cyclic garbage collector scans them all.
     """
 
     def __missing__(self, span: Span) -> Span:
-        if len(self) < MOST_SHARED:
+        if len(self) < MAX_SHARED:
             self[span] = span
         return span
 
@@ -45,9 +44,9 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def steps(piece: str) -> tuple[int, ...]:
-    """How to walk over a piece: for each token the characters to skip before it, and its length.
+    """How to walk over a piece: for each token, the number of characters to skip before it, and its length.
 
-    Markers at a token's ends are skipped, unless it is markers only. What is left at the end of the piece, and a
+    Markers at a token's ends are skipped, unless it is only markers. The rest of the piece after its last token, and a
     dropped marker, are skipped before a token of length 0.
     """
     if piece == DROPPED:
@@ -64,18 +63,18 @@ def steps(piece: str) -> tuple[int, ...]:
 
 
 def ranges(walks: Iterable[Sequence[int]], start: int, count: int) -> list[Span]:
-    """The ranges of the `count` tokens that the steps of a text's pieces lead to from `start`."""
+    """The ranges of a text's `count` tokens, found by walking these steps from `start`."""
     places = accumulate(chain.from_iterable(walks), initial=start)
     next(places)
-    # From one iterator: the starts and the ends in turn.
+    # The same iterator twice: it yields starts and ends in turn.
     found = list(map(SHARED.__getitem__, zip(places, places, strict=True)))
     return found if len(found) == count else [span for span in found if span[0] != span[1]]
 
 
 def byte_ranges(pieces: Iterable[str], normalised: str) -> list[Span]:
-    """The ranges of a text's tokens where the model has byte fallback.
+    """The ranges of a text's tokens if the model has byte fallback.
 
-    Such a model spells a character that it lacks as pieces <0xE9>, one for each of its UTF-8 bytes: all tokens that
+    Such a model spells an unknown character as pieces such as <0xE9>, one for each of its UTF-8 bytes. All tokens that
     these are cut into have the range of that character.
     """
     found: list[Span] = []
@@ -93,14 +92,14 @@ def byte_ranges(pieces: Iterable[str], normalised: str) -> list[Span]:
 
 
 def follow(found: Sequence[Span], text: str, source: Sequence[int], vanishes: Callable[[str], bool]) -> list[Span]:
-    """From ranges of the normalised text to spans of `text`.
+    """Convert ranges of the normalised text to spans of `text`.
 
-    `source` holds the source position of every normalised character, and one for the end. `vanishes` says whether
-    normalisation leaves nothing, or only space, of a character; a span that is nothing else stays whole.
+    `source` holds the source position of every normalised character, and of the end. `vanishes` tells whether
+    normalisation turns a character into nothing or only space; a span of only such characters stays whole.
     """
     spans = [(source[start], source[end]) for start, end in found]
-    # Where the next position is no larger, several tokens are from one character; where it is further on, more than
-    # one character was taken in.
+    # If the next position is not larger, several tokens come from one character; if it is larger by more than 1, the
+    # token comes from several characters.
     odd = [i for i, (_, end) in enumerate(found) if source[end] - source[end - 1] != 1]
     for i in odd:
         (start, end), after = spans[i], found[i][1]

@@ -1,10 +1,10 @@
-"""The options of a call, checked, and the strategies behind their short forms.
+"""The options of a call, validated, and the strategies behind their short forms.
 
     padding      False "do_not_pad", True "longest", "max_length"
     truncation   False "do_not_truncate", True "longest_first", "only_first", "only_second"
 
 `max_length` alone, with neither, means truncation, as in transformers. Without `max_length`, the tokenizer's
-`model_max_length` is meant; by default it has none, and truncation then has nothing to cut.
+`model_max_length` applies; by default there is no limit, and truncation does nothing.
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `_get_padding_truncation_strategies`.
 """
@@ -20,14 +20,14 @@ TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
 SIDES = ("right", "left")
 TENSORS = (None, "np", "pt")
 
-# transformers writes this for "no limit", and takes anything above 1e20 for it.
+# transformers writes 1e30 for "no limit", and treats anything above 1e20 as no limit.
 NO_LIMIT = int(1e30)
 LARGE = int(1e20)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Checked options. Raises ValueError or TypeError with the argument's name, its value and what is allowed."""
+    """Validated options. Raises ValueError or TypeError with the argument's name, its value and what is allowed."""
 
     padding: Any = False
     truncation: Any = None
@@ -61,33 +61,33 @@ class Options:
 
     @property
     def limit(self) -> int | None:
-        """`max_length`, or the model's; None for no limit."""
+        """`max_length`, or else `model_max_length`; None for no limit."""
         if self.max_length is not None:
             return self.max_length
         return self.model_max_length if self.model_max_length < LARGE else None
 
     @property
     def truncation_length(self) -> int | None:
-        """The length that rows are cut to; None if nothing is cut."""
+        """The length that rows are truncated to; None for no truncation."""
         return None if self.truncation == "do_not_truncate" else self.limit
 
 
 def strategy(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """`value`, or what False, None and True stand for: the first two of `choices`."""
+    """Resolve `value`: False and None mean the first of `choices`, True the second."""
     if value is None or isinstance(value, bool):
         return choices[1] if value else choices[0]
     return choice(name, getattr(value, "value", value), choices)
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """`value`, which must be one of `choices`."""
+    """Return `value`, which must be one of `choices`."""
     if not (value is None or isinstance(value, str)) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
 def integer(name: str, value: Any, least: int) -> int:
-    """`value` as int: any integer type but bool, not below `least`."""
+    """`value` as an int of at least `least`; any integer type except bool is accepted."""
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:

@@ -1,4 +1,4 @@
-"""Padding: rows made equally long with [PAD].
+"""Padding: rows extended to equal length with [PAD].
 
     input_ids        the id of [PAD]     token_type_ids        0          offset_mapping   (0, 0)
     attention_mask   0                   special_tokens_mask   1
@@ -15,14 +15,14 @@ from .options import Options
 
 
 def as_columns(encoded_inputs: Any) -> tuple[dict[str, list[Any]], bool]:
-    """Lists of rows by name, from a mapping of them or a list of mappings; and whether it was one row, not several."""
+    """Lists of rows by name, from a mapping of columns or a list of mappings; and whether it was a single row."""
     if isinstance(encoded_inputs, Mapping):
         columns = {name: to_list(value) for name, value in encoded_inputs.items()}
     elif isinstance(encoded_inputs, Sequence) and all(isinstance(row, Mapping) for row in encoded_inputs):
         names = encoded_inputs[0].keys() if encoded_inputs else ()
         odd = [i for i, row in enumerate(encoded_inputs) if row.keys() != names]
         if odd:
-            raise ValueError(f"encoded_inputs: row {odd[0]} has other keys than row 0, which has {', '.join(names)}")
+            raise ValueError(f"encoded_inputs: row {odd[0]}: expected the keys of row 0, {', '.join(names)}")
         columns = {name: [to_list(row[name]) for row in encoded_inputs] for name in names}
     else:
         raise TypeError(f"encoded_inputs: expected a mapping or a list of them, got {type(encoded_inputs).__name__}")
@@ -36,7 +36,7 @@ def as_columns(encoded_inputs: Any) -> tuple[dict[str, list[Any]], bool]:
 
 
 def to_list(value: Any) -> Any:
-    """A new list: of an array or tensor, or of a list of them. Anything else stays, as do the rows of lists."""
+    """A new list from an array, a tensor, or a list of either. Anything else, and any row, stays as it is."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, (list, tuple)):
@@ -45,12 +45,12 @@ def to_list(value: Any) -> Any:
 
 
 def pad_columns(columns: dict[str, list[Any]], options: Options, pad_id: int, pad_type_id: int = 0) -> None:
-    """Lengthen the rows of every column that is known here, in place; others (labels) stay as they are."""
+    """Pad the rows of every column in the table above, in place; others, such as labels, stay as they are."""
     lengths = [len(row) for row in columns["input_ids"]]
     if options.padding == "do_not_pad":
         return
     target = options.limit if options.padding == "max_length" else max(lengths, default=0)
-    assert target is not None  # Options refuses "max_length" without a limit
+    assert target is not None  # Options rejects "max_length" without a limit
     if options.pad_to_multiple_of is not None:
         target = -(-target // options.pad_to_multiple_of) * options.pad_to_multiple_of
     fills: dict[str, Any] = {

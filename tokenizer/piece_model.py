@@ -1,9 +1,9 @@
-"""The sentencepiece model: it normalises a text and cuts it into pieces. Ids never come from here.
+"""The sentencepiece model: it normalises a text and cuts it into pieces. Token ids do not come from it.
 
     "Zwei Äpfel"  ->  "▁Zwei▁Äpfel"  ->  ["▁Z", "wei", "▁", "Ä", "pfel"]
 
-A space becomes the marker ▁ (U+2581), and the text gets one in front. How characters are normalised (for ERNIE-M,
-nearly NFKC) is a table in the model file. The pieces of a text, joined, are its normalised form.
+Spaces become the marker ▁ (U+2581), and one is put in front of the text. A table in the model file defines how
+characters are normalised (for ERNIE-M, nearly NFKC). The pieces of a text, joined, are its normalised form.
 
 Source: SentencePiece (Kudo and Richardson, 2018); `ModelProto` in its `sentencepiece_model.proto`.
 """
@@ -21,25 +21,25 @@ import sentencepiece
 
 MARKER = "▁"
 
-# A piece by the model's number for it, which is quicker to have and to look up, or, unknown to the model, by its text.
+# A piece: the model's own number for it, which is faster to get and to look up, or the text of an unknown piece.
 Piece: TypeAlias = "int | str"
 
-# Fields of `ModelProto` that every complete model has, by their numbers.
+# Fields of `ModelProto` that every complete model has, by number.
 FIELDS = {1: "pieces", 2: "trainer_spec", 3: "normalizer_spec"}
 SAMPLING_OPTIONS = ("enable_sampling", "nbest_size", "alpha")
 
 
 class PieceModel:
-    """A loaded sentencepiece model, and how to sample from it. Pickles without its file."""
+    """A loaded sentencepiece model with its sampling options. Pickling it does not need the file."""
 
     def __init__(self, data: bytes, source: str, sampling: Mapping[str, Any] | None = None) -> None:
-        """Load a model from a file's bytes; `source` names the file in errors. `sampling`: see `sampling_options`."""
+        """Load a model from a file's content; errors call it `source`. `sampling`: see `sampling_options`."""
         self._options = sampling_options(sampling or {})
         self.sampling = dict(sampling or {})
         self._processor = sentencepiece.SentencePieceProcessor()
-        hint = "is this the file, and is vocab.txt the second argument?"
+        hint = "the model is the first argument, vocab.txt the second"
         try:
-            # An empty string would be taken for "no model given".
+            # sentencepiece takes empty data for "no model given".
             complete = bool(data) and self._processor.LoadFromSerializedProto(data) is not False
         except Exception as error:
             raise ValueError(f"sentencepiece_model_file: {source} is not a sentencepiece model ({hint})") from error
@@ -49,11 +49,11 @@ class PieceModel:
         found = field_numbers(data)
         missing = [name for number, name in FIELDS.items() if number not in found]
         if missing:
-            raise ValueError(f"sentencepiece_model_file: {source} has no {' and no '.join(missing)}: is it complete?")
+            raise ValueError(f"sentencepiece_model_file: {source} has no {' and no '.join(missing)}: is it truncated?")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], sampling: Mapping[str, Any] | None = None) -> PieceModel:
-        """Load a model file. FileNotFoundError or ValueError name the file."""
+        """Load a model file. Raises FileNotFoundError or ValueError that names the file."""
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError:
@@ -61,29 +61,29 @@ class PieceModel:
         return cls(data, str(path), sampling)
 
     def pieces(self, texts: list[str]) -> list[list[Piece]]:
-        """The pieces of each text, in one call: sentencepiece runs through the batch without Python.
+        """The pieces of each text, from one call: sentencepiece processes the batch without Python.
 
-        One thread, so that a data loader with many processes has as many threads as processes.
+        It uses one thread, so that a data loader has no more threads than processes.
         """
         if self._options:
-            # Texts only, for a second call would draw other pieces; and one by one, for a batch has a thread of its
-            # own, which after `sentencepiece.set_random_generator_seed` draws the same in every call.
+            # As text, because a second call (for unknown pieces) would draw different pieces. One by one, because a
+            # batch runs in a new thread, which after `sentencepiece.set_random_generator_seed` always draws the same.
             return [self._processor.encode(text, out_type=str, **self._options) for text in texts]
         pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
         unknown = self._processor.unk_id()
         for row, text in zip(pieces, texts, strict=True):
             if unknown in row:
                 at = -1
-                for spelled in self._unknown_texts(text, row.count(unknown)):
+                for unknown_text in self._unknown_texts(text, row.count(unknown)):
                     at = row.index(unknown, at + 1)
-                    row[at] = spelled
+                    row[at] = unknown_text
         return pieces
 
     def _unknown_texts(self, text: str, count: int) -> list[str]:
         """The texts of the `count` unknown pieces of a text, in order."""
-        if self._strangers is not None:
-            # Twice as quick as to cut the text again.
-            found: list[str] = self._strangers.findall(self._processor.normalize(text))
+        if self._unknown_runs is not None:
+            # Twice as fast as cutting the text again.
+            found: list[str] = self._unknown_runs.findall(self._processor.normalize(text))
             if len(found) == count:
                 return found
         unknown = self._processor.unk_id()
@@ -91,11 +91,11 @@ class PieceModel:
         return [piece for piece in pieces if self._processor.piece_to_id(piece) == unknown]
 
     @cached_property
-    def _strangers(self) -> re.Pattern[str] | None:
-        """What finds the unknown pieces in a normalised text, if characters alone tell.
+    def _unknown_runs(self) -> re.Pattern[str] | None:
+        """A pattern for the unknown pieces in a normalised text, if single characters determine them.
 
-        They do where every character that pieces are made of is a piece too: then exactly the other characters are
-        unknown, and a run of them is one piece. The trainer makes all models so but those with symbols of the user's.
+        They do if every character that occurs in a piece is also a piece: then exactly the other characters are
+        unknown, and a run of them is one piece. The trainer ensures this, except for models with user-defined symbols.
         """
         known = [i for i in range(self._processor.get_piece_size()) if not self._processor.is_control(i)]
         table = [self._processor.id_to_piece(i) for i in known if i != self._processor.unk_id()]
@@ -114,17 +114,17 @@ class PieceModel:
         return text if number == self._processor.unk_id() else number
 
     def is_plain(self, text: str) -> bool:
-        """Whether normalisation does no more to `text` than to write markers for spaces, and one in front."""
+        """Whether normalising `text` only replaces its spaces with markers and puts one in front."""
         normalised: str = self._processor.normalize(text)
         return normalised == MARKER + text.replace(" ", MARKER)
 
     def normalise(self, text: str) -> tuple[str, list[int]]:
-        """The normalised text, n characters, and n + 1 positions in `text`: where each comes from, and the end."""
+        """The normalised text of n characters, and n + 1 positions in `text`: the source of each, and the end."""
         normalised, source = self._processor.normalize(text, with_offsets=True)
         return normalised, source
 
     def table(self) -> list[str]:
-        """The model's own pieces in the order of its own ids."""
+        """The model's own pieces, in the order of its own ids."""
         return [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
 
     def serialised(self) -> bytes:
@@ -140,10 +140,10 @@ class PieceModel:
 
 
 def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Check `sp_model_kwargs`, and give the arguments of `encode` that it stands for.
+    """Validate `sp_model_kwargs` and return the arguments of `encode` that it stands for.
 
-    `enable_sampling` draws one of the `nbest_size` (2 to 512, default 64) most probable ways to cut, or one of all of
-    them (-1), with probability proportional to p^`alpha` (default 0.1). Without it the other two have no effect.
+    `enable_sampling` draws one of the `nbest_size` (2 to 512, default 64) most probable segmentations, or of all (-1),
+    with probability proportional to p^`alpha` (default 0.1). Without it, the other two have no effect.
     """
     if not isinstance(sampling, Mapping):
         raise TypeError(f"sp_model_kwargs: expected a mapping, got {sampling!r}")
@@ -161,23 +161,23 @@ def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_unicode(text: str) -> None:
-    """Raise ValueError if `text` holds a surrogate."""
+    """Raise ValueError if `text` contains a surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = f"U+{ord(text[error.start]):04X}"
-        raise ValueError(f"text: lone surrogate {code} at position {error.start}: not a Unicode text") from None
+        raise ValueError(f"text: expected Unicode text, got lone surrogate {code} at position {error.start}") from None
 
 
 def field_numbers(data: Sequence[int]) -> set[int]:
     """The numbers of the top-level fields of a protobuf message.
 
-    A file that was cut between two fields is still a valid message, for sentencepiece too, which then normalises by
-    its defaults; so it is these numbers that tell a complete model from the front of one.
+    A file truncated between two fields is still a valid message: sentencepiece loads it, and normalises by its own
+    defaults. These numbers tell a complete model from a truncated one.
     """
     numbers, at = set(), 0
     while at < len(data):
-        # A piece of less than 128 bytes, which nearly every field is: two bytes and its content.
+        # Nearly every field is a piece of less than 128 bytes: two bytes, then its content.
         while at + 1 < len(data) and data[at] == 0x0A and data[at + 1] < 128:
             numbers.add(1)
             at += 2 + data[at + 1]
@@ -196,7 +196,7 @@ def field_numbers(data: Sequence[int]) -> set[int]:
 
 
 def varint(data: Sequence[int], at: int) -> tuple[int, int]:
-    """The base-128 number that starts at `at`, and where it ends."""
+    """The base-128 number that starts at `at`, and the position after it."""
     value, shift = 0, 0
     while at < len(data):
         byte = data[at]

@@ -6,7 +6,7 @@
     special_tokens_map.json    the special tokens by role
     added_tokens.json          ids of added tokens outside the vocabulary, if there are any; Paddle reads it
 
-Only the first two are needed. In older directories, and Paddle's, the added tokens are in the last two alone.
+Only the first two are required. Older directories, and Paddle's, have the added tokens only in the last two.
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `save_pretrained` and `_from_pretrained`.
 """
@@ -28,7 +28,7 @@ from .vocabulary import Vocabulary
 MODEL, VOCABULARY = "sentencepiece.bpe.model", "vocab.txt"
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
-# Arguments of the constructor that tokenizer_config.json holds under their own names.
+# Constructor arguments that tokenizer_config.json stores under their own names.
 SAVED = (
     "do_lower_case",
     "lone_marker",
@@ -42,28 +42,27 @@ SAVED = (
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes | None]) -> tuple[str, ...]:
-    """Write each file under a temporary name, then rename them all: a failure leaves what was there before.
+    """Write each file under a temporary name, then rename them all; on failure the old files stay.
 
-    None removes a file, which an earlier save may have left. Gives the paths of the files written.
+    None removes a file that an earlier save may have left. Returns the paths of the files written.
     """
     written = {folder / name: data for name, data in contents.items() if data is not None}
     with replacing(*written) as files:
-        for file, data in zip(files, written.values(), strict=True):
-            file.write(data)
-    for name, data in contents.items():
-        if data is None:
-            (folder / name).unlink(missing_ok=True)
+        for file, content in zip(files, written.values(), strict=True):
+            file.write(content)
+    for name in contents.keys() - {path.name for path in written}:
+        (folder / name).unlink(missing_ok=True)
     return tuple(map(str, written))
 
 
 def vocabulary_files(vocabulary: Vocabulary, model: PieceModel, prefix: str | None = None) -> dict[str, bytes | None]:
-    """The two files that every tokenizer has."""
+    """The two files that every tokenizer needs."""
     before = f"{prefix}-" if prefix else ""
     return {before + VOCABULARY: vocabulary.text().encode(), before + MODEL: model.serialised()}
 
 
 def table_files(table: TokenTable, options: Mapping[str, Any]) -> dict[str, bytes | None]:
-    """The files that hold the options and what was added to the vocabulary."""
+    """The files that hold the options and the added tokens."""
     roles, added = table.special_tokens_map, table.added_tokens_decoder
     outside = {token.content: index for index, token in added.items() if index >= table.vocab_size}
     config = {
@@ -80,12 +79,12 @@ def table_files(table: TokenTable, options: Mapping[str, Any]) -> dict[str, byte
 
 
 def to_json(value: Any) -> bytes:
-    """As transformers formats these files."""
+    """Encode `value` as transformers formats these files."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} if there is no such file. ValueError names the file."""
+    """The object in a JSON file; {} if there is no such file. Raises ValueError that names the file."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -98,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
-    """The content of special_tokens_map.json: a string, or a mapping for a token whose flags are not the usual ones."""
+    """The content of special_tokens_map.json: a string, or a mapping for a token with unusual flags."""
 
     def entry(content: str) -> Any:
         token = added[content]
@@ -109,9 +108,9 @@ def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken
 
 
 def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that make the tokenizer of a directory again; those in `given` win over the files'.
+    """The arguments that rebuild the tokenizer of a directory; those in `given` override the files'.
 
-    Raises FileNotFoundError that says what was looked for, ValueError for files that hold something else.
+    Raises FileNotFoundError that names what is missing, ValueError for files with invalid content.
     """
     folder = Path(directory)
     if not folder.is_dir():
@@ -137,12 +136,12 @@ def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str,
 
 
 def argument(file: str) -> str:
-    """The constructor's argument that a file is for."""
+    """The constructor argument that takes this file."""
     return "sentencepiece_model_file" if file == MODEL else "vocab_file"
 
 
 def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[Any, AddedToken]:
-    """The added tokens of a directory that has only added_tokens.json: those that play a role are special."""
+    """The added tokens of a directory that has only added_tokens.json; those with a role are special."""
     special: set[str] = set()
     for name, value in arguments:
         if name in ROLES or name == ADDITIONAL:

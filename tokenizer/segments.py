@@ -1,15 +1,15 @@
-"""What happens to a text before sentencepiece sees it: lower-casing, and taking the special tokens out.
+"""What happens to a text before sentencepiece sees it: lower-casing, and separating the special tokens.
 
     "Ein [MASK] Tag"  ->  "Ein ", [MASK], " Tag"
 
-Lower-casing works on one character at a time, so Σ becomes σ at the end of a word too, and it comes before
-normalisation, so 𝐀 or ™ become A or TM afterwards and stay upper case. Special tokens in the text are left as they are.
+Lower-casing works on one character at a time, so Σ becomes σ even at the end of a word. It comes before normalisation,
+so 𝐀 or ™ become A or TM afterwards and stay upper case. Special tokens in the text are left as they are.
 
-Special and added tokens are found by their exact characters, anywhere, leftmost first, the longest first. Each of the
-ordinary segments between them goes to sentencepiece on its own.
+Special and added tokens are found by their exact characters, anywhere, leftmost first, then longest first. Each
+ordinary segment between them goes to sentencepiece separately.
 
 Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer.tokenize` (which looks for added tokens with
-a trie that can miss one where several overlap; the regular expression here does not).
+a trie that can miss one if several overlap; the regular expression here does not).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from .added_tokens import AddedToken
 
-# The only character whose lower case is longer: i and U+0307, a combining dot.
+# The only character with a longer lower case: i and U+0307, a combining dot.
 DOTTED_I = "İ"
 
 
 class Segment(NamedTuple):
-    """A stretch of a text: its characters, where they start, and whether they are one special or added token."""
+    """A part of a text: its characters, their start, and whether they are one special or added token."""
 
     text: str
     start: int
@@ -33,20 +33,20 @@ class Segment(NamedTuple):
 
 
 def alternation(contents: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of these strings, of several at one place the longest; None if there are none."""
+    """A pattern for any of these strings, the longest first; None if there are none."""
     ordered = sorted(set(contents), key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, ordered))})") if ordered else None
 
 
 def lower(text: str) -> str:
-    """Each character's lower case. `str.lower` is the same but for Σ, which it looks at in context."""
+    """Each character in lower case. `str.lower` differs only for Σ, whose lower case depends on the context there."""
     return text.replace("Σ", "σ").lower()
 
 
 def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] | None]:
-    """`text` in lower case except what `keep` matches; and for each new character the index of the one it came from.
+    """`text` in lower case, except matches of `keep`; and the source index of each new character.
 
-    The indices end with the length of `text`. They are None where they would be 0, 1, 2, ..., that is without İ.
+    The indices end with the length of `text`. They are None if they would be 0, 1, 2, ..., that is, without İ.
     """
     parts = keep.split(text) if keep else [text]
     parts[0::2] = map(lower, parts[0::2])
@@ -63,7 +63,7 @@ def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] 
 
 
 def split(text: str, pattern: re.Pattern[str] | None, tokens: Mapping[str, AddedToken]) -> list[Segment]:
-    """Cut `text` at the tokens that `pattern` finds. Segments are never empty; an empty text has none."""
+    """Split `text` at the tokens that `pattern` finds. No segment is empty; an empty text has none."""
     parts = pattern.split(text) if pattern else [text]
     if len(parts) == 1:
         return [Segment(text, 0, False)] if text else []
@@ -78,12 +78,12 @@ def split(text: str, pattern: re.Pattern[str] | None, tokens: Mapping[str, Added
 
 
 def apply_flags(segments: list[Segment], tokens: Mapping[str, AddedToken]) -> list[Segment]:
-    """What an added token's flags say about its neighbours.
+    """Apply the flags of added tokens to their neighbours.
 
-    `lstrip`, `rstrip`: it takes the white space on that side. `single_word`: where it touches another segment, spaces
-    apart, it is no token and becomes part of that segment, first of the left one.
+    `lstrip`, `rstrip`: the token takes the white space on that side. `single_word`: if the token touches a neighbour
+    without a space between, it is not a token and becomes part of that neighbour, of the left one if both touch.
     """
-    segments = [*segments, Segment("", 0, False)]  # so that the last one has a right neighbour
+    segments = [*segments, Segment("", 0, False)]  # gives the last one a right neighbour
     for i, (text, start, special) in enumerate(segments):
         flags = tokens[text] if special else None
         if flags is None or not flags.takes_neighbours:

@@ -1,8 +1,8 @@
-"""Texts to tokens, ids and offsets: lower-casing, special tokens, sentencepiece, and rules A and B, for a batch.
+"""Texts to tokens, ids and offsets, for a batch: lower-casing, special tokens, sentencepiece, and rules A and B.
 
-What each stage costs decides the speed: sentencepiece gets all segments of all texts in one call, and the rules are
-applied to pieces, not to characters. A piece is cut and looked up once and then remembered (rule B depends on the
-piece alone), so that the ids of a text are a chain of dictionary look-ups.
+Written for speed: sentencepiece gets all segments of all texts in one call, and the rules are applied to pieces, not
+to characters. Each piece is cut and looked up once and then cached (rule B depends on the piece alone), so that
+encoding a text is a chain of dictionary look-ups.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .piece_model import MARKER, Piece, PieceModel, check_unicode
 from .segments import Segment, lower_case, split
 from .token_table import TokenTable
 
-# The pieces of ERNIE-M's vocabulary are 250,002. Pieces beyond it (unknown characters, of which a run is one piece)
-# are without number, so the memory of them has a bound.
-REMEMBERED = 300_000
+# ERNIE-M's vocabulary has 250,002 pieces. There is no limit to unknown pieces (runs of unknown characters), so the
+# cache has one.
+MAX_CACHED = 300_000
 
 Value = TypeVar("Value")
 
 
-class Remembered(dict[Piece, Value], Generic[Value]):
-    """`make(text of the piece)`, kept for the next time."""
+class PieceCache(dict[Piece, Value], Generic[Value]):
+    """`make(text of the piece)`, cached by piece."""
 
     def __init__(self, model: PieceModel, make: Callable[[str], Value]) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class Remembered(dict[Piece, Value], Generic[Value]):
 
     def __missing__(self, piece: Piece) -> Value:
         value = self.make(self.text_of(piece))
-        if len(self) < REMEMBERED:
+        if len(self) < MAX_CACHED:
             self[piece] = value
         return value
 
 
 @dataclass(slots=True)
 class Encoded:
-    """One text: the ids of its tokens; their spans, if asked for; and, if it came as words, the word of each."""
+    """One text: the ids of its tokens; their spans, if requested; and, if it came as words, the word of each."""
 
     ids: list[int]
     offsets: list[Span] | None = None
@@ -65,17 +65,17 @@ class Encoded:
         )
 
     def word_ids(self) -> list[int]:
-        """Which word each token is part of: of those given, or of `text.split()`. A lone marker is of the next one."""
+        """The index of each token's word, as given or in `text.split()`. A lone marker belongs to the next one."""
         if self.words is not None:
             return self.words
         if self.offsets is None:
-            raise ValueError("word_ids: words are known with return_offsets_mapping=True or is_split_into_words=True")
+            raise ValueError("word_ids: expected a call with return_offsets_mapping=True or is_split_into_words=True")
         ends = [match.end() for match in re.finditer(r"\S+", self.text)]
         return [bisect_right(ends, start) for start, _ in self.offsets]
 
 
 def join_words(parts: Sequence[Encoded]) -> Encoded:
-    """The words of one text behind each other. Spans stay relative to their word, whose index says which it is."""
+    """The words of one text, joined. Spans stay relative to their word; `words` has its index."""
     located = all(part.offsets is not None for part in parts)
     return Encoded(
         [index for part in parts for index in part.ids],
@@ -85,7 +85,7 @@ def join_words(parts: Sequence[Encoded]) -> Encoded:
 
 
 class TextEncoder:
-    """Cuts texts with one piece model and one token table. Make a new one when tokens are added."""
+    """Encodes texts with one piece model and one token table. Create a new one when tokens are added."""
 
     def __init__(self, model: PieceModel, table: TokenTable, lone_marker: str) -> None:
         self.model = model
@@ -93,16 +93,16 @@ class TextEncoder:
         self.lone_marker = lone_marker
         self.marker = model.piece_of(MARKER)
         self.runs_meet = MARKER + MARKER in model.normalise("a  b")[0]
-        self.text = Remembered(model, str)
-        self.starts_marked = Remembered(model, lambda text: text.startswith(MARKER))
-        self.ids = Remembered(model, lambda text: tuple(table.id_of(text[start:end]) for start, end in cut(text)))
-        # Pieces are many, but walks over them are few: shared, they stay in the processor's cache.
+        self.text = PieceCache(model, str)
+        self.starts_marked = PieceCache(model, lambda text: text.startswith(MARKER))
+        self.ids = PieceCache(model, lambda text: tuple(table.id_of(text[start:end]) for start, end in cut(text)))
+        # There are many pieces but few distinct walks over them: shared, these stay in the processor's cache.
         walks: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self.steps = Remembered(model, lambda text: walks.setdefault(steps(text), steps(text)))
+        self.steps = PieceCache(model, lambda text: walks.setdefault(steps(text), steps(text)))
         self.vanishes = lru_cache(4096)(lambda character: not model.normalise(character)[0].strip(MARKER))
 
     def segments(self, text: str, split_special: bool) -> tuple[list[Segment], list[int] | None]:
-        """The segments of a text and, where lower-casing moved characters, the source index of each character."""
+        """The segments of a text and, if lower-casing moved characters, the source index of each character."""
         check_unicode(text)
         source = None
         if self.table.do_lower_case:
@@ -110,7 +110,7 @@ class TextEncoder:
         return split(text, None if split_special else self.table.added_pattern, self.table.added), source
 
     def pieces(self, segments: Iterable[Segment]) -> Iterator[list[Piece]]:
-        """The pieces of each ordinary segment, lone markers dropped."""
+        """The pieces of each ordinary segment, after rule A."""
         texts = [segment.text for segment in segments if not segment.special]
         marked = self.starts_marked.__getitem__
         for text, pieces in zip(texts, self.model.pieces(texts), strict=True):
@@ -131,7 +131,7 @@ class TextEncoder:
         return tokens
 
     def encode(self, texts: Sequence[str], split_special: bool, with_offsets: bool) -> list[Encoded]:
-        """The ids of each text, and the spans of its tokens if asked for."""
+        """The ids of each text and, if requested, the spans of its tokens."""
         segmented = [self.segments(text, split_special) for text in texts]
         pieces = self.pieces(segment for segments, _ in segmented for segment in segments)
         return [
@@ -147,7 +147,7 @@ class TextEncoder:
         pieces: Iterator[list[Piece]],
         with_offsets: bool,
     ) -> Encoded:
-        """The ids of a text's segments, whose `pieces` are next, and their spans in the text."""
+        """The ids of a text's segments and their spans in the text; `pieces` yields each segment's pieces next."""
         ids: list[int] = []
         offsets: list[Span] = []
         for segment in segments:
@@ -166,16 +166,16 @@ class TextEncoder:
         return Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids)
 
     def locate(self, segment: Segment, pieces: list[Piece], count: int) -> list[Span]:
-        """The spans, from the start of the text, of the `count` tokens of an ordinary segment."""
+        """The spans in the text of the `count` tokens of an ordinary segment."""
         text, start, _ = segment
         walks = map(self.steps.__getitem__, pieces)
         bytewise = self.model.byte_fallback
         if not bytewise and self.model.is_plain(text):
-            # Most text is like this. The marker in front stands for no character.
+            # The usual case. The marker in front does not stand for a character.
             return ranges(walks, start - 1, count)
         normalised, source = self.model.normalise(text)
         if not bytewise and normalised.startswith(MARKER) and source[1:] == list(range(len(text) + 1)):
-            # Other characters, but one for one.
+            # Characters were replaced one for one.
             return ranges(walks, start - 1, count)
         texts = map(self.text.__getitem__, pieces)
         found = byte_ranges(texts, normalised) if bytewise else ranges(walks, 0, count)

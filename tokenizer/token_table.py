@@ -3,8 +3,8 @@
     token -> id     added tokens first, then the vocabulary (a duplicate's last line), else the id of [UNK]
     id -> token     added tokens first, then the vocabulary (its line), else "[UNK]"
 
-The special tokens have roles (`pad_token`, `mask_token`, ...), by which they are read and set; all of them are also
-added tokens, so that they are found in running text. Names and rules are those of transformers.
+The special tokens are read and set by role (`pad_token`, `mask_token`, ...). All of them are also added tokens, so that
+they are found in running text. Names and rules are those of transformers.
 
 Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer`; `tokenization_utils_base.py`,
 `SpecialTokensMixin`.
@@ -20,7 +20,7 @@ from .added_tokens import AddedToken
 from .segments import alternation
 from .vocabulary import Vocabulary
 
-# The roles in the order in which transformers lists the special tokens, and what plays them.
+# The roles, in the order in which transformers lists the special tokens, and their default tokens.
 ROLES: dict[str, str | None] = {
     "bos_token": None,
     "eos_token": None,
@@ -34,14 +34,14 @@ ADDITIONAL = "additional_special_tokens"
 
 
 def added_id(value: Any) -> int:
-    """An id from a configuration file, where it is a string. ValueError if it is none."""
+    """Parse an id from a configuration file, where it is a string. Raises ValueError if it is not an id."""
     if not isinstance(value, (str, int)) or not str(value).isdecimal():
-        raise ValueError(f"added_tokens_decoder: expected ids, 0 or more, got {value!r}")
+        raise ValueError(f"added_tokens_decoder: expected ids of 0 or more, got {value!r}")
     return int(value)
 
 
 class SpecialToken:
-    """An attribute such as `pad_token`: reads the token of that role; setting it adds the token if it is new."""
+    """An attribute such as `pad_token`: the token with that role. Setting it adds the token if it is new."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.role = name
@@ -54,7 +54,7 @@ class SpecialToken:
 
 
 class SpecialId:
-    """An attribute such as `pad_token_id`: the id of that role's token. To be set through the token."""
+    """An attribute such as `pad_token_id`: the id of the token with that role. Read-only; set the token."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.role = name.removesuffix("_id")
@@ -62,7 +62,7 @@ class SpecialId:
     def __get__(self, table: TokenTable, owner: type) -> int:
         token = table.roles[self.role]
         if token is None:
-            raise ValueError(f"{self.role}: this tokenizer has none, set one first")
+            raise ValueError(f"{self.role}: this tokenizer has none; set one first")
         return table.id_of(token)
 
     def __set__(self, table: TokenTable, value: object) -> None:
@@ -70,7 +70,7 @@ class SpecialId:
 
 
 class TokenTable:
-    """Every token and its id. `len` counts the added tokens, `vocab_size` does not."""
+    """Every token and its id. `len` includes added tokens, `vocab_size` does not."""
 
     unk_token, sep_token, pad_token = SpecialToken(), SpecialToken(), SpecialToken()
     cls_token, mask_token = SpecialToken(), SpecialToken()
@@ -104,7 +104,7 @@ class TokenTable:
         self.add_special_tokens({**{k: v for k, v in roles.items() if v is not None}, ADDITIONAL: additional})
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
-        """Add a token or a list of them, as str or AddedToken; how many of them are new to the vocabulary."""
+        """Add a token or a list of them, as str or AddedToken. Returns how many are new to the vocabulary."""
         several = isinstance(new_tokens, Iterable) and not isinstance(new_tokens, (str, Mapping))
         new, free, known_special = 0, len(self), set(self.all_special_tokens)
         for value in new_tokens if several else [new_tokens]:
@@ -127,7 +127,7 @@ class TokenTable:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True
     ) -> int:
-        """Give roles to tokens, {"mask_token": "<mask>", "additional_special_tokens": [...]}; how many are new."""
+        """Assign roles, {"mask_token": "<mask>", "additional_special_tokens": [...]}. Returns how many are new."""
         new = 0
         for role, value in special_tokens_dict.items():
             if role not in ROLES and role != ADDITIONAL:
@@ -148,7 +148,7 @@ class TokenTable:
         self.added_tokens_encoder[token.content] = number
 
     def _tokens_changed(self) -> None:
-        """Make the patterns anew that find added tokens in text."""
+        """Rebuild the patterns that find added tokens in text."""
         self.added = {token.content: token for token in self.added_tokens_decoder.values()}
         self.added_pattern = alternation(self.added)
         plain = [token.content for token in self.added.values() if token.normalized and not token.special]
@@ -173,7 +173,7 @@ class TokenTable:
     @overload
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """The id of a token, or the list of ids of several. A token that is not known has the id of [UNK]."""
+        """The id of a token, or the ids of several. An unknown token has the id of [UNK]."""
         return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
 
     @overload
@@ -181,7 +181,7 @@ class TokenTable:
     @overload
     def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | list[str]:
-        """The token of an id, or the list of tokens of several (a list, or a one-dimensional array or tensor)."""
+        """The token of an id, or the tokens of several (a list, or a one-dimensional array or tensor)."""
         values = ids.tolist() if hasattr(ids, "tolist") else ids
         try:
             if not isinstance(values, Iterable):
@@ -193,11 +193,11 @@ class TokenTable:
         return [self.token_of(number) for number in numbers if number not in skipped]
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token with its id, added ones included."""
+        """Every token with its id, including added tokens."""
         return {**self.vocabulary.ids, **self.added_tokens_encoder}
 
     def get_added_vocab(self) -> dict[str, int]:
-        """The added tokens, special ones included, with their ids."""
+        """The added tokens, including special ones, with their ids."""
         return dict(self.added_tokens_encoder)
 
     @property
@@ -206,7 +206,7 @@ class TokenTable:
         return len(self.vocabulary)
 
     def __len__(self) -> int:
-        """One more than the largest id: the rows that an embedding needs."""
+        """One more than the largest id: the number of rows that an embedding needs."""
         return max([len(self.vocabulary), *(number + 1 for number in self.added_tokens_decoder)])
 
     @property
@@ -222,7 +222,7 @@ class TokenTable:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Every special token once."""
+        """Every special token, once."""
         return list(dict.fromkeys([token for token in self.roles.values() if token is not None] + self._additional))
 
     @property

@@ -1,7 +1,7 @@
-"""`ErnieMTokenizer`: the calls that users know from transformers, over the stages of this room.
+"""`ErnieMTokenizer`: the calls that users know from transformers, built on the stages in this folder.
 
-Two things differ from transformers 4.40.2 on purpose: `attention_mask` is returned by default, and with
-`return_overflowing_tokens=True` what truncation cuts off comes as further rows.
+It differs from transformers 4.40.2 on purpose in two ways: `attention_mask` is returned by default, and with
+`return_overflowing_tokens=True` the tokens that truncation removes are returned as further rows.
 
 Source: transformers 4.40.2 `tokenization_ernie_m.py` and `tokenization_utils_base.py` for names and behaviour.
 """
@@ -54,13 +54,13 @@ class ErnieMTokenizer(IdRows):
     ) -> None:
         """
         vocab_file: a vocab.txt, or "sentencepiece" for the piece model's own pieces and ids.
-        lone_marker: "huggingface" or "paddle", the rule for a marker ▁ that is a piece of its own (see `cutting`).
-        strict_vocab: a duplicate line in vocab.txt is an error.
+        lone_marker: "huggingface" or "paddle", the rule for a piece that is only the marker ▁ (see `cutting`).
+        strict_vocab: whether a duplicate line in vocab.txt is an error.
         sp_model_kwargs: sampling, {"enable_sampling": True, "nbest_size": 64, "alpha": 0.1}.
-        model_max_length: what truncation cuts to if a call has no max_length. Longer texts are not refused.
+        model_max_length: the length to truncate to if a call has no max_length. Longer texts are not refused.
         added_tokens_decoder: {id: token}, as in tokenizer_config.json.
         special_tokens: unk_token, sep_token, pad_token, cls_token, mask_token, additional_special_tokens, bos_token,
-            eos_token. One that is not in the vocabulary is added to it.
+            eos_token. A token that is not in the vocabulary is added.
         """
         flags = {"do_lower_case": do_lower_case, "strict_vocab": strict_vocab}
         flags |= {"split_special_tokens": split_special_tokens}
@@ -68,7 +68,7 @@ class ErnieMTokenizer(IdRows):
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name}: expected a bool, got {value!r}")
-        # JSON knows no integers: "no limit" comes as 1e30 too.
+        # "No limit" may come from JSON as the float 1e30.
         limit = int(model_max_length) if isinstance(model_max_length, float) else model_max_length
         self._lone_marker = choice("lone_marker", lone_marker, LONE_MARKER_RULES)
         self.padding_side = choice("padding_side", padding_side, SIDES)
@@ -84,7 +84,7 @@ class ErnieMTokenizer(IdRows):
 
     @property
     def lone_marker(self) -> str:
-        """The rule for a lone marker; fixed when the tokenizer is made."""
+        """The rule for a lone marker, fixed at construction."""
         return self._lone_marker
 
     def _tokens_changed(self) -> None:
@@ -102,7 +102,7 @@ class ErnieMTokenizer(IdRows):
         return f"ErnieMTokenizer(vocab_size={self.vocab_size}, length={len(self)}, special={self.all_special_tokens})"
 
     def tokenize(self, text: str, pair: str | None = None, *, split_special_tokens: bool | None = None) -> list[str]:
-        """The tokens of a text, and of a second one behind them. No special tokens are added."""
+        """The tokens of a text, followed by those of a second one. No special tokens are added."""
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         texts = arrange(text, None, False).first + ([] if pair is None else arrange(pair, None, False).first)
         return [token for part in flatten(texts) for token in self._encoder.tokens(part, split)]
@@ -128,12 +128,12 @@ class ErnieMTokenizer(IdRows):
         return_length: bool = False,
         split_special_tokens: bool | None = None,
     ) -> BatchEncoding:
-        """Encode a text, a pair, or a batch of either; `inputs` lists the shapes.
+        """Encode a text, a pair, or a batch of either; `inputs` lists the forms.
 
         Columns: input_ids; token_type_ids, special_tokens_mask, attention_mask (by default), length (without padding),
-        offset_mapping (code points, each in its own text or word), overflow_to_sample_mapping. They are lists or, with
-        `return_tensors`, arrays ("np") or torch tensors ("pt"), and then a single text is a batch of one.
-        `return_overflowing_tokens`: a row for each window of a text that is too long, `stride` tokens overlapping.
+        offset_mapping (code points, relative to the text or word), overflow_to_sample_mapping. They are lists or, with
+        `return_tensors`, arrays ("np") or torch tensors ("pt"); a single text is then a batch of one.
+        `return_overflowing_tokens`: one row per window of a text that is too long, overlapping by `stride` tokens.
         `padding`, `truncation`: see `options`. Raises TypeError or ValueError that names the argument.
         """
         inputs = arrange(text, text_pair, is_split_into_words)
@@ -166,22 +166,22 @@ class ErnieMTokenizer(IdRows):
         return BatchEncoding(to_tensors(columns, return_tensors), rows, self.padding_side)
 
     def _encode(self, inputs: Inputs, split_special: bool, with_offsets: bool) -> list[tuple[Encoded, Encoded | None]]:
-        """The texts of each sample, all encoded in one call."""
+        """The encoded texts of each sample, from one call."""
         texts: list[Text] = inputs.first + (inputs.second or [])
         parts = iter(self._encoder.encode(flatten(texts), split_special, with_offsets))
         encoded = [next(parts) if isinstance(t, str) else join_words([next(parts) for _ in t]) for t in texts]
         count = len(inputs.first)
         return [(encoded[i], encoded[count + i] if inputs.second else None) for i in range(count)]
 
-    def _wanted(self, name: str, asked: bool | None) -> bool:
-        return name in self.model_input_names if asked is None else asked
+    def _wanted(self, name: str, option: bool | None) -> bool:
+        return name in self.model_input_names if option is None else option
 
     def _options(self, **given: Any) -> Options:
         given |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         return Options(**given, model_max_length=self.model_max_length)
 
     def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
-        """The input_ids that a call with these arguments gives."""
+        """The input_ids of a call with these arguments."""
         return self(text, text_pair, **options)["input_ids"]
 
     def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
@@ -201,7 +201,7 @@ class ErnieMTokenizer(IdRows):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchEncoding:
-        """Pad encoded rows: a mapping of columns, or a list of mappings as a data loader collects them."""
+        """Pad encoded rows: a mapping of columns, or a list of mappings, as from a data loader."""
         options = self._options(
             padding=padding,
             truncation=False,
@@ -220,16 +220,16 @@ class ErnieMTokenizer(IdRows):
     def save_vocabulary(
         self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Write vocab.txt and the piece model into a directory that exists; the paths of the two."""
+        """Write vocab.txt and the piece model into an existing directory. Returns their paths."""
         folder = Path(save_directory)
         if not folder.is_dir():
             raise NotADirectoryError(f"save_directory: {folder} is not a directory")
         return write_all(folder, vocabulary_files(self.vocabulary, self._model, filename_prefix))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
-        """Write a directory that `from_pretrained`, here and in transformers 4.40.2, makes this tokenizer of.
+        """Write a directory from which `from_pretrained`, here and in transformers 4.40.2, restores this tokenizer.
 
-        Makes the directory if needed, and replaces these files in it. Returns the paths of what it wrote.
+        Creates the directory if needed, and replaces these files in it. Returns the paths of the files written.
         """
         folder = Path(save_directory)
         options = {name: getattr(self, name) for name in SAVED}
@@ -239,9 +239,9 @@ class ErnieMTokenizer(IdRows):
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], **arguments: Any) -> ErnieMTokenizer:
-        """Read a directory with sentencepiece.bpe.model and vocab.txt, and the other files of `saving` if there.
+        """Read a directory with sentencepiece.bpe.model and vocab.txt, and the other files of `saving` if present.
 
-        `arguments` are the constructor's, and win over what the files say. Raises FileNotFoundError or ValueError that
-        names the file.
+        `arguments` are the constructor's, and override the files. Raises FileNotFoundError or ValueError that names the
+        file.
         """
         return cls(**constructor_arguments(directory, arguments))

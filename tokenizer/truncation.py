@@ -1,12 +1,12 @@
-"""Truncation: which tokens of a row stay when it would be longer than `max_length`.
+"""Truncation: which tokens of a row are kept if it would be longer than `max_length`.
 
-    longest_first   one token at a time from the longer text, from the second if both are as long
-    only_first      from the first text alone
-    only_second     from the second text alone
+    longest_first   drop one token at a time from the longer text, from the second if both are equally long
+    only_first      drop from the first text only
+    only_second     drop from the second text only
 
-The special tokens always stay. With `overflow` what does not fit is not lost: a row becomes several, which hold
-windows of the text that is cut, each window beginning `stride` tokens before the end of the one before. With
-truncation_side "left" the end of a text is kept, and windows run from its end to its start.
+Special tokens are always kept. With `overflow` no token is lost: a row becomes several, with windows of the text that
+is truncated; each window begins `stride` tokens before the end of the previous one. With truncation_side "left" the end
+of a text is kept, and windows run from its end to its start.
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `truncate_sequences`, for the rules; its fast tokenizers
 (tokenizers `Encoding::truncate`) for overflow as rows.
@@ -20,9 +20,9 @@ from .text_encoder import Encoded
 
 
 def truncate(row: Row, options: Options) -> list[Row]:
-    """The row, cut to `options.max_length`, or the rows with all its windows.
+    """The row truncated to `options.max_length`, or one row per window.
 
-    Raises ValueError where `max_length` cannot be reached by the strategy, and for a stride that leaves no progress.
+    Raises ValueError if the strategy cannot reach `max_length`, or if the stride leaves no progress.
     """
     limit = options.truncation_length
     first, second = row.first, row.second
@@ -30,7 +30,8 @@ def truncate(row: Row, options: Options) -> list[Row]:
         return [row]
     if options.overflow and second is not None and options.truncation == "longest_first":
         raise ValueError(
-            "return_overflowing_tokens: windows are of one text: say truncation='only_first' or 'only_second'"
+            "return_overflowing_tokens: with a pair, expected truncation='only_first' or 'only_second', "
+            "got 'longest_first'"
         )
     if len(row) <= limit:
         return [row]
@@ -40,19 +41,19 @@ def truncate(row: Row, options: Options) -> list[Row]:
         raise ValueError(f"max_length: expected at least {limit - room}, the number of special tokens, got {limit}")
     if strategy == "only_second":
         if second is None:
-            raise ValueError("truncation='only_second': there is no second text to cut")
+            raise ValueError("truncation='only_second': expected a text pair, got no second text")
         parts = windows(second, room - len(first), options, "second")
         return [Row(first, part, row.special, row.sample) for part in parts]
     if strategy == "only_first":
         parts = windows(first, room - (0 if second is None else len(second)), options, "first")
         return [Row(part, second, row.special, row.sample) for part in parts]
-    assert second is not None  # a single text is cut by "only_first"
+    assert second is not None  # a single text is truncated by "only_first"
     keep_first, keep_second = shares(len(first), len(second), room)
     return [Row(window(first, keep_first, options), window(second, keep_second, options), row.special, row.sample)]
 
 
 def shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """What "longest_first" leaves of two lengths: equal shares, the odd token to the first, the shorter whole."""
+    """The lengths that "longest_first" leaves: a text that fits its half stays whole; the first gets the odd token."""
     if first <= room - room // 2:
         return first, room - first
     if second <= room // 2:
@@ -66,17 +67,17 @@ def window(text: Encoded, size: int, options: Options) -> Encoded:
 
 
 def windows(text: Encoded, size: int, options: Options, name: str) -> list[Encoded]:
-    """The window that truncation keeps and, with overflow, all others."""
+    """The window that truncation keeps, followed, with overflow, by all others."""
     if size < 0:
         raise ValueError(
-            f"truncation: max_length {options.truncation_length} cannot be reached: "
-            f"it takes {-size} tokens more than the {name} text has"
+            f"truncation: max_length {options.truncation_length} cannot be reached: the {name} text has "
+            f"{-size} tokens too few to remove"
         )
     if not options.overflow:
         return [window(text, size, options)]
     step = size - options.stride
     if step <= 0:
-        raise ValueError(f"stride: expected less than {size}, the tokens that a row has room for, got {options.stride}")
+        raise ValueError(f"stride: expected less than {size}, the text tokens of a row, got {options.stride}")
     count = 1 + -(-(len(text) - size) // step)
     starts = [i * step for i in range(count)]
     if options.truncation_side == "right":

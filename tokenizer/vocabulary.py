@@ -1,12 +1,12 @@
-"""vocab.txt: one token on each line, and the token's id is its line's number, counted from 0.
+"""vocab.txt: one token per line; a token's id is its line number, counted from 0.
 
     [CLS] [PAD] [SEP] [UNK]   0 to 3
     the pieces                the sentencepiece model's own, in its order, without its control and unknown pieces
     [MASK]                    last
 
-A line ends at "\\n"; "\\r\\n" is a line end only if every line ends so. Python's universal newlines would also end a
-line at the lone "\\r" that may be a token, and so shift the id of every token behind it. A token on two lines encodes
-to the later id, as in transformers; each of the two ids decodes to the token.
+A line ends at "\\n"; "\\r\\n" is a line end only if every line ends with it. Python's universal newlines would also
+split at a lone "\\r", which may be a token, and so shift the ids of all later tokens. A token on two lines encodes to
+the later id, as in transformers; both ids decode to the token.
 
 Source: transformers 4.40.2 `tokenization_ernie_m.py`, `load_vocab` and `save_vocabulary`.
 """
@@ -18,12 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# How many duplicates a message lists; a wrong file may have a hundred thousand.
-LISTED = 5
+# The most duplicates that a message lists; a wrong file may have a hundred thousand.
+MAX_LISTED = 5
 
 
 class Vocabulary:
-    """The tokens by id (`tokens`), and the id of each (`ids`). Ids of tokens added later are not here."""
+    """The tokens by id (`tokens`) and the ids by token (`ids`), without tokens added later."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
@@ -34,47 +34,49 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], strict: bool = False) -> Vocabulary:
-        """Read a vocab.txt. A duplicate line is reported on stderr, or is a ValueError if `strict`.
+        """Read a vocab.txt. Duplicate lines are reported on stderr or, if `strict`, raise ValueError.
 
         Raises FileNotFoundError (or another OSError) for a file that cannot be read, ValueError for one that is not
-        UTF-8 or holds no token; each names the file.
+        UTF-8 or is empty; each names the file.
         """
         vocabulary = cls(split_lines(read_text(Path(path))))
         if not vocabulary.tokens:
-            raise ValueError(f"vocab_file: {path} is empty, expected one token on each line")
+            raise ValueError(f"vocab_file: {path} is empty, expected one token per line")
         if len(vocabulary.ids) < len(vocabulary.tokens):
             report = f"vocab_file: {path}: {vocabulary.duplicates()}"
             if strict:
                 raise ValueError(report)
-            print(f"{report}; text encodes to the last of them", file=sys.stderr)
+            print(f"{report}; text encodes to the last of each", file=sys.stderr)
         return vocabulary
 
     def duplicates(self) -> str:
-        """Say which tokens stand on more than one line, with the lines' numbers, counted from 1 as editors do."""
-        # Only tokens that are not where `ids` says can have a second line: this stays short for a large vocabulary.
+        """Describe the tokens that are on more than one line, with line numbers counted from 1, as in editors."""
+        # Only the lines whose token has a later one: this stays short for a large vocabulary.
         lines: dict[str, list[int]] = {}
         for i, token in enumerate(self.tokens):
             if self.ids[token] != i:
                 lines.setdefault(token, []).append(i + 1)
-        said = [f"{token!r} on lines {', '.join(map(str, n))} and {self.ids[token] + 1}" for token, n in lines.items()]
-        more = f"; and {len(said) - LISTED} more" if len(said) > LISTED else ""
-        return f"{len(said)} duplicate token{'s' * (len(said) > 1)}: {'; '.join(said[:LISTED])}{more}"
+        entries = [
+            f"{token!r} on lines {', '.join(map(str, n))} and {self.ids[token] + 1}" for token, n in lines.items()
+        ]
+        more = f"; and {len(entries) - MAX_LISTED} more" if len(entries) > MAX_LISTED else ""
+        return f"{len(entries)} duplicate token{'s' * (len(entries) > 1)}: {'; '.join(entries[:MAX_LISTED])}{more}"
 
     def text(self) -> str:
-        """The content of a vocab.txt with these tokens, duplicates included, so that each keeps its id."""
+        """The content of a vocab.txt with these tokens, including duplicates, so that each keeps its id."""
         for i, token in enumerate(self.tokens):
             if "\n" in token:
-                raise ValueError(f"vocabulary: token {i}, {token!r}, holds a line end, vocab.txt cannot")
+                raise ValueError(f"vocabulary: token {i}, {token!r}, contains a line end, which vocab.txt cannot hold")
         return "".join(f"{token}\n" for token in self.tokens)
 
 
 def read_text(path: Path) -> str:
-    """The file's text, from UTF-8, with or without a byte order mark."""
+    """The file's text, decoded from UTF-8 with or without a byte order mark."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"vocab_file: {path} does not exist; for the sentencepiece model's own ids say vocab_file='sentencepiece'"
+            f"vocab_file: {path} does not exist; for the sentencepiece model's own ids, pass vocab_file='sentencepiece'"
         ) from None
     try:
         return data.decode("utf-8-sig")
@@ -84,7 +86,7 @@ def read_text(path: Path) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of `text` without their ends; the last line may lack one."""
+    """The lines of `text` without their ends; the last line need not have one."""
     ends = text.count("\n")
     lines = text.split("\r\n" if ends and text.count("\r\n") == ends else "\n")
     return lines[:-1] if lines[-1] == "" else lines

@@ -1,6 +1,7 @@
-"""Making a safetensors directory of any checkpoint that `checkpoint` reads.
+"""Converting any checkpoint that `checkpoint` reads to a safetensors directory.
 
-Whatever the file holds for its class is kept, to the bit unless another dtype is asked for; nothing is made anew.
+All weights of the checkpoint's class keep their exact values unless another dtype is requested; none is newly
+initialised.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ TOKENIZER_FILES = (
 
 
 def class_of(checkpoint: Checkpoint, config: ErnieMConfig) -> type[PretrainedModel]:
-    """Which of the six classes a checkpoint was saved from (see `checkpoint_names.architecture_of`)."""
+    """Which of the six classes a checkpoint was saved from (see `names.architecture_of`)."""
     name = names.architecture_of(config, checkpoint.tensors)
     found: type[PretrainedModel] = ErnieMModel if name == "ErnieMModel" else getattr(heads, name)
     return found
 
 
 def own_names(checkpoint: Checkpoint, config: ErnieMConfig) -> tuple[dict[str, str], LoadReport]:
-    """For the checkpoint's own class: which stored tensor each path is, and a report of what does not fit.
+    """For the checkpoint's own class, the stored name of each path, and a report of mismatches.
 
-    A head or a pooler that is missing counts as missing here.
+    Unlike in `compare_names`, an absent head or pooler counts as missing.
     """
     cls = class_of(checkpoint, config)
     stored, report = compare_names(checkpoint, shapes(config, cls.head_sizes(config), cls.has_pooler))
@@ -53,16 +54,16 @@ def own_names(checkpoint: Checkpoint, config: ErnieMConfig) -> tuple[dict[str, s
 def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype: str | None = None) -> None:
     """Write the checkpoint in `source` as a safetensors directory under Hugging Face's names.
 
-    `dtype`: "float16", "bfloat16", "float32" or "float64"; by default what the file has, half precision as float32.
-    Weights are kept but for that, those of every head too. Tokenizer files are copied.
+    `dtype`: "float16", "bfloat16", "float32" or "float64"; by default that of the file, with half precision widened to
+    float32. All weights of the checkpoint's own class are kept. Tokenizer files are copied.
 
-    Raises FileExistsError if `destination` exists and is not an empty directory; otherwise as `load_parameters`.
+    Raises FileExistsError if `destination` exists and is not an empty directory; other errors as in `load_parameters`.
     """
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
-    target = Path(os.path.abspath(destination))  # "." has no name to put a temporary one beside
+    target = Path(os.path.abspath(destination))  # "." has no name to derive the temporary one from
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target}: there is something already; expected a new place, or an empty directory")
+        raise FileExistsError(f"{target}: the destination exists and is not an empty directory")
     checkpoint = open_checkpoint(source)
     config = ErnieMConfig.from_pretrained(source)
     arrays = complete_arrays(checkpoint, config, None if dtype == "bfloat16" else dtype)
@@ -80,9 +81,9 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
 
 
 def complete_arrays(checkpoint: Checkpoint, config: ErnieMConfig, dtype: Any) -> dict[str, Array]:
-    """The arrays of a checkpoint's own class. Raises ValueError that lists what is missing or does not fit."""
+    """The arrays of a checkpoint's own class. Raises ValueError that lists all mismatches."""
     stored, report = own_names(checkpoint, config)
     if report:
-        kind = class_of(checkpoint, config).__name__
-        raise ValueError(f"{checkpoint.directory}: the weights are not those of {kind}:\n{report}")
+        architecture = class_of(checkpoint, config).__name__
+        raise ValueError(f"{checkpoint.directory}: the weights do not match {architecture}:\n{report}")
     return {path: checkpoint.load(path, name, dtype) for path, name in stored.items()}

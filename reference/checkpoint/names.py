@@ -1,8 +1,8 @@
-"""How files spell the weights' names: one table, and the ways to read it.
+"""The names of the weights in files: one table, and functions that read it.
 
-A path of `parameters.shapes` is the name of a module and, for linear maps and normalisations, `.weight` or `.bias`.
-Both makers of files put `ernie_m.` before the encoder's names where there is a head. Paddle keeps the weight of a
-linear map as (inputs, outputs), so it is to be transposed.
+A path of `parameters.shapes` is the name of a module, followed by `.weight` or `.bias` for linear maps and
+normalisations. If the model has a head, both formats put `ernie_m.` before the encoder's names. Paddle stores linear
+weights as (inputs, outputs), so they must be transposed.
 
 Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
 """
@@ -17,7 +17,7 @@ from ..config import ErnieMConfig
 HUGGINGFACE, PADDLE = "huggingface", "paddle"
 PREFIX = "ernie_m."
 
-# path -> name in Hugging Face's files, and in Paddle's where that is another; {i} is the layer.
+# Path -> name in Hugging Face's files, and in Paddle's if that differs; {i} is the layer.
 TABLE: dict[str, tuple[str, ...]] = {
     "word_embeddings": ("embeddings.word_embeddings.weight",),
     "position_embeddings": ("embeddings.position_embeddings.weight",),
@@ -37,7 +37,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "head.linear_end": ("linear_end",),
 }
 NOT_LINEAR = ("embeddings", "norm", "norm1", "norm2")
-# Buffers that older files hold beside the weights.
+# Buffers that older files contain besides the weights.
 IGNORED = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 CLASSES = {
@@ -52,7 +52,7 @@ CLASSES = {
 
 
 def file_name(path: str, format: str, prefix: str = "") -> str:
-    """What a file of that format, HUGGINGFACE or PADDLE, calls a path; `prefix` precedes all but the head's names."""
+    """The name of a path in files of `format`, HUGGINGFACE or PADDLE; `prefix` precedes all but the head's names."""
     parts = path.split(".")
     layer = parts[1] if parts[0] == "layers" else ""
     if layer:
@@ -64,18 +64,18 @@ def file_name(path: str, format: str, prefix: str = "") -> str:
 
 
 def is_transposed(path: str, format: str) -> bool:
-    """Whether files of that format hold this weight as (inputs, outputs)."""
+    """Whether files of `format` store this weight as (inputs, outputs)."""
     module, _, last = path.rpartition(".")
     return format == PADDLE and last == "weight" and not module.endswith(NOT_LINEAR)
 
 
 def prefix_of(names: Iterable[str]) -> str:
-    """`ernie_m.` if stored names have it."""
+    """`ernie_m.` if any stored name starts with it, else empty."""
     return PREFIX if any(name.startswith(PREFIX) for name in names) else ""
 
 
 def format_of(names: Iterable[str]) -> str:
-    """Whose spelling stored names are in; Hugging Face's where nothing tells them apart."""
+    """The format of stored names; HUGGINGFACE if ambiguous."""
     paddle = {TABLE[f"layers.{{i}}.{name}"][1].partition("{i}")[2] for name in ("q_proj", "k_proj", "v_proj")}
     for name in names:
         layer, _, rest = name.removeprefix(PREFIX).removeprefix("encoder.layers.").partition(".")
@@ -85,13 +85,13 @@ def format_of(names: Iterable[str]) -> str:
 
 
 def to_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays by path as a `state_dict` under Hugging Face's names; the arrays themselves, not copies."""
+    """Arrays by path as a `state_dict` with Hugging Face's names; not copied."""
     prefix = PREFIX if any(path.startswith("head.") for path in arrays) else ""
     return {file_name(path, HUGGINGFACE, prefix): array for path, array in arrays.items()}
 
 
 def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The opposite of `to_huggingface`. Raises ValueError that names what is not a weight of the model."""
+    """The inverse of `to_huggingface`. Raises ValueError for a name that is not a weight of the model."""
     patterns = {names[0]: path for path, names in TABLE.items()}
     found: dict[str, Array] = {}
     for name, array in arrays.items():
@@ -101,7 +101,7 @@ def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
             parts[2] = "{i}"
         plain = ".".join(parts)
         module, _, last = plain.rpartition(".")
-        if plain in patterns and last == "weight":  # an embedding, which is no module but a weight in the table
+        if plain in patterns and last == "weight":  # an embedding: its entry in the table includes `.weight`
             path = patterns[plain]
         elif module in patterns and not module.endswith(".weight") and last in ("weight", "bias"):
             path = f"{patterns[module]}.{last}"
@@ -114,9 +114,9 @@ def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
-    """Which of the six classes a checkpoint was saved from: as its configuration says, else as its names suggest.
+    """Which of the six classes a checkpoint was saved from: from its configuration, else inferred from its names.
 
-    A classifier beside a pooler is taken for sequence classification, though multiple choice looks the same.
+    A classifier with a pooler is taken as sequence classification, although multiple choice looks the same.
     """
     for name in (config.architectures or ()) if config is not None else ():
         if name in CLASSES:
@@ -133,7 +133,7 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
 
 
 def unused(name: str, format: str) -> bool:
-    """Whether a stored name is a known one that a class may do without: another head's, the pooler's, or a buffer."""
+    """Whether a stored name is known but optional: a weight of a head or of the pooler, or a buffer."""
     plain = name.removeprefix(PREFIX)
     modules = {file_name(path, format) for path in TABLE if path.startswith(("head.", "pooler"))}
     module, _, last = plain.rpartition(".")

@@ -1,8 +1,7 @@
-"""The stack machine that a pickle is a program for, with the instructions that a dictionary of arrays needs.
+"""The stack machine that interprets pickles, with only the instructions that a dictionary of arrays needs.
 
-It makes numbers, text, bytes (views of the file), tuples and dictionaries. Whatever a pickle says beyond that
-(name a function, call it, give an object its state) goes to a `Builder`, which decides what comes of it: the machine
-itself looks up no name and calls nothing.
+It builds numbers, text, bytes (views of the file), tuples and dictionaries. Everything else (referencing a function,
+calling it, setting an object's state) is left to a `Builder`: the machine itself looks up no names and calls nothing.
 
 Leaves out: Python 2's instructions, out-of-band buffers, persistent ids, sets, class instances.
 
@@ -14,25 +13,25 @@ from __future__ import annotations
 import struct
 from typing import Any, Protocol
 
-# A checkpoint of 100 layers needs a tenth of this. It bounds what a file of one-byte instructions can make of memory.
+# A checkpoint of 100 layers needs a tenth of this. It bounds the memory that one-byte instructions can fill.
 MOST_INSTRUCTIONS = 1_000_000
 
 
 class Builder(Protocol):
-    """What the machine leaves to others: each method gives what is then on the stack."""
+    """Handles what the machine does not. The results of `mention` and `call` go on the stack."""
 
     def mention(self, module: object, name: object) -> object:
-        """For the name of a function or class."""
+        """Handle a reference to a function or class."""
 
     def call(self, function: object, arguments: object) -> object:
-        """For a call of what was mentioned."""
+        """Handle a call to what was mentioned."""
 
     def build(self, target: object, state: object) -> None:
-        """For giving an object its state."""
+        """Set the state of an object."""
 
 
 class Machine:
-    """Runs the instructions of one file; `run` gives what it builds."""
+    """Interprets the instructions of one file; `run` returns the result."""
 
     def __init__(self, data: memoryview, builder: Builder) -> None:
         self.data = data
@@ -43,7 +42,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The object that the file describes. Raises ValueError, IndexError or KeyError on anything else."""
+        """The object that the file describes. Raises ValueError, IndexError or KeyError if the file is invalid."""
         if bytes(self.take(1)) != b"\x80" or not 2 <= self.number("<B") <= 5:
             raise ValueError("not a pickle of protocol 2 to 5")
         for _ in range(MOST_INSTRUCTIONS):
@@ -51,13 +50,13 @@ class Machine:
             if code == b".":
                 return self.stack.pop()
             if code not in INSTRUCTIONS:
-                raise ValueError(f"instruction {code!r} at byte {self.at - 1} is none that weights need")
+                raise ValueError(f"instruction {code!r} at byte {self.at - 1} is not one that weight files need")
             INSTRUCTIONS[code](self)
         raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions")
 
     def take(self, n: int) -> memoryview:
         if n > len(self.data) - self.at:
-            raise ValueError(f"truncated: {n} bytes wanted at byte {self.at} of {len(self.data)}")
+            raise ValueError(f"truncated: expected {n} bytes at byte {self.at} of {len(self.data)}")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -68,7 +67,7 @@ class Machine:
         for n in range(1, min(1000, len(self.data) - self.at) + 1):
             if self.data[self.at + n - 1] == 10:
                 return str(self.take(n)[:-1], "utf-8")
-        raise ValueError(f"no end of the name at byte {self.at}")
+        raise ValueError(f"unterminated name at byte {self.at}")
 
     def text(self, form: str) -> None:
         self.stack.append(str(self.take(self.number(form)), "utf-8"))
@@ -94,10 +93,10 @@ class Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError(f"entries for {type(target).__name__} at byte {self.at}")
+            raise ValueError(f"expected pairs for a dictionary, got {len(items)} items for {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str):
-                raise ValueError(f"expected names for keys, got {type(key).__name__} at byte {self.at}")
+                raise ValueError(f"expected string keys, got {type(key).__name__} at byte {self.at}")
             target[key] = value
 
     def set_item(self) -> None:
@@ -121,7 +120,7 @@ class Machine:
 
 
 INSTRUCTIONS: dict[bytes, Any] = {
-    b"\x95": lambda m: m.number("<Q"),  # FRAME: only a hint for reading ahead
+    b"\x95": lambda m: m.number("<Q"),  # FRAME: only a read-ahead hint
     b"(": Machine.open_mark,
     b"}": lambda m: m.push({}),
     b")": lambda m: m.push(()),

@@ -1,11 +1,11 @@
-"""Reading checkpoints: Hugging Face's directories and Paddle's, through one table of names.
+"""Reading Hugging Face's and Paddle's checkpoint directories, through one table of names.
 
     config.json  +  model.safetensors, or shards with model.safetensors.index.json       Hugging Face
                     pytorch_model.bin, or shards with pytorch_model.bin.index.json       Hugging Face, older
     config.json (or model_config.json)  +  model_state.pdparams                          Paddle
 
-`open_checkpoint` maps the weights into memory, under the names that they are stored by; `load_parameters` makes a
-model's of them, and says at once all that does not fit.
+`open_checkpoint` maps the weights into memory under their stored names; `load_parameters` matches them to a model's
+parameters, and reports all mismatches at once.
 
 Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
 """
@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory: its spelling ("huggingface" or "paddle"), its weight files, and what they hold."""
+    """A checkpoint directory: its format ("huggingface" or "paddle"), its weight files, and their tensors."""
 
     directory: Path
     format: str
@@ -42,11 +42,11 @@ class Checkpoint:
 
     @property
     def prefix(self) -> str:
-        """What stands before the encoder's names: `ernie_m.` where there is a head."""
+        """The prefix of the encoder's names: `ernie_m.` if there is a head, else empty."""
         return names.prefix_of(self.tensors)
 
     def load(self, path: str, name: str, dtype: Any = None) -> Array:
-        """The stored tensor `name` as the array that belongs at `path`. Raises ValueError, as `StoredTensor.load`."""
+        """The stored tensor `name` as the array at `path`. Raises ValueError as `StoredTensor.load` does."""
         try:
             return self.tensors[name].load(dtype, names.is_transposed(path, self.format))
         except ValueError as error:
@@ -55,10 +55,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a checkpoint fitted a class. Names and shapes are those of the file.
+    """How a checkpoint matches a class. Names and shapes are those of the file.
 
-    `missing`: wanted, not there. `unexpected`: there, not wanted. `mismatched`: (name, shape wanted, shape found).
-    `initialised`: made anew, by seed.
+    `missing`: expected, but not stored. `unexpected`: stored, but not expected. `mismatched`: (name, expected shape,
+    stored shape). `initialised`: an absent head or pooler, newly initialised from the seed.
     """
 
     format: str
@@ -68,7 +68,7 @@ class LoadReport:
     initialised: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is anything to complain of."""
+        """True if anything is missing, unexpected or mismatched."""
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
@@ -79,9 +79,9 @@ class LoadReport:
 
 
 def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
-    """Find a directory's weights and map them into memory; none is loaded yet.
+    """Find a directory's weights and map them into memory, without loading them.
 
-    Raises FileNotFoundError if it holds no weights, with what was looked for; ValueError that names a damaged file.
+    Raises FileNotFoundError, with the names looked for, if there are none; ValueError, naming the file, if damaged.
     """
     folder = Path(directory)
     files = find_weights(folder)
@@ -93,9 +93,9 @@ def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
 def compare_names(
     checkpoint: Checkpoint, wanted: Mapping[str, Shape]
 ) -> tuple[dict[str, str], LoadReport]:  # -> path: name in the file
-    """Which stored tensor each wanted path is, and a report of what does not fit.
+    """The stored name of each wanted path, and a report of mismatches.
 
-    A whole head or pooler may be missing, and those of another class may be there: neither is an error.
+    A whole head or pooler may be absent, and those of another class may be present; neither is an error.
     """
     format, prefix = checkpoint.format, checkpoint.prefix
     stored: dict[str, str] = {}
@@ -103,12 +103,12 @@ def compare_names(
     mismatched: list[tuple[str, Shape, Shape]] = []
     new: list[str] = []
     expected = {path: names.file_name(path, format, prefix) for path in wanted}
-    # Half a head is damage, not a headless checkpoint.
-    begun = {path.partition(".")[0] for path, name in expected.items() if name in checkpoint.tensors}
+    # A partial head means a damaged file, not a checkpoint without a head.
+    present = {path.partition(".")[0] for path, name in expected.items() if name in checkpoint.tensors}
     for path, name in expected.items():
         if name not in checkpoint.tensors:
             part = path.partition(".")[0]
-            (new if part in ("head", "pooler") and part not in begun else missing).append(name)
+            (new if part in ("head", "pooler") and part not in present else missing).append(name)
             continue
         shape = wanted[path][::-1] if names.is_transposed(path, format) else wanted[path]
         found = checkpoint.tensors[name].shape
@@ -131,42 +131,43 @@ def load_parameters(
     strict: bool = True,
     seed: int = 0,
 ) -> tuple[dict[str, Array], LoadReport]:
-    """The arrays of a model with that configuration, head and pooler, by path, and a report.
+    """The arrays, by path, of a model with this configuration, head and pooler, and a report.
 
-    dtype: by default the file's, half precision as float32. A weight is a read-only view of the file where its bytes
-    need no change. A head or a pooler that the file lacks is made by `seed`, which is said on stderr.
+    dtype: by default that of the file, with half precision widened to float32. A weight that needs no conversion is a
+    read-only view of the file. A head or pooler that the file lacks is initialised from `seed`, with a note on stderr.
 
-    Raises ValueError that lists every missing, unexpected and wrongly shaped weight, unless `strict` is False: then
-    what is missing or of a wrong shape is made by `seed` too. Raises ValueError that names a weight with a nan in it.
+    Raises ValueError listing every missing, unexpected and wrongly shaped weight, unless `strict` is False: then
+    missing and wrongly shaped weights are initialised from `seed` too. Raises ValueError, naming the weight, for nan or
+    infinity.
     """
     checkpoint = open_checkpoint(directory)
     wanted = shapes(config, head, pooler)
     stored, report = compare_names(checkpoint, wanted)
     if report and strict:
-        raise ValueError(f"{directory}: the weights are not those of this model:\n{report}")
+        raise ValueError(f"{directory}: the weights do not match this model:\n{report}")
     arrays = {path: checkpoint.load(path, name, dtype) for path, name in stored.items()}
-    made = {path: shape for path, shape in wanted.items() if path not in arrays}
-    if made:
-        kind = arrays["word_embeddings"].dtype if "word_embeddings" in arrays else np.dtype(dtype or np.float32)
-        arrays |= initialise(made, config, seed, kind)
-        described = ", ".join(names.file_name(path, checkpoint.format, checkpoint.prefix) for path in made)
-        print(f"{directory}: not in the checkpoint, made by seed {seed}: {described}", file=sys.stderr)
+    new = {path: shape for path, shape in wanted.items() if path not in arrays}
+    if new:
+        new_dtype = arrays["word_embeddings"].dtype if "word_embeddings" in arrays else np.dtype(dtype or np.float32)
+        arrays |= initialise(new, config, seed, new_dtype)
+        listed = ", ".join(names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new)
+        print(f"{directory}: not loaded, but initialised from seed {seed}: {listed}", file=sys.stderr)
     note_on_default_mask(checkpoint, config)
-    kinds = {array.dtype for array in arrays.values()}
-    if len(kinds) > 1:
-        largest = np.result_type(*kinds)
+    dtypes = {array.dtype for array in arrays.values()}
+    if len(dtypes) > 1:
+        largest = np.result_type(*dtypes)
         arrays = {path: array.astype(largest, copy=False) for path, array in arrays.items()}
     return {path: arrays[path] for path in wanted}, report
 
 
 def note_on_default_mask(checkpoint: Checkpoint, config: ErnieMConfig) -> None:
-    """Say on stderr, of a Paddle extraction checkpoint, that there is another default mask, and why."""
+    """For a Paddle extraction checkpoint, print a note on stderr about the default mask of its training."""
     if checkpoint.format != names.PADDLE or config.default_mask == "cls_token":
         return
     if names.architecture_of(config, checkpoint.tensors) == "ErnieMForInformationExtraction":
         print(
-            f"{checkpoint.directory}: Paddle's extraction checkpoints (UIE-M) were trained with a mask on [CLS], in "
-            "place of one on padding, wherever a call brings none. It is used only if you choose it: "
-            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in its config file.',
+            f"{checkpoint.directory}: Paddle's extraction checkpoints (UIE-M) were trained with a default mask on "
+            "[CLS] instead of padding. It is used only on request: "
+            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in the config file.',
             file=sys.stderr,
         )

@@ -1,12 +1,12 @@
 """Reading and writing safetensors files.
 
     8 bytes         length of the header, N, little endian
-    N bytes         JSON: name -> dtype, shape, first and last byte; spaces at the end, so that the data is aligned
+    N bytes         JSON: name -> dtype, shape, start and end offsets; padded with spaces to align the data
     the rest        the tensors' bytes, one after the other
 
-The safetensors library checks a file (offsets that overlap or leave the file, holes, sizes that do not fit); its bytes
-are then mapped, not read. Writing is done here, in all versions of the library alike: none of its interfaces for NumPy
-knows bfloat16, and the one below them has changed.
+The safetensors library validates a file (offsets that overlap or lie outside, holes, wrong sizes); its bytes are then
+mapped, not read. Files are written without the library: its NumPy interfaces do not support bfloat16, and its
+lower-level interface has changed between versions.
 
 Source: the safetensors format, README of huggingface/safetensors.
 """
@@ -43,7 +43,7 @@ ALIGNMENT = 8
 
 
 def map_file(path: Path) -> memoryview:
-    """A file's bytes, mapped into memory, read-only. Raises ValueError if there are none."""
+    """A file's bytes, mapped into memory, read-only. Raises ValueError if the file is empty."""
     with open(path, "rb") as file:
         if path.stat().st_size == 0:
             raise ValueError(f"{path}: the file is empty")
@@ -51,7 +51,7 @@ def map_file(path: Path) -> memoryview:
 
 
 def check_file(path: Path) -> None:
-    """Let the library look at the file. Raises ValueError that names the file, with what the library says."""
+    """Validate the file with the library. Raises ValueError with the path and the library's message."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -62,7 +62,7 @@ def check_file(path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a file, mapped into memory, not loaded. Raises ValueError if the file is damaged."""
+    """All tensors of a file, mapped into memory, not loaded. Raises ValueError if the file is damaged."""
     data = map_file(path)
     check_file(path)
     size = int.from_bytes(data[:8], "little")
@@ -73,10 +73,10 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
             continue
         code, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if code not in CODES:
-            raise ValueError(f"{path}: {name}: dtype {code} is none of {', '.join(CODES)}")
-        kind = "uint16" if code == "BF16" else CODES[code]
+            raise ValueError(f"{path}: {name}: expected one of {', '.join(CODES)}, got {code}")
+        dtype = "uint16" if code == "BF16" else CODES[code]
         raw = data[8 + size + start : 8 + size + end]
-        bits = np.frombuffer(raw, kind).reshape(shape) if end > start else np.empty(shape, kind)
+        bits = np.frombuffer(raw, dtype).reshape(shape) if end > start else np.empty(shape, dtype)
         found[name] = StoredTensor(name, CODES[code], shape, bits)
     return found
 
@@ -84,7 +84,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 def write_safetensors(file: BinaryIO, tensors: Iterable[tuple[str, str, Array]]) -> None:
     """Write tensors, given as name, dtype ("float32", or "bfloat16" with uint16 bits) and array, to an open file.
 
-    Nothing but one tensor is copied at a time. The metadata says `{"format": "pt"}`, which transformers asks for.
+    At most one tensor is copied at a time. The metadata is `{"format": "pt"}`, which transformers requires.
     """
     items = list(tensors)
     codes = {name: code for code, name in CODES.items()}

@@ -1,4 +1,4 @@
-"""One weight as it is stored in a file, and loading it."""
+"""One weight as stored in a file, and how to load it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from ..array import Array, widen_bfloat16
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-CHUNK = 1 << 18  # numbers looked at in one go
+CHUNK = 1 << 18  # numbers checked at a time
 
 
 def first_not_finite(x: Array) -> tuple[int, ...] | None:
-    """Index of the first nan or infinity in `x`, or None. Looks at pieces, so that it needs no memory to speak of."""
+    """Index of the first nan or infinity in `x`, or None. Works in chunks, so it needs little memory."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         finite = np.isfinite(flat[start : start + CHUNK])
@@ -30,37 +30,37 @@ class StoredTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    bits: Array = field(repr=False)  # as it lies in the file; bfloat16 as uint16
+    bits: Array = field(repr=False)  # as stored; bfloat16 as uint16
 
     @classmethod
     def of(cls, name: str, array: Array, bfloat16: bool = False) -> StoredTensor:
-        """From an array as it lies in the file; `bfloat16` says that its uint16 are bfloat16 bits."""
+        """From an array as stored; `bfloat16` says that uint16 values are bfloat16 bits."""
         dtype = "bfloat16" if bfloat16 and array.dtype.name == "uint16" else array.dtype.name
         return cls(name, dtype, array.shape, array)
 
     @property
     def native(self) -> str:
-        """The dtype that holds it exactly and that is computed in: its own, or float32 for half precision."""
+        """The dtype to load and compute in by default: its own, or float32 for half precision, which is exact."""
         return "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
 
     def load(self, dtype: Any = None, transposed: bool = False) -> Array:
-        """The numbers, as `dtype` or as `native`; a view of the file where nothing has to be changed.
+        """The numbers as `dtype`, by default `native`; a view of the file if nothing has to be converted.
 
-        Raises ValueError if it is no floating-point tensor, or if it holds a nan, an infinity, or a number that
-        `dtype` is too small for.
+        Raises ValueError if the tensor is not floating-point, or if it holds nan, infinity, or a number too large for
+        `dtype`.
         """
         if self.dtype not in FLOATS:
             raise ValueError(f"{self.name}: expected one of {', '.join(FLOATS)}, got {self.dtype}")
         wanted = np.dtype(dtype or self.native)
         bits = np.ascontiguousarray(self.bits.T) if transposed else self.bits
         exact = widen_bfloat16(bits) if self.dtype == "bfloat16" else bits
-        with np.errstate(over="ignore", invalid="ignore"):  # signalling nans too are for the scan below
+        with np.errstate(over="ignore", invalid="ignore"):  # the scan below also finds signalling nans
             found = exact.astype(wanted, order="C", copy=False)
-        # Matrix products copy unaligned arrays each time they meet them.
+        # Every matrix product would copy an unaligned array.
         found = found if found.flags.aligned and found.flags.c_contiguous else found.copy()
         where = first_not_finite(found)
         if where is not None:
-            kind = "is too large for " + wanted.name if np.isfinite(exact[where]) else "is not a finite number"
-            index = where[::-1] if transposed else where  # as the file has it, whose name for it this is
-            raise ValueError(f"{self.name}: {exact[where]} at {index} {kind}")
+            problem = "is too large for " + wanted.name if np.isfinite(exact[where]) else "is not a finite number"
+            index = where[::-1] if transposed else where  # in the file, like the name
+            raise ValueError(f"{self.name}: {exact[where]} at {index} {problem}")
         return found

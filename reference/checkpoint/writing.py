@@ -1,6 +1,6 @@
-"""Writing checkpoints that transformers 4.40.2 loads: `config.json` and `model.safetensors`, under its names.
+"""Writing checkpoints that transformers 4.40.2 loads: `config.json` and `model.safetensors`, with its names.
 
-Both are written under temporary names and renamed when they are complete, so that there is never half a checkpoint.
+Both are written under temporary names and renamed once complete, so a checkpoint is never half-written.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def save_checkpoint(
     overwrite: bool = False,
     bfloat16: bool = False,
 ) -> None:
-    """Write a model's arrays, given by path, and its configuration into a directory, which is made if need be.
+    """Write a model's arrays, given by path, and its configuration to a directory, which is created if needed.
 
-    `architecture` is the name of the class. `bfloat16` rounds the weights to that on the way.
-    Raises FileExistsError that names a file that is there already, unless `overwrite`; ValueError that names a weight
-    that is too large for bfloat16.
+    `architecture` is the name of the class. `bfloat16` rounds the weights to bfloat16.
+    Raises FileExistsError if a file exists, unless `overwrite`; ValueError, naming the weight, for a number too large
+    for bfloat16.
     """
     from ernie_m.tokenizer.files import replacing
 
@@ -43,7 +43,7 @@ def save_checkpoint(
     if not overwrite:
         for path in targets:
             if path.exists():
-                raise FileExistsError(f"{path}: there is one already; expected a new place, or overwrite=True")
+                raise FileExistsError(f"{path}: the file exists; pass overwrite=True to replace it")
     tensors = [
         (name, "bfloat16", bfloat16_bits(name, array)) if bfloat16 else (name, array.dtype.name, array)
         for name, array in to_huggingface(arrays).items()
@@ -61,7 +61,7 @@ def save_checkpoint(
 
 
 def written_config(config: ErnieMConfig, architecture: str, dtype: str) -> ErnieMConfig:
-    """The configuration that goes with the weights: if it names a class or a dtype, then those that are written."""
+    """The configuration to write: with this class and, if it has a `torch_dtype`, this dtype."""
     extra = dict(config.extra)
     if "torch_dtype" in extra:
         extra["torch_dtype"] = dtype
@@ -69,7 +69,7 @@ def written_config(config: ErnieMConfig, architecture: str, dtype: str) -> Ernie
 
 
 def bfloat16_bits(name: str, array: Array) -> Array:  # -> uint16
-    """The weight `name` rounded to bfloat16. Raises ValueError for a number beyond its range."""
+    """The weight `name` rounded to bfloat16. Raises ValueError for a number out of range."""
     bits = round_to_bfloat16(array)
     where = first_not_finite(widen_bfloat16(bits))
     if where is not None:

@@ -1,4 +1,4 @@
-"""The command line, `ernie-m`: one file for each command, and what they share."""
+"""The `ernie-m` command line: one file per command, and the code that the commands share."""
 
 from .program import main
 

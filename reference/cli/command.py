@@ -1,6 +1,6 @@
-"""What all commands share, here and in `ernie_m.kernels`: argument parsing, errors and exit codes.
+"""Shared by all commands, here and in `ernie_m.kernels`: argument parsing, errors and exit codes.
 
-0     done
+0     success
 1     a comparison, an inspection or a check found a difference
 2     an error: one line on standard error, no traceback
 130   Ctrl-C
@@ -20,7 +20,7 @@ DIFFERENCE, ERROR, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports an error in one line, as the rest of the program does."""
+    """An ArgumentParser that reports an error in one line, like the rest of the program."""
 
     program = "ernie-m"
 
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any, name: str, help: str, description: str, epilog: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """A parser for the command `name`; `run` does the work and returns the exit code."""
+    """Add a parser for the command `name`; `run` does the work and returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help,
@@ -47,7 +47,7 @@ def add_command(
 def execute(program: str, parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Parse `argv` (by default `sys.argv`), run the command that it names, and return the exit code.
 
-    No exception leaves this function: each becomes one line on standard error and an exit code.
+    Expected errors become one line on standard error and an exit code; others, such as a KeyError, propagate.
     """
     _prepare_streams()
     try:
@@ -66,7 +66,7 @@ def execute(program: str, parser: Callable[[], argparse.ArgumentParser], argv: S
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, in a user's words."""
+    """Describe an error to the user."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     if isinstance(error, MemoryError):
@@ -75,9 +75,9 @@ def describe(error: BaseException) -> str:
 
 
 def _prepare_streams() -> None:
-    """Write UTF-8 to files and pipes on every platform; a terminal that lacks a character shows its escape."""
+    """Write UTF-8 to files and pipes on every platform; escape characters that a terminal cannot encode."""
     if sys.stdout is None:
-        # The caller closed it (>&-). It is opened for reading, so that every attempt to write is an error.
+        # The caller closed it (>&-). Opened read-only, so that every write fails.
         sys.stdout = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -88,7 +88,7 @@ def _prepare_streams() -> None:
 
 
 def _stop(message: str | None, status: int) -> int:
-    """Print the message, and leave nothing in standard output's buffer that Python would fail to write at exit."""
+    """Print the message and flush standard output, so that Python does not fail to flush it at exit."""
     if message is not None:
         print(message, file=sys.stderr)
     try:

@@ -1,4 +1,4 @@
-"""`ernie-m convert SRC DST`: any checkpoint that can be read as a safetensors directory for transformers."""
+"""`ernie-m convert SRC DST`: write any readable checkpoint as a safetensors directory for transformers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from ..checkpoint.conversion import convert
 from ..checkpoint.stored_tensor import FLOATS
 from .command import add_command
 
-DESCRIPTION = "Write a checkpoint, Paddle's or a pytorch_model.bin, as a safetensors directory that transformers loads."
+DESCRIPTION = (
+    "Convert a checkpoint, such as Paddle's or a pytorch_model.bin, to a safetensors directory for transformers."
+)
 EPILOG = """\
-DST must not exist, or be empty. It gets config.json, model.safetensors and the tokenizer's files, or, if anything goes
-wrong, nothing. Weights are kept to the bit, but for the dtype: half precision becomes float32 unless --dtype says
-otherwise. A pytorch_model.bin is read with torch, which has to be installed.
+DST must be new, or an empty directory. It receives config.json, model.safetensors and the tokenizer's files; if
+anything goes wrong, nothing is written. Weights are copied bit for bit, except that half precision becomes float32
+unless --dtype says otherwise. Reading a pytorch_model.bin requires torch, which you install yourself.
 
 examples:
   ernie-m convert PADDLE_DIR NEW_DIR
@@ -22,15 +24,15 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "convert", "a checkpoint to safetensors", DESCRIPTION, EPILOG, run)
-    parser.add_argument("source", metavar="SRC", help="a checkpoint directory, Hugging Face's or Paddle's")
-    parser.add_argument("destination", metavar="DST", help="the directory to make")
-    parser.add_argument("--dtype", choices=FLOATS, help="the weights' dtype (default: see above)")
+    """Declare the command's arguments."""
+    parser = add_command(commands, "convert", "convert a checkpoint to safetensors", DESCRIPTION, EPILOG, run)
+    parser.add_argument("source", metavar="SRC", help="checkpoint directory in Hugging Face or Paddle format")
+    parser.add_argument("destination", metavar="DST", help="the directory to create")
+    parser.add_argument("--dtype", choices=FLOATS, help="dtype of the written weights (default: see below)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and say what was written."""
+    """Convert, then list the files written."""
     convert(arguments.source, arguments.destination, arguments.dtype)
     for path in sorted(Path(arguments.destination).iterdir()):
         print(f"{path} ({path.stat().st_size:,} bytes)")

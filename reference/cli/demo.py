@@ -1,6 +1,6 @@
-"""`ernie-m demo`: sentences in several languages, all the way from text to vectors that are compared.
+"""`ernie-m demo`: take sentences in several languages from text to vectors, and compare the vectors.
 
-Computed in float64, so that the digits printed are the same on every machine.
+Computed in float64, so that the printed digits are the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .table import entry_table, number, table, width
 
 INDENT = "   "
 COLUMNS = 120
-# A mark of no width, behind which a terminal does not go on from right to left.
+# A zero-width mark that returns a terminal to left-to-right order.
 LEFT_TO_RIGHT = "\u200e"
-# What is shown of each layer; `ernie-m trace` shows the rest.
-OF_EACH_LAYER = ("self_attn.self_attn.probs", "norm2")
+# The entries shown for each layer; `ernie-m trace` shows the others.
+LAYER_ENTRIES = ("self_attn.self_attn.probs", "norm2")
 
-DESCRIPTION = "The main job, every step shown: sentences to pieces and ids, through each layer, to vectors and cosines."
+DESCRIPTION = "Show every step from sentences to pieces and ids, through each layer, to vectors and their cosines."
 EPILOG = """\
 examples:
   ernie-m demo
@@ -40,10 +40,10 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "demo", "text to vectors, every step shown", DESCRIPTION, EPILOG, run)
-    parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use in place of the demo's own")
-    parser.add_argument("--model", metavar="DIR", help="a checkpoint of your own (default: the one in the package)")
+    """Declare the command's arguments."""
+    parser = add_command(commands, "demo", "show every step from text to vectors", DESCRIPTION, EPILOG, run)
+    parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use instead of the built-in ones")
+    parser.add_argument("--model", metavar="DIR", help="your own checkpoint (default: the one in the package)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,22 +65,22 @@ def run(arguments: argparse.Namespace) -> int:
         out = model(batch["input_ids"], attention_mask=mask)
 
     print(*introduction(model, arguments.model), sep="\n")
-    print("\nTokens: piece, id, and where it stands in its sentence")
+    print("\nTokens: piece, id, and span in the sentence (start:end)")
     for i, sentence in enumerate(sentences):
         ids, spans = (batch[name][i][mask[i] == 1] for name in ("input_ids", "offset_mapping"))
         print(f"{i + 1}  {sentence}")
         print(*token_lines(tokenizer.convert_ids_to_tokens(ids.tolist()), ids.tolist(), spans.tolist()), sep="\n")
     print(
-        f"\nLayers, on the batch's {mask.sum()} tokens; its {mask.size - mask.sum()} places of padding are not computed"
+        f"\nLayers, computed on the batch's {mask.sum()} tokens; {mask.size - mask.sum()} padding positions are skipped"
     )
     print(*layer_lines(found, model.config.num_hidden_layers), sep="\n")
-    print("\nCosines of the sentence vectors, each the mean of its sentence's tokens")
+    print("\nCosines between the sentence vectors (each is the mean over its sentence's tokens)")
     print(*cosine_lines(sentences, out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None]), sep="\n")
     return 0
 
 
 def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
-    """What the model is, and that the demo's has learned nothing."""
+    """Describe the model, and warn that the demo's is untrained."""
     config = model.config
     size = (
         f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads, "
@@ -90,13 +90,13 @@ def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
         return [f"The checkpoint in {directory}: {size}."]
     return [
         f"The demo checkpoint: {size}.",
-        "Its weights are RANDOM, drawn from a seed and never trained: what follows shows how ERNIE-M computes, not",
-        "what a trained one knows. That sentences are alike or not says nothing about their meaning.",
+        "Its weights are RANDOM, drawn from a seed and never trained. The output shows how ERNIE-M computes, not what",
+        "a trained model knows: whether two sentences have similar vectors says nothing about their meaning.",
     ]
 
 
 def token_lines(tokens: Sequence[str], ids: Sequence[int], spans: Sequence[Sequence[int]]) -> list[str]:
-    """Three lines: the tokens; below each its id, and [start, end) in the sentence. If long, three more."""
+    """Three aligned lines: tokens, ids, and spans [start, end) in the sentence. A long sentence is wrapped."""
     columns = []
     for token, token_id, (start, end) in zip(tokens, ids, spans, strict=True):
         columns.append((token_cell(token), str(token_id), f"{start}:{end}" if end > start else ""))
@@ -113,20 +113,20 @@ def token_lines(tokens: Sequence[str], ids: Sequence[int], spans: Sequence[Seque
 
 
 def token_cell(token: str) -> str:
-    """The token as a cell; right-to-left writing followed by a mark that keeps it in its column on a terminal."""
-    backwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in token)
-    return token + LEFT_TO_RIGHT if backwards else token
+    """The token as a cell; a mark after right-to-left text keeps it in its column on a terminal."""
+    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in token)
+    return token + LEFT_TO_RIGHT if right_to_left else token
 
 
 def layer_lines(found: Trace, layers: int) -> list[str]:
-    """Shape and statistics of the embeddings, of some places in each layer, and of the pooler."""
-    inner = [f"encoder.layers.{i}.{name}" for i in range(layers) for name in OF_EACH_LAYER]
+    """Shape and statistics of the embeddings, of LAYER_ENTRIES in each layer, and of the pooler."""
+    inner = [f"encoder.layers.{i}.{name}" for i in range(layers) for name in LAYER_ENTRIES]
     names = ["embeddings.layer_norm", *inner, "pooler.activation"]
     return entry_table([found[name] for name in names], digits=3)
 
 
 def cosine_lines(sentences: Sequence[str], vectors: Array) -> list[str]:  # B, (B, E) -> a table
-    """The cosine of each pair of vectors, two decimals."""
+    """The cosine of each pair of vectors, to two decimals."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit.T
     columns = range(1, len(sentences) + 1)

@@ -1,9 +1,9 @@
-"""`ernie-m encode`: one text, one vector, in the order of the texts, however many there are.
+"""`ernie-m encode`: one vector per text, in the order of the texts, for any number of texts.
 
-Texts are read a window at a time; within a window, batches are made of texts of about the same length. Memory
-depends on the sizes of window and batch, never on the number of texts.
+Texts are read one window at a time, and within a window texts of similar length are batched together. Memory depends
+on the window and batch sizes, not on the number of texts.
 
-The work is done by `tasks.Encoder`.
+`tasks.Encoder` does the work.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from .model import add_model, model_directory
 from .output import Progress, say
 from .vectors import vector_writer
 
-DESCRIPTION = "Turn texts into vectors of float32: one text, one vector, in order; an empty line gives one too."
+DESCRIPTION = "Turn texts into float32 vectors, one per text, in order. An empty line also gets a vector."
 EPILOG = """\
 output:
-  NAME.npy   an array (texts, hidden size), for numpy.load
-  NAME.npz   the same, under the name "vectors"
-  -          JSON lines, {"index": 0, "vector": [...]}; the default
+  NAME.npy   an array of shape (texts, hidden size), for numpy.load
+  NAME.npz   the same array under the name "vectors"
+  -          JSON lines on standard output, {"index": 0, "vector": [...]}; the default
 
-texts longer than the model:
-  truncate     cut them, and say how many they were; the default
-  error        stop, and say which line it is and how long
-  window-mean  split them into windows of the model's length, evenly spaced, which overlap by a quarter or more, each
-               with its own [CLS] and [SEP]; the vector is the mean of the windows' vectors, all weighted alike
+pooling:
+  mean     the mean over all tokens, including [CLS] and [SEP] but not padding; the default
+  cls      the hidden state of [CLS]
+  pooler   the output of the model's pooler
 
-mean pooling counts every token, [CLS] and [SEP] too, and no padding.
+texts longer than the model's maximum length:
+  truncate     truncate them, and report how many there were; the default
+  error        stop at the first, and report its line and length
+  window-mean  split them into evenly spaced windows of the maximum length, each with its own [CLS] and [SEP], which
+               overlap by at least a quarter; the vector is the unweighted mean of the windows' vectors
 
 examples:
   ernie-m encode "The cat sleeps." "Die Katze schläft."
@@ -42,37 +45,48 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "encode", "texts to vectors", DESCRIPTION, EPILOG, run)
+    """Declare the command's arguments."""
+    parser = add_command(commands, "encode", "turn texts into vectors", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument("--pooling", choices=POOLINGS, default="mean", help="what the vector is (default: %(default)s)")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="mean",
+        help="how a text's vector is made; see below (default: %(default)s)",
+    )
     parser.add_argument("--output", metavar="FILE", default="-", help="NAME.npy, NAME.npz, or - (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--long", choices=POLICIES, default="truncate", help="texts longer than the model (see below)")
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive, default=32, help="texts in one call of the model (default: 32)"
+        "--long", choices=POLICIES, default="truncate", help="how to treat long texts; see below (default: %(default)s)"
     )
     parser.add_argument(
-        "--window", metavar="N", type=positive, default=1024, help="texts read before they are sorted (default: 1024)"
+        "--batch-size", metavar="N", type=positive, default=32, help="texts per model call (default: 32)"
+    )
+    parser.add_argument(
+        "--window",
+        metavar="N",
+        type=positive,
+        default=1024,
+        help="texts to read, and sort by length, at a time (default: 1024)",
     )
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Encode all texts. Raises what reading, the model or writing raises; then there is no output file."""
+    """Encode all texts. If reading, encoding or writing raises, no output file is left."""
     found = texts(arguments)
     with vector_writer(arguments.output, arguments.overwrite) as write:
         encoder = Encoder.from_pretrained(
             model_directory(arguments), arguments.pooling, arguments.long, arguments.batch_size
         )
-        # So that a file with no texts has the vectors' width too.
+        # So that the output of a file without texts has the right width.
         write(np.empty((0, encoder.model.config.hidden_size), np.float32))
         progress = Progress("texts encoded", shown=arguments.output != "-")
         try:

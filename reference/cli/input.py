@@ -1,11 +1,11 @@
-"""What the commands read: texts from arguments, a file or standard input, one line after the other.
+"""Read texts from arguments, a file or standard input, one per line.
 
     TEXT ...       each argument is one text
     --file FILE    each line of a UTF-8 file is one text
     neither        each line of standard input is one text
 
-A line ends with "\\n" or "\\r\\n"; the last one needs no end; an empty line is an empty text. Only one window of lines
-is held at a time, so the file may be of any size.
+Lines end with "\\n" or "\\r\\n"; the last one needs no line end; an empty line is an empty text. Only one window of
+lines is held in memory at a time, so files may be of any size.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Text:
-    """One text and where it came from, such as "line 3 of corpus.txt"."""
+    """One text and its origin, such as "line 3 of corpus.txt"."""
 
     text: str
     origin: str
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """TEXT and --file."""
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; without any, the lines of FILE or of stdin")
-    parser.add_argument("--file", metavar="FILE", help="read texts from a UTF-8 file, one on each line (- is stdin)")
+    """Declare TEXT and --file."""
+    parser.add_argument(
+        "texts", metavar="TEXT", nargs="*", help="texts (default: the lines of FILE or of standard input)"
+    )
+    parser.add_argument("--file", metavar="FILE", help="read texts from a UTF-8 file, one per line (-: standard input)")
 
 
 def texts(arguments: Namespace) -> Iterator[Text]:
-    """The texts that the arguments ask for, in order.
+    """The texts that the arguments name, in order.
 
-    Raises ValueError if both TEXT and --file are given, and for a text that is not UTF-8; OSError if FILE cannot be
-    read.
+    Raises ValueError if both TEXT and --file are given or a text is not UTF-8, OSError if FILE cannot be read.
     """
     if arguments.texts and arguments.file is not None:
         raise ValueError("TEXT, --file: expected only one of the two")
@@ -48,12 +49,12 @@ def texts(arguments: Namespace) -> Iterator[Text]:
         return from_arguments(arguments.texts)
     if arguments.file in (None, "-"):
         return _from_stdin()
-    # Opened before the first text is asked for: a wrong name is to be an error before any work.
+    # Opened here, not in the generator: a wrong name must fail before any work is done.
     return _from_file(open(arguments.file, "rb"), arguments.file)
 
 
 def windows(found: Iterable[Text], lines: int) -> Iterator[list[Text]]:
-    """Group texts into lists of at most `lines`, or fewer if they are long."""
+    """Group texts into lists of at most `lines`, or fewer if the texts are long."""
     window: list[Text] = []
     characters = 0
     for text in found:
@@ -67,9 +68,9 @@ def windows(found: Iterable[Text], lines: int) -> Iterator[list[Text]]:
 
 
 def from_arguments(given: list[str]) -> Iterator[Text]:
-    """Texts that were given on the command line. Raises ValueError for one that is not UTF-8."""
+    """Texts from the command line. Raises ValueError for one that is not UTF-8."""
     for number, text in enumerate(given, start=1):
-        # Bytes that are not UTF-8 come from the shell as lone surrogates.
+        # Python decodes bytes of the command line that are not UTF-8 to lone surrogates.
         wrong = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
         if wrong is not None:
             raise ValueError(f"TEXT {number}: expected UTF-8, got {text[wrong]!r} at character {wrong}")
@@ -80,7 +81,7 @@ def _from_stdin() -> Iterator[Text]:
     if sys.stdin is None:
         raise ValueError("standard input: expected texts, but it is closed")
     if sys.stdin.isatty():
-        print("reading one text from each line; end with Ctrl-D", file=sys.stderr)
+        print("reading one text per line; press Ctrl-D to end", file=sys.stderr)
     return _lines(sys.stdin.buffer, "stdin")
 
 
@@ -91,7 +92,7 @@ def _from_file(stream: BinaryIO, name: str) -> Iterator[Text]:
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[Text]:
     number, offset = 0, 0
-    # Not `for line in stream`: a file without line ends would be read whole.
+    # Not `for line in stream`, which would read a file without line ends whole.
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:

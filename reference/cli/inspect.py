@@ -1,4 +1,4 @@
-"""`ernie-m inspect DIR`: what a checkpoint directory holds, and what its class lacks or does not know."""
+"""`ernie-m inspect DIR`: show what a checkpoint directory contains, and check its weights against its class."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .table import table
 
 FORMATS = {"huggingface": "Hugging Face", "paddle": "Paddle"}
 
-DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and whether these are its class's."
+DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and check that the weights fit its class."
 EPILOG = """\
-Shapes and names are those in the file. The exit code is 1 if weights of the class are missing, unexpected, or of
-another shape than the configuration says, and 2 if the directory is no checkpoint. Values are not looked at.
+Names and shapes are shown as the file has them; values are not checked. The exit code is 1 if weights of the class are
+missing, unexpected, or not of the shape that the configuration implies, and 2 if DIR is not a checkpoint.
 
 examples:
   ernie-m inspect DIR
@@ -31,18 +31,18 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "inspect", "what a checkpoint holds", DESCRIPTION, EPILOG, run)
-    parser.add_argument("directory", metavar="DIR", help="a checkpoint directory, Hugging Face's or Paddle's")
-    parser.add_argument("--json", action="store_true", help="all of it as one JSON object")
+    """Declare the command's arguments."""
+    parser = add_command(commands, "inspect", "show what a checkpoint contains", DESCRIPTION, EPILOG, run)
+    parser.add_argument("directory", metavar="DIR", help="checkpoint directory in Hugging Face or Paddle format")
+    parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
 
 
 @dataclass(frozen=True)
 class Findings:
     """A checkpoint, its configuration, the class that it was saved from, and how its weights fit that class.
 
-    `report.missing` has every weight of the class that the files lack, its head's too. `unused` are known weights that
-    the class does without, such as a pooler.
+    `report.missing` lists every weight of the class, including its head, that the files lack. `unused` lists known
+    weights that the class does not use, such as a pooler.
     """
 
     checkpoint: Checkpoint
@@ -53,7 +53,7 @@ class Findings:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is found; 1 if the weights are not those of the class."""
+    """Print the report; return 1 if the weights do not fit the class."""
     found = examine(arguments.directory)
     note_on_default_mask(found.checkpoint, found.config)
     if arguments.json:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(directory: str) -> Findings:
-    """Compare a directory's weights with what its configuration asks for. Raises as `open_checkpoint` does."""
+    """Compare a directory's weights with its configuration. Raises as `open_checkpoint` does."""
     config = ErnieMConfig.from_pretrained(directory)
     checkpoint = open_checkpoint(directory)
     stored, report = own_names(checkpoint, config)
@@ -74,7 +74,7 @@ def examine(directory: str) -> Findings:
 
 
 def numbers(tensors: Iterable[StoredTensor]) -> int:
-    """How many numbers these tensors hold together."""
+    """The total number of elements of these tensors."""
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
@@ -101,16 +101,17 @@ def as_text(found: Findings) -> Iterator[str]:
     yield ""
     if found.unused:
         yield f"not used by {found.architecture}: {', '.join(found.unused)}"
-    yield str(found.report) if found.report else f"all weights of {found.architecture} are there, in their shapes"
+    complete = f"all weights of {found.architecture} are present, with the expected shapes"
+    yield str(found.report) if found.report else complete
 
 
 def dtypes(tensors: Iterable[StoredTensor]) -> dict[str, int]:
-    """How many tensors there are of each dtype."""
+    """The number of tensors of each dtype."""
     return dict(Counter(tensor.dtype for tensor in tensors))
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-    """The report as one object."""
+    """The report as one JSON object."""
     checkpoint, report = found.checkpoint, found.report
     tensors = checkpoint.tensors.values()
     return {

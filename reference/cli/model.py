@@ -1,4 +1,4 @@
-"""Which checkpoint a command runs on: the one that `--model` names, or the demo checkpoint."""
+"""The checkpoint that a command runs on: the one that `--model` names, or the demo checkpoint."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .output import say
 
 
 def add_model(parser: ArgumentParser) -> None:
-    """--model."""
+    """Declare --model."""
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="checkpoint directory, Hugging Face's or Paddle's (default: the demo's, untrained)",
+        help="checkpoint directory in Hugging Face or Paddle format (default: the untrained demo checkpoint)",
     )
 
 
 def model_directory(arguments: Namespace) -> Path:
-    """The directory that the arguments name; by default the demo's, with a remark on standard error."""
+    """The directory that the arguments name; by default the demo's, with a note on standard error."""
     if arguments.model is not None:
         return Path(arguments.model)
     say("no --model: using the demo checkpoint, whose weights are random, not trained")

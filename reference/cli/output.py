@@ -1,4 +1,4 @@
-"""What the commands write besides their results: files that are never half written, progress, remarks."""
+"""Output besides the vectors: checked output paths, JSON lines, and notes and progress on standard error."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 
 def writable(path: str, overwrite: bool) -> Path:
-    """The file that `path` names, links followed. Raises OSError if it exists, or could not be written."""
+    """The file that `path` names, with links resolved. Raises OSError if it may not or cannot be written."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise FileExistsError(f"{path}: expected the name of a file to write, found something that is no file")
+        raise FileExistsError(f"{path}: exists and is not a regular file")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists already; --overwrite replaces it")
+        raise FileExistsError(f"{path}: already exists; pass --overwrite to replace it")
     folder = target.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written: {folder} is not a directory")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: cannot be written: no permission to write into {folder}")
+        raise PermissionError(f"{path}: cannot be written: no permission to write to {folder}")
     return target
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line of standard output, non-ASCII text as it is."""
+    """Print a JSON value on one line of standard output, without escaping non-ASCII text."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def say(message: str) -> None:
-    """A remark on standard error, so that it is not among the results."""
+    """Print a note on standard error, where it does not mix with the results."""
     print(f"ernie-m: {message}", file=sys.stderr)
 
 
 class Progress:
-    """A count on standard error that is written over itself; only where that is a terminal."""
+    """A count on standard error that overwrites itself; shown only on a terminal."""
 
     def __init__(self, what: str, shown: bool = True) -> None:
         self.what = what
@@ -43,14 +43,14 @@ class Progress:
         self.shown = shown and sys.stderr.isatty()
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Add to the count, and show it."""
         self.count += count
         if self.shown:
             sys.stderr.write(f"\r{self.count:,} {self.what}")
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take the count off the screen."""
+        """Erase the count from the terminal."""
         if self.shown and self.count:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

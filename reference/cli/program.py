@@ -1,7 +1,7 @@
 """`ernie-m COMMAND ...`: the list of commands, and `main`.
 
-Results go to standard output, as JSON lines where a program would read them; remarks and errors go to standard error.
-Each command is a file of this folder with `add`, which declares its arguments, and `run`, which does the work and
+Results go to standard output, as JSON lines where a program would read them; notes and errors go to standard error.
+Each command is a file in this folder with `add`, which declares its arguments, and `run`, which does the work and
 returns the exit code (see `command`).
 """
 
@@ -16,7 +16,7 @@ from .command import Parser, execute
 
 COMMANDS = (demo, encode, tokenize, trace, inspect, convert)
 
-DESCRIPTION = "ERNIE-M on the command line: from text to tokens and vectors, and a look inside models and checkpoints."
+DESCRIPTION = "ERNIE-M on the command line: turn text into tokens and vectors, and look inside models and checkpoints."
 EPILOG = """\
 examples:
   ernie-m demo
@@ -27,7 +27,7 @@ examples:
   ernie-m convert PADDLE_DIR NEW_DIR
 
 Each command has its own --help. Put -- before a TEXT that begins with a dash.
-exit codes: 0 done; 1 a comparison or an inspection found a difference; 2 an error; 130 Ctrl-C; 141 closed pipe"""
+exit codes: 0 success; 1 a comparison or an inspection found a difference; 2 error; 130 Ctrl-C; 141 closed pipe"""
 
 
 def version() -> str:
@@ -39,19 +39,19 @@ def version() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    made = Parser(
+    """The parser for all commands."""
+    root = Parser(
         prog=Parser.program,
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--version", action="version", version=f"{Parser.program} {version()}")
-    commands = made.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    root.add_argument("--version", action="version", version=f"{Parser.program} {version()}")
+    commands = root.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for command in COMMANDS:
         command.add(commands)
-    return made
+    return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Plain-text tables whose columns line up on a terminal, and numbers in few digits."""
+"""Plain-text tables with columns that line up on a terminal, and short number formatting."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ STATISTICS = ("mean", "std", "min", "max")
 
 
 def width(text: str) -> int:
-    """How many columns a terminal gives to `text`: 2 to wide East Asian characters, 0 to marks that combine."""
+    """The terminal columns that `text` takes: 2 for a wide East Asian character, 0 for a combining mark."""
     return sum(_character_width(character) for character in text)
 
 
 def _character_width(character: str) -> int:
-    # U+00AD, the soft hyphen, is a format character that terminals show.
+    # U+00AD, the soft hyphen, is a format character, but terminals show it.
     if unicodedata.category(character) in ("Mn", "Me", "Cf") and character != "\u00ad":
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), gap: str = "  ") -> list[str]:
-    """Lines of cells that stand in columns, `gap` apart; the columns numbered in `right` are aligned right."""
+    """Lines of cells in aligned columns, `gap` apart; the columns numbered in `right` are right-aligned."""
     widths = [max(width(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -39,27 +39,27 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), gap: str = "
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with that many decimals, or with an exponent where it is too large for that; never -0."""
+    """`value` with `digits` decimals, in exponent notation from 1e5 on; never -0."""
     if abs(value) >= 1e5:
         return f"{value:.{digits}e}"
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def statistics(values: Array) -> dict[str, float]:
-    """Mean, standard deviation, smallest and largest of an array, computed in float64."""
+    """Mean, standard deviation, minimum and maximum of an array, computed in float64."""
     exact = values.astype(np.float64, copy=False)
     found = (exact.mean(), exact.std(), exact.min(), exact.max())
     return {name: float(value) for name, value in zip(STATISTICS, found, strict=True)}
 
 
 def entry_values(entry: Entry) -> Array:
-    """All numbers of a trace's entry in one row; of packed tokens, so without what stands for padding."""
+    """All numbers of a trace entry in one flat array; entries are packed, so padding is not included."""
     parts = entry.value if isinstance(entry.value, tuple) else (entry.value,)
     return np.concatenate([np.asarray(part).reshape(-1) for part in parts])
 
 
 def entry_shape(entry: Entry) -> str:
-    """The shape of a trace's entry, as computed: packed maps are one (H, n, n) for each sequence of n tokens."""
+    """The shape of a trace entry as computed; packed maps are one (H, n, n) per sequence of n tokens."""
     if not isinstance(entry.value, tuple):
         return str(tuple(entry.value.shape))
     lengths = [part.shape[-1] for part in entry.value]
@@ -68,7 +68,7 @@ def entry_shape(entry: Entry) -> str:
 
 
 def entry_table(entries: Sequence[Entry], digits: int = 4) -> list[str]:
-    """Name, shape and statistics of each entry, one line each, under a line of headings."""
+    """Name, shape and statistics of each entry, one per line, below a header."""
     rows: list[tuple[str, ...]] = [("name", "shape", *STATISTICS)]
     for entry in entries:
         found = statistics(entry_values(entry))

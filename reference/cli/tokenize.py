@@ -1,4 +1,4 @@
-"""`ernie-m tokenize`: text to tokens, ids and offsets, one JSON object on one line for each text."""
+"""`ernie-m tokenize`: text to tokens, ids and offsets, as one JSON object per text, one per line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .output import print_json
 WINDOW = 256
 LONE_MARKERS = ("huggingface", "paddle")
 
-DESCRIPTION = "Show what the tokenizer makes of texts: one JSON object on one line for each text, in order."
+DESCRIPTION = "Show how the tokenizer splits texts: one JSON object per text, one per line, in order."
 EPILOG = """\
-each line has
-  index           number of the text, from 0
-  tokens, ids     the tokens and their ids, special tokens included; nothing is cut
-  offsets         [start, end] of each token in its text, in characters (code points); [0, 0] for special tokens
-  token_type_ids  with --pair only: which of the two texts a token belongs to
+fields of each line:
+  index           the number of the text, from 0
+  tokens, ids     the tokens and their ids, including [CLS] and [SEP]; texts are never truncated
+  offsets         [start, end] of each token in its text, in characters (code points); [0, 0] for [CLS] and [SEP]
+  token_type_ids  only with --pair: which of the two texts each token belongs to
 
 examples:
   ernie-m tokenize "Good morning!"
@@ -31,21 +31,21 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "tokenize", "texts to tokens, ids and offsets", DESCRIPTION, EPILOG, run)
+    """Declare the command's arguments."""
+    parser = add_command(commands, "tokenize", "turn texts into tokens, ids and offsets", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument("--pair", metavar="TEXT2", help="pair each text with this one, which comes second")
+    parser.add_argument("--pair", metavar="TEXT2", help="pair each text with TEXT2, which comes second")
     parser.add_argument("--lower-case", action="store_true", help="lower-case the texts first")
     parser.add_argument(
         "--lone-marker",
         choices=LONE_MARKERS,
-        help="how a word mark that stands alone is treated (default: the model's)",
+        help="whose rule to follow for a lone word marker, ▁ (default: the checkpoint's)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one object for each text."""
+    """Print one JSON object per text."""
     found = texts(arguments)
     options: dict[str, Any] = {"do_lower_case": True} if arguments.lower_case else {}
     if arguments.lone_marker is not None:

@@ -1,7 +1,7 @@
-"""`ernie-m trace`: every named intermediate of one forward pass, as a table, as JSON or in a file, or compared.
+"""`ernie-m trace`: every named intermediate of one forward pass, as a table, as JSON, in a file, or compared.
 
-The texts are one batch; of a multiple-choice checkpoint they are the choices of one example. Padding is left out of
-the pass, so shapes are those of packed tokens, and statistics count tokens only.
+The texts form one batch; for a multiple-choice checkpoint they are the choices of one example. Padding is not computed,
+so shapes are those of packed tokens, and statistics cover real tokens only.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .model import add_model, model_directory
 from .output import print_json, writable
 from .table import entry_table, entry_values, statistics
 
-MOST_TEXTS = 64
+MAX_TEXTS = 64
 
 DESCRIPTION = "Run the model once and show every named intermediate: its shape, mean, standard deviation and range."
 EPILOG = """\
-All texts are one batch. Names are those of the checkpoint's modules. Computed in float64 unless --dtype says otherwise.
+All texts form one batch. Names are those of the checkpoint's modules.
 
---save writes an .npz with each value on the padded rectangle (0 where there is no token), input_ids and attention_mask.
---compare runs DIR2 on the same ids and says where it first differs by more than --tolerance, relative to the value's
-largest magnitude where that is above 1; the exit code is then 1.
+--save writes an .npz with every value in padded form (0 at padding), input_ids and attention_mask.
+--compare runs DIR2 on the same ids and reports the first value that differs by more than --tolerance, relative to its
+largest magnitude if that is above 1; the exit code is then 1.
 
 examples:
   ernie-m trace "Good morning!" "Guten Morgen!"
@@ -46,31 +46,37 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """The command's arguments."""
-    parser = add_command(commands, "trace", "every intermediate of a forward pass", DESCRIPTION, EPILOG, run)
+    """Declare the command's arguments."""
+    parser = add_command(commands, "trace", "show every intermediate of a forward pass", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument("--ids", metavar="ID", nargs="+", type=int, help="one row of token ids, in place of texts")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="what to compute in")
-    parser.add_argument("--json", action="store_true", help="one JSON object on one line for each intermediate")
-    parser.add_argument("--save", metavar="FILE", help="write all values to FILE.npz")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--compare", metavar="DIR2", help="another checkpoint to run on the same ids")
+    parser.add_argument("--ids", metavar="ID", nargs="+", type=int, help="one row of token ids, instead of texts")
     parser.add_argument(
-        "--tolerance", metavar="X", type=tolerance, default=1e-5, help="for --compare (default: %(default)s)"
+        "--dtype", choices=("float32", "float64"), default="float64", help="dtype to compute in (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per intermediate, one per line")
+    parser.add_argument("--save", metavar="FILE", help="write all values to FILE, whose name ends in .npz")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--compare", metavar="DIR2", help="checkpoint to compare with, run on the same ids")
+    parser.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=tolerance,
+        default=1e-5,
+        help="largest difference that --compare accepts (default: %(default)s)",
     )
 
 
 def tolerance(text: str) -> float:
-    """A number from 0 on, for argparse."""
+    """Parse a finite number of at least 0, for argparse."""
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
     return value
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trace, print or compare; 1 if a comparison finds a difference."""
+    """Trace, then save, print or compare; return 1 if a comparison finds a difference."""
     if arguments.save is not None and Path(arguments.save).suffix != ".npz":
         raise ValueError(f"--save: expected a name that ends in .npz, got {arguments.save!r}")
     target = None if arguments.save is None else writable(arguments.save, arguments.overwrite)
@@ -91,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Array, Array]:  # (B, S), (B, S)
-    """Ids and mask of what the arguments name. Raises ValueError if that is nothing, too much, or two things."""
+    """Ids and mask of the input. Raises ValueError for no texts, too many, or two sources."""
     if arguments.ids is not None:
         if arguments.texts or arguments.file is not None:
             raise ValueError("TEXT, --file, --ids: expected only one of them")
@@ -100,8 +106,10 @@ def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Arr
     found = []
     for item in texts(arguments):
         found.append(item.text)
-        if len(found) > MOST_TEXTS:
-            raise ValueError(f"{item.origin}: expected at most {MOST_TEXTS} texts, as their trace is held in memory")
+        if len(found) > MAX_TEXTS:
+            raise ValueError(
+                f"{item.origin}: expected at most {MAX_TEXTS} texts, because their trace is held in memory"
+            )
     if not found:
         raise ValueError("TEXT: expected at least one, got none")
     input_ids, mask = pad_ids(ErnieMTokenizer.from_pretrained(directory)(found)["input_ids"], pad)
@@ -109,7 +117,7 @@ def batch(arguments: argparse.Namespace, directory: Path, pad: int) -> tuple[Arr
 
 
 def load(directory: Path, dtype: str) -> Any:
-    """The model in a directory, of the class that it was saved from."""
+    """Load the model in a directory as the class that it was saved from."""
     cls = class_of(open_checkpoint(directory), ErnieMConfig.from_pretrained(directory))
     return cls.from_pretrained(directory, dtype=dtype)
 
@@ -124,7 +132,7 @@ def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:
 
 
 def save(target: Path, found: Trace, input_ids: Array, mask: Array) -> None:
-    """Write the values of a trace, padded, and what was fed in."""
+    """Write the values of a trace, padded, and the model's inputs."""
     values: dict[str, Any] = {name: entry.padded() for name, entry in found.items()}
     with replacing(target) as (file,):
         np.savez(file, input_ids=input_ids, attention_mask=mask, **values)
@@ -137,23 +145,23 @@ def show(found: Trace, as_json: bool) -> None:
         return
     for entry in found.values():
         values = entry_values(entry)
-        # Packed maps: one shape for each sequence.
+        # Packed maps have one shape per sequence.
         packed_maps = isinstance(entry.value, tuple)
         shape = [part.shape for part in entry.value] if packed_maps else entry.value.shape
         print_json({"name": entry.name, "shape": shape, "dtype": values.dtype.name, **statistics(values)})
 
 
 def show_comparison(result: Comparison, as_json: bool) -> None:
-    """Print where two traces part, or that they agree."""
+    """Print where two traces diverge, or that they agree."""
     if not as_json:
         print(result)
         if result.not_compared:
-            print(f"not compared, as only one of them has it: {', '.join(result.not_compared)}")
+            print(f"not compared, because only one trace has them: {', '.join(result.not_compared)}")
         return
     parted = (
         None if result else {"name": result.name, "index": result.index, "values": [float(v) for v in result.values]}
     )
-    # JSON has no infinity, which stands for nan and for shapes that differ.
+    # JSON has no infinity, the error that `compare` reports for nan and for different shapes.
     errors = {name: error if np.isfinite(error) else None for name, error in result.errors.items()}
     print_json(
         {

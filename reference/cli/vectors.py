@@ -1,10 +1,10 @@
-"""Where `ernie-m encode` puts vectors: a `.npy` or `.npz` file, or JSON lines; as they come, never all at once.
+"""Output of `ernie-m encode`: a `.npy` or `.npz` file, or JSON lines, written as the vectors arrive.
 
-    .npy    a header of fixed size, then rows; at the end the number of rows is written into the header
-    .npz    such a file, called "vectors", in an uncompressed zip
-    -       {"index": 0, "vector": [...]} on one line for each text, on standard output
+    .npy    a header of fixed size, then the rows; at the end the number of rows is written into the header
+    .npz    such a file, named "vectors", in an uncompressed zip
+    -       {"index": 0, "vector": [...]} on standard output, one line per text
 
-Files are written under another name and renamed when complete (`files.replacing`): there is never half of one.
+Files are written under a temporary name and renamed when complete (`files.replacing`), so that none is half-written.
 
 Source: numpy's documentation, `numpy.lib.format`, for the header.
 """
@@ -36,9 +36,9 @@ Write = Callable[[Array], None]
 
 
 def vector_writer(output: str, overwrite: bool) -> AbstractContextManager[Write]:
-    """A context that gives a function to write (n, E) float32 vectors with; what `output` names is made at its end.
+    """A context that yields a function to write (n, E) float32 vectors; a file appears only when the context ends.
 
-    Raises ValueError for a name that says no format, OSError for one that cannot be written.
+    Raises ValueError if the name has no known format, OSError if it cannot be written.
     """
     if output == "-":
         return _json_lines()
@@ -55,7 +55,7 @@ def _json_lines() -> Iterator[Write]:
     def write(vectors: Array) -> None:
         nonlocal count
         for vector in vectors:
-            # 9 digits give every float32 back.
+            # 9 significant digits round-trip every float32.
             values = [float(f"{value:.9g}") for value in vector]
             sys.stdout.write(json.dumps({"index": count, "vector": values}, allow_nan=False) + "\n")
             count += 1
@@ -72,8 +72,8 @@ def _npy_file(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _npz_file(path: Path) -> Iterator[Write]:
-    # A zip names size and checksum of a member that it holds, and rewriting the header would change both: so the
-    # member is completed first, in a file without a name.
+    # A zip records each member's checksum, which rewriting the .npy header would change. So the member is completed
+    # first, in an unnamed temporary file.
     with replacing(path) as (file,), tempfile.TemporaryFile(dir=path.parent) as rows:
         with _npy_rows(rows) as write:
             yield write
@@ -101,7 +101,7 @@ def _npy_rows(file: BinaryIO) -> Iterator[Write]:
 
 
 def npy_header(shape: tuple[int, int]) -> bytes:
-    """The header of a `.npy` file of float32, of the same size whatever the shape."""
+    """The header of a float32 `.npy` file, of the same size for every shape."""
     text = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode("ascii")
     start = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
     return start + text.ljust(HEADER_BYTES - 11) + b"\n"

@@ -1,6 +1,6 @@
 """Old module paths: importing one raises an ImportError that names the new one.
 
-In version 0.2.0 the flat rooms became rooms with wings. Public names did not change; the modules that define them did.
+Version 0.2.0 split the flat packages into subpackages. Public names did not change; the modules that define them did.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder):
-    """Finds no module, but knows where those of one package have gone."""
+    """Finds no module, but knows where those of one package have moved."""
 
     def __init__(self, package: str, moved: Mapping[str, str]) -> None:
         self.moved = {f"{package}.{old}": new for old, new in moved.items()}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Raise ImportError for a module that has moved; it is asked last, after all that find modules."""
+        """Raise ImportError for a module that has moved. Called last, after all other finders."""
         if name in self.moved:
             raise ImportError(f"{name} has moved to {self.moved[name]} (in version 0.2.0)", name=name)
 
 
 def announce(package: str, moved: Mapping[str, str]) -> None:
-    """From now on, importing an old module of `package` raises an ImportError that names the new one."""
+    """Make importing an old module of `package` raise an ImportError that names the new one."""
     sys.meta_path.append(MovedModules(package, moved))

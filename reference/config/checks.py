@@ -1,8 +1,8 @@
-"""What each field of a configuration may hold: one check for each kind of value.
+"""Validation of configuration fields: one check for each kind of value.
 
-Every check takes the field's name and value, gives the value back as a plain Python object (so that NumPy's integers
-and floats can be written as JSON), or raises TypeError or ValueError that names the field, the value, and what is
-allowed. `bool` is not an integer here: `num_hidden_layers: true` is a mistake.
+Each check takes a field's name and value. It returns the value as a plain Python object (so that NumPy's integers and
+floats can be written as JSON), or raises TypeError or ValueError with the field, the value, and what is allowed. A
+`bool` is not an integer here: `num_hidden_layers: true` is an error.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 DEFAULT_MASKS = ("pad_token", "cls_token")
 
-# Beyond any model that could be held in memory; what a damaged or hostile file says is refused before it is acted on.
+# Larger than any model that fits in memory, so that values from a damaged or hostile file are rejected before use.
 LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
 
 
 def short_repr(value: object) -> str:
-    """`value` for a message, cut where it is long."""
+    """`repr(value)` for a message, truncated to 80 characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits have no decimal form in Python
+    except (ValueError, RecursionError):  # Python does not print integers of thousands of digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -57,7 +57,7 @@ def number(name: str, value: Any, allowed: str) -> float:
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str | None]) -> Any:
-    """One of a few names."""
+    """One of the values in `allowed`."""
     allowed = tuple(allowed)
     if not (value is None or isinstance(value, str)) or value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {short_repr(value)}")
@@ -65,7 +65,7 @@ def one_of(name: str, value: Any, allowed: Iterable[str | None]) -> Any:
 
 
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:
-    """A mapping of any kind."""
+    """Any mapping."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected a mapping, got {short_repr(value)} of type {type(value).__name__}")
     return value
@@ -84,15 +84,15 @@ def names(name: str, value: Any) -> tuple[str, ...] | None:
 
 
 def is_inverse(label2id: Any, id2label: Any) -> bool:
-    """Whether `label2id` gives every label of `id2label`, and only these, an id that has this label."""
+    """Whether `label2id` maps exactly the labels of `id2label`, each to an id with that label."""
     try:
         return set(label2id) == set(id2label.values()) and all(id2label.get(i) == text for text, i in label2id.items())
-    except (AttributeError, TypeError):  # not mappings, or of things that cannot be keys
+    except (AttributeError, TypeError):  # not mappings, or values that cannot be keys
         return False
 
 
 def labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[int, dict[int, str], dict[str, int]]:
-    """The three fields that say how many labels there are and what they are called, each filled in from the others.
+    """The number of labels and the two label maps, each derived from the others if missing.
 
     Several ids may share a label; `label2id` then holds one of them.
     """
@@ -105,7 +105,7 @@ def labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[int, dict[int
     n = integer("num_labels", len(found) if num_labels is None else num_labels, 1, MOST_LABELS)
     if sorted(found) != list(range(n)):
         raise ValueError(
-            f"id2label: expected the keys 0 to {n - 1}, as num_labels = {n}, got {short_repr(sorted(found))}"
+            f"id2label: expected the keys 0 to {n - 1} (num_labels = {n}), got {short_repr(sorted(found))}"
         )
     for i, label in found.items():
         if not isinstance(label, str):
@@ -124,15 +124,15 @@ def labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[int, dict[int
 
 
 def pruned_heads(value: Any, layers: int, heads: int) -> dict[int, tuple[int, ...]]:
-    """{layer: the heads that it lost}, sorted; layers that lost none are left out."""
+    """{layer: pruned heads}, sorted; layers without pruned heads are left out."""
     found: dict[int, tuple[int, ...]] = {}
-    for layer, lost in mapping("pruned_heads", value).items():
+    for layer, pruned in mapping("pruned_heads", value).items():
         integer("pruned_heads: layer", layer, 0, layers - 1)
-        if isinstance(lost, str) or not isinstance(lost, Iterable):
-            raise TypeError(f"pruned_heads: expected a list of heads for layer {layer}, got {short_repr(lost)}")
-        row = sorted({integer(f"pruned_heads: layer {layer}", head, 0, heads - 1) for head in lost})
+        if isinstance(pruned, str) or not isinstance(pruned, Iterable):
+            raise TypeError(f"pruned_heads: expected a list of heads for layer {layer}, got {short_repr(pruned)}")
+        row = sorted({integer(f"pruned_heads: layer {layer}", head, 0, heads - 1) for head in pruned})
         if len(row) == heads:
-            raise ValueError(f"pruned_heads: layer {layer} would be left without any of its {heads} heads")
+            raise ValueError(f"pruned_heads: layer {layer}: expected one head to remain, got all {heads} pruned")
         if row:
             found[int(layer)] = tuple(row)
     return dict(sorted(found.items()))
@@ -147,5 +147,5 @@ def extra(value: Any, known: Iterable[str]) -> dict[str, Any]:
     try:
         json.dumps(found)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"extra: expected values that can be written as JSON, {error}") from None
+        raise ValueError(f"extra: expected values that can be written as JSON: {error}") from None
     return found

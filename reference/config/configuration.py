@@ -1,13 +1,13 @@
-"""The configuration of a model: every size and option, checked when it is made.
+"""The configuration of a model: every size and option, validated on construction.
 
     max_length = max_position_embeddings - 2     rows 0 and 1 of the position table are never used
     head_dim   = hidden_size / num_attention_heads
 
-Fields and defaults are those of transformers 4.40.2, and its configuration files are read and written.
-`default_mask` is this package's: what is masked when a call brings no mask (see `inputs`).
+Fields and defaults are those of transformers 4.40.2; its configuration files can be read and written. `default_mask`
+is an addition: what to mask when a call passes no mask (see `inputs`).
 
-Leaves out: decoding, relative positions, and whatever else no ERNIE-M checkpoint can use; such keys of a file are kept
-in `extra` and written back.
+Leaves out: decoding, relative positions, and other options that no ERNIE-M checkpoint can use; such keys of a file are
+kept in `extra` and written back.
 
 Source: transformers 4.40.2, `configuration_ernie_m.py` and `configuration_utils.py`.
 """
@@ -32,15 +32,15 @@ class ErnieMConfig:
     """Sizes and options of a model; the defaults are those of the base model.
 
     hidden_act: a name, as in transformers, or a function of an array.
-    classifier_dropout, act_dropout: None stands for `hidden_dropout_prob`.
-    num_labels, id2label, label2id: any of them is enough; by default two labels.
-    problem_type: which loss sequence classification has; None lets the labels decide.
-    default_mask: what is masked when a call brings no mask: "pad_token", every `pad_token_id`, or "cls_token", every id
-        0, as Paddle does and its extraction checkpoints (UIE-M) were trained with.
-    pruned_heads: {layer: heads that were taken out}, numbered as before any were.
-    extra: keys of a configuration file that nothing here uses.
+    classifier_dropout, act_dropout: None means `hidden_dropout_prob`.
+    num_labels, id2label, label2id: any of them is enough; two labels by default.
+    problem_type: the loss of sequence classification; None infers it from the labels.
+    default_mask: what to mask when a call passes no mask: every `pad_token_id` ("pad_token"), or every id 0
+        ("cls_token"), as in Paddle and in the training of its extraction checkpoints (UIE-M).
+    pruned_heads: {layer: pruned heads}, numbered as in the unpruned model.
+    extra: keys of a configuration file that this package does not use.
 
-    Raises TypeError or ValueError that names the field, the value, and what is allowed.
+    Raises TypeError or ValueError with the field, the value, and what is allowed.
     """
 
     vocab_size: int = 250002
@@ -57,7 +57,7 @@ class ErnieMConfig:
     layer_norm_eps: float = 1e-5
     classifier_dropout: float | None = None
     act_dropout: float | None = 0.0
-    # These three are never None once the configuration is made.
+    # These three are never None after construction.
     num_labels: int = None  # type: ignore[assignment]
     id2label: Mapping[int, str] = None  # type: ignore[assignment]
     label2id: Mapping[str, int] = None  # type: ignore[assignment]
@@ -72,7 +72,7 @@ class ErnieMConfig:
             object.__setattr__(self, name, value)
 
     def _checked(self) -> dict[str, Any]:
-        """Every field that has a rule, as a plain Python value."""
+        """All validated fields that may need converting, as plain Python values."""
         sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
         found: dict[str, Any] = {
             name: check.integer(name, getattr(self, name), 1, check.LARGEST_SIZE) for name in sizes
@@ -111,34 +111,35 @@ class ErnieMConfig:
 
     @property
     def max_length(self) -> int:
-        """The longest text, in tokens, that the position table has rows for."""
+        """The longest sequence, in tokens, that fits the position table."""
         return self.max_position_embeddings - 2
 
     def replace(self, **changes: Any) -> ErnieMConfig:
-        """A copy with some fields set differently.
+        """A copy with some fields changed.
 
-        If one of `num_labels`, `id2label` and `label2id` changes, those not given follow it. Raises TypeError for a
-        name that is no field.
+        If one of `num_labels`, `id2label` and `label2id` changes, those not given are derived from it. Raises TypeError
+        for an unknown field.
         """
         unknown = sorted(changes.keys() - {*FIELDS, "extra"})
         if unknown:
-            raise TypeError(f"{unknown[0]}: not a field of ErnieMConfig; there are {', '.join(FIELDS)}")
-        about_labels = ("num_labels", "id2label", "label2id")
+            raise TypeError(f"{unknown[0]}: not a field of ErnieMConfig; expected one of {', '.join(FIELDS)}")
+        label_fields = ("num_labels", "id2label", "label2id")
         if changes.get("num_labels", self.num_labels) != self.num_labels or {"id2label", "label2id"} & changes.keys():
-            changes = {**dict.fromkeys(about_labels), **changes}
+            changes = {**dict.fromkeys(label_fields), **changes}
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ErnieMConfig:
-        """From the content of a configuration file, Hugging Face's or Paddle's; keys it does not know go to `extra`.
+        """From the content of a Hugging Face or Paddle configuration file; unknown keys go to `extra`.
 
-        As in transformers, `id2label` wins where a file contradicts it. Raises ValueError if it is another model's.
+        As in transformers, `id2label` overrides a conflicting `num_labels` or `label2id`. Raises ValueError for another
+        model's file.
         """
         return cls(**config_files.fields_of(values, FIELDS))
 
     @classmethod
     def from_json_file(cls, path: str | PathLike[str]) -> ErnieMConfig:
-        """Read one configuration file. Raises FileNotFoundError, or ValueError that names the file."""
+        """Read one configuration file. Raises FileNotFoundError or ValueError, naming the file."""
         values = config_files.read_json(path)
         try:
             return cls.from_dict(values)
@@ -147,9 +148,9 @@ class ErnieMConfig:
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str]) -> ErnieMConfig:
-        """Read `config.json`, or the older `model_config.json` of Paddle, in a checkpoint directory.
+        """Read `config.json`, or Paddle's older `model_config.json`, from a checkpoint directory.
 
-        Raises FileNotFoundError if neither is there, ValueError that names the file if it is damaged.
+        Raises FileNotFoundError if neither exists; ValueError, naming the file, if it is damaged.
         """
         config = cls.from_json_file(config_files.find(directory))
         if config_files.is_paddle(directory):
@@ -157,13 +158,13 @@ class ErnieMConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a Hugging Face `config.json`: what `from_dict` reads back, in JSON's own types.
+        """The content of a Hugging Face `config.json`, in JSON types; `from_dict` reads it back.
 
-        Raises ValueError if `hidden_act` is a function, which no file can hold.
+        Raises ValueError if `hidden_act` is a function, which cannot be saved.
         """
         if not isinstance(self.hidden_act, str):
             raise ValueError(
-                f"hidden_act: expected a name, to be written to a file, got {check.short_repr(self.hidden_act)}"
+                f"hidden_act: expected a name (functions cannot be saved), got {check.short_repr(self.hidden_act)}"
             )
         values = {**self.extra, **{name: getattr(self, name) for name in FIELDS}}
         values["model_type"] = config_files.MODEL_TYPE
@@ -171,16 +172,16 @@ class ErnieMConfig:
         values["id2label"] = {str(i): label for i, label in self.id2label.items()}
         values["label2id"] = dict(self.label2id)
         values["pruned_heads"] = {str(layer): list(heads) for layer, heads in self.pruned_heads.items()}
-        # transformers counts `id2label`, and warns where both are given.
+        # transformers derives it from `id2label`, and warns if both are given.
         del values["num_labels"]
         return values
 
     def to_json(self) -> str:
-        """`to_dict` as the text of a file."""
+        """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write `config.json` into a directory, which is made if need be; what was there is replaced."""
+        """Write `config.json` to a directory, which is created if needed; an existing file is replaced."""
         from ernie_m.tokenizer.files import replacing
 
         text = self.to_json()

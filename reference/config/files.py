@@ -1,8 +1,8 @@
-"""Configuration files: where they are, and how Hugging Face and Paddle spell their content.
+"""Configuration files: where to find them, and the formats of Hugging Face and Paddle.
 
-Paddle's `config.json` is Hugging Face's with a few keys more. Its older `model_config.json` is a record of constructor
-calls: keyword arguments by name, positional ones in a list `init_args`, the class in `init_class`, and the encoder of
-a head model is such a record itself, inside `init_args` or under "ernie_m".
+Paddle's `config.json` is Hugging Face's with a few more keys. Its older `model_config.json` records constructor calls:
+keyword arguments by name, positional ones in the list `init_args`, the class in `init_class`. In a model with a head,
+the encoder is a nested record of this kind, inside `init_args` or under "ernie_m".
 
 Source: paddlenlp 2.0 to 2.8, `ernie_m/modeling.py` for the signatures, `configuration_utils.py` for reading old files.
 """
@@ -29,7 +29,7 @@ HUGGINGFACE_WEIGHTS_FILES = (
 )
 LARGEST_JSON = 64 * 2**20
 
-# The positional arguments of Paddle's constructors, from before it had configuration objects.
+# The positional arguments of Paddle's constructors before it had configuration objects.
 PADDLE_ENCODER = (
     "vocab_size",
     "hidden_size",
@@ -54,22 +54,22 @@ ALIASES = {"num_classes": "num_labels", "dropout": "classifier_dropout"}
 
 
 def find(directory: str | PathLike[str]) -> Path:
-    """The configuration file of a checkpoint directory. Raises FileNotFoundError that says what was looked for."""
+    """The configuration file of a checkpoint directory. Raises FileNotFoundError if there is none."""
     folder = Path(directory)
     if not folder.is_dir():
-        what = "a file" if folder.exists() else "nothing"
-        raise FileNotFoundError(f"{folder}: expected a checkpoint directory, found {what}")
+        problem = "expected a checkpoint directory, got a file" if folder.exists() else "no such directory"
+        raise FileNotFoundError(f"{folder}: {problem}")
     for name in (CONFIG_FILE, PADDLE_CONFIG_FILE):
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{folder}: no checkpoint: found neither {CONFIG_FILE} nor {PADDLE_CONFIG_FILE}")
+    raise FileNotFoundError(f"{folder}: not a checkpoint: found neither {CONFIG_FILE} nor {PADDLE_CONFIG_FILE}")
 
 
 def is_paddle(directory: str | PathLike[str]) -> bool:
-    """Whether a directory's weights are Paddle's.
+    """Whether the weights of a directory are Paddle's.
 
-    Paddle's encoder is always 4 times as wide inside as outside; `intermediate_size` is written to its files but never
-    read, so that of the large model says 3072 beside weights of 4096.
+    Paddle's intermediate size is always 4 times the hidden size. Paddle writes `intermediate_size` to its files but
+    never reads it: the large model's file says 3072, although its weights have 4096.
     """
     folder = Path(directory)
     found = any((folder / name).is_file() for name in HUGGINGFACE_WEIGHTS_FILES)
@@ -77,7 +77,7 @@ def is_paddle(directory: str | PathLike[str]) -> bool:
 
 
 def read_json(path: str | PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file. Raises FileNotFoundError, or ValueError that names the file."""
+    """The object in a JSON file. Raises FileNotFoundError or ValueError, naming the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if Path(path).stat().st_size > LARGEST_JSON:
@@ -92,7 +92,7 @@ def read_json(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-    """The content of a file as arguments of `ErnieMConfig`, whose fields are `known`."""
+    """The content of a file as arguments of `ErnieMConfig`; `known` lists its fields."""
     values = dict(mapping("configuration", values))
     if "init_class" in values or "init_args" in values:
         values = flatten_paddle(values)
@@ -117,15 +117,15 @@ def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, An
 
 
 def integer_key(name: str, key: Any) -> Any:
-    """JSON has only strings for keys."""
+    """`key` as an integer: in JSON, keys are always strings."""
     try:
         return int(key) if isinstance(key, str) else key
     except ValueError:
-        raise ValueError(f"{name}: expected integers for keys, got {short_repr(key)}") from None
+        raise ValueError(f"{name}: expected integer keys, got {short_repr(key)}") from None
 
 
 def check_model(values: Mapping[str, Any]) -> None:
-    """Raise ValueError if a configuration says that it is another model's."""
+    """Raise ValueError if a configuration is for another model."""
     found = values.get("model_type", MODEL_TYPE)
     if found != MODEL_TYPE:
         raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {short_repr(found)}")
@@ -137,7 +137,7 @@ def check_model(values: Mapping[str, Any]) -> None:
 
 
 def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """One flat mapping from Paddle's record of constructor calls; what is said further out wins."""
+    """Flatten Paddle's record of constructor calls; outer values override inner ones."""
     if depth > 4:
         raise ValueError("init_args: expected at most an encoder inside a head, got deeper nesting")
     values = dict(record)
@@ -151,7 +151,7 @@ def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     inner = [item for item in (*arguments, values.pop("ernie_m", None)) if isinstance(item, Mapping)]
     scalars = dict(zip(signature, arguments, strict=False))
     if len(arguments) > len(signature) and not all(isinstance(item, Mapping) for item in arguments):
-        raise ValueError(f"init_args: expected at most {len(signature)} for {name}, got {len(arguments)}")
+        raise ValueError(f"init_args: expected at most {len(signature)} arguments for {name}, got {len(arguments)}")
     flat = {key: value for key, value in scalars.items() if not isinstance(value, Mapping)}
     flat.update(values)
     for item in inner:

@@ -1,6 +1,6 @@
-"""The checkpoint that ships with the package: where it is, and the sentences that `ernie-m demo` shows it on.
+"""The checkpoint that ships with the package, and the sentences that `ernie-m demo` runs it on.
 
-Its weights are random, drawn from a seed and never trained; `train.py` made it.
+Its weights are random, drawn from a seed and never trained. `train.py` makes it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ def sentences() -> list[str]:
 
 
 def batch(count: int | None = None) -> tuple[Array, Array]:  # -> (B, S), (B, S)
-    """`input_ids` and `attention_mask` of the sentences, or of the first `count`: one padded batch."""
+    """`input_ids` and `attention_mask` of the sentences, or of the first `count`, as one padded batch."""
     found = ErnieMTokenizer.from_pretrained(directory())(sentences()[:count], padding=True, return_tensors="np")
     return found["input_ids"], found["attention_mask"]

@@ -1,22 +1,24 @@
-"""Make the demo checkpoint in this folder: run `python reference/demo/train.py` after a change to it or the corpus.
+"""Make the demo checkpoint in this folder: run `python reference/demo/train.py` after changing it or the corpus.
 
     sentencepiece.bpe.model   trained on every line of corpus/*.txt
     vocab.txt                 [CLS] [PAD] [SEP] [UNK], the model's pieces, [MASK]: token id = sentencepiece id + 1
-    config.json, model.safetensors   a small ErnieMModel with random weights by SEED, rounded to float16
+    config.json, model.safetensors   a small ErnieMModel with random weights from SEED, rounded to float16
 
-The weights are not trained. They are drawn wider than ERNIE-M's (0.15 instead of 0.02): with small ones the residual
-path wins, and [CLS], which starts alike in all sentences, ends alike too (cosines of 1.00 instead of 0.86 to 0.98).
+The weights are not trained. They are drawn wider than ERNIE-M's (0.15 instead of 0.02): with small weights the residual
+path dominates, and [CLS], which starts out the same in all sentences, also ends up the same (cosines of 1.00 instead
+of 0.86 to 0.98).
 
-The pieces come from byte-pair encoding: on so small a corpus the unigram trainer leaves most words of languages without
-spaces in single characters, and merges by counts do not depend on a machine's floating point. The same corpus and
-versions give the same files, byte for byte.
+The pieces come from byte-pair encoding. On so small a corpus, the unigram trainer splits most words of languages
+without spaces into single characters; and merging by counts does not depend on a machine's floating point. The same
+corpus and package versions produce the same files, byte for byte.
 
-Source: the layout of `vocab.txt` is that of ERNIE-M's own, as transformers 4.40.2, `tokenization_ernie_m.py`, reads it.
+Source: the layout of `vocab.txt` is ERNIE-M's own, as read by transformers 4.40.2, `tokenization_ernie_m.py`.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import sentencepiece
@@ -29,14 +31,14 @@ SEED = 2021
 
 
 def read_corpus() -> list[str]:
-    """Every sentence of every language, ordered by language code."""
+    """Every sentence of every language, in the order of the language codes."""
     return [line for path in sorted((HERE / "corpus").glob("*.txt")) for line in path.read_text("utf-8").splitlines()]
 
 
 def train_tokenizer(sentences: list[str], pieces: int = PIECES) -> bytes:
-    """A sentencepiece model with `pieces` pieces (`<unk>`, `<s>`, `</s>` among them), as the content of its file."""
+    """The file content of a sentencepiece model with `pieces` pieces, including `<unk>`, `<s>` and `</s>`."""
     model = io.BytesIO()
-    # An iterator and a writer instead of file names, which the trainer would store in the model.
+    # An iterator and a writer, because the trainer would store file names in the model.
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_writer=model,
@@ -59,7 +61,7 @@ def vocabulary(model: bytes) -> list[str]:
 
 
 def configuration(vocab_size: int) -> ErnieMConfig:
-    """A model small enough to ship: four layers of four heads, 128 tokens at most."""
+    """A model small enough to ship: four layers of four heads, at most 128 tokens."""
     return ErnieMConfig(
         vocab_size=vocab_size,
         hidden_size=32,
@@ -72,7 +74,9 @@ def configuration(vocab_size: int) -> ErnieMConfig:
 
 
 def main() -> None:
-    """Write the four files and say how large they are."""
+    """Write the four files and print their sizes. Exits with a message if the corpus is missing."""
+    if not (HERE / "corpus").is_dir():
+        sys.exit(f"{HERE / 'corpus'}: no such folder; the corpus is only in a checkout, not in the installed package")
     model = train_tokenizer(read_corpus())
     vocab = vocabulary(model)
     (HERE / "sentencepiece.bpe.model").write_bytes(model)

@@ -1,7 +1,7 @@
-"""Jobs that people run a checkpoint for: texts in, answers out.
+"""What people run a checkpoint for: texts in, results out.
 
-encoder       texts to vectors, however many and however long
-long_texts    what to do with texts that are longer than the model
+encoder       texts to vectors, for texts of any number and length
+long_texts    how to treat texts that are longer than the model's maximum length
 """
 
 from .encoder import POOLINGS, Encoder

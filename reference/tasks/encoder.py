@@ -1,10 +1,10 @@
-"""Texts to vectors: one text, one vector, in the order of the texts.
+"""Texts to vectors: one per text, in the order of the texts.
 
     cls      the hidden state of [CLS]
     mean     the mean of the hidden states of all tokens, including [CLS] and [SEP]
     pooler   the pooler's output, tanh(dense(cls))
 
-Texts are sorted by length before they are batched, so that a batch holds little padding.
+Texts are sorted by length before they are batched, so that batches contain little padding.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ POOLINGS = ("cls", "mean", "pooler")
 class Encoder:
     """A model and its tokenizer, which turn texts into vectors.
 
-    pooling: one of POOLINGS, what of the model's output becomes the vector.
-    long: one of POLICIES, what happens to a text that is longer than the model (see `long_texts`).
-    batch_size: how many texts one call of the model gets.
+    pooling: one of POOLINGS, how the model's output becomes a vector.
+    long: one of POLICIES, how to treat a text that is longer than the model's maximum length (see `long_texts`).
+    batch_size: the maximum number of texts, or windows of long texts, in one call of the model.
 
-    `truncated` counts the texts that have been truncated so far. Raises ValueError for any other argument, and for a
-    model whose maximum length leaves no room for a token between [CLS] and [SEP].
+    `truncated` counts the texts truncated so far. Raises ValueError for any other argument, and for a model whose
+    maximum length leaves no room for a token between [CLS] and [SEP].
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Encoder:
     ) -> Encoder:
         """Load model and tokenizer from a checkpoint directory, in float32.
 
-        Raises ValueError if `pooling` is "pooler" and the checkpoint has none, and whatever the `from_pretrained` of
-        model and tokenizer raise.
+        Raises ValueError if `pooling` is "pooler" and the checkpoint has no pooler; otherwise as the `from_pretrained`
+        of model and tokenizer.
         """
         tokenizer = ErnieMTokenizer.from_pretrained(directory)
         if pooling == "pooler":
-            # `ErnieMModel.from_pretrained` would make up a pooler at random.
+            # `ErnieMModel.from_pretrained` would newly initialise a missing pooler.
             checkpoint = open_checkpoint(directory)
             if file_name("pooler.weight", checkpoint.format, checkpoint.prefix) not in checkpoint.tensors:
                 raise ValueError(f"pooling: {directory} has no pooler; expected cls or mean, got pooler")
@@ -80,10 +80,10 @@ class Encoder:
         return cls(model, tokenizer, pooling, long, batch_size)
 
     def vectors(self, texts: Sequence[str], names: Sequence[str] | None = None) -> Array:  # n texts -> (n, E)
-        """One vector for each text, in order; an empty text gets one too.
+        """One vector per text, in order; an empty text gets one too.
 
-        names: what errors call each text; by default `texts[i]`. Raises ValueError that names the text if it is too
-        long and `long` is "error".
+        names: what errors call each text; by default `texts[i]`. If a text is too long and `long` is "error", raises a
+        ValueError that names the text.
         """
         longest = self.model.config.max_length - 2
         owners: list[int] = []
@@ -101,7 +101,7 @@ class Encoder:
         order = sorted(range(len(pieces)), key=lambda j: len(pieces[j]))
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            # `sums[...] += ...` would count an owner that comes twice only once.
+            # `sums[...] += ...` would add only one of several windows of the same text.
             np.add.at(sums, [owners[j] for j in chosen], self._pooled([pieces[j] for j in chosen]))
         if self.long == WINDOW_MEAN:
             sums /= np.bincount(owners, minlength=len(texts)).astype(sums.dtype)[:, None]
@@ -121,5 +121,5 @@ class Encoder:
             return out.pooler_output
         if self.pooling == "cls":
             return out.last_hidden_state[:, 0]
-        # Padded positions are 0 in every hidden state.
+        # Hidden states are 0 at padding.
         return out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None].astype(out.last_hidden_state.dtype)

@@ -1,4 +1,4 @@
-"""The activations against transformers 4.40.2 and torch on the same arrays."""
+"""The activations against transformers 4.40.2 and torch, on the same arrays."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_activation_names_are_those_of_transformers() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-3, 0.1, 1.0, 5.0, 1e3]))
 def test_activation_equals_transformers(name: str, dtype: Any, seed: int, scale: float) -> None:
-    """Within 16 u of the larger of 1, |x| and |f(x)|: both sides round a few times, slopes are at most 1.5.
+    """Within 16 u of the largest of 1, |x| and |f(x)|: both sides round a few times, and slopes are at most 1.5.
 
-    transformers' gelu_new and gelu_fast cube x first, and the slope of tanh passes that error on: 16 u covers it.
+    transformers' gelu_new and gelu_fast cube x first, and tanh propagates that error: 16 u covers it.
     """
     x = np.random.default_rng(seed).normal(0, scale, 257).astype(dtype)
     expected = theirs.ACT2FN[name](torch.from_numpy(x.copy())).numpy()
@@ -42,6 +42,7 @@ def test_activation_equals_transformers(name: str, dtype: Any, seed: int, scale:
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-300, 1e-3, 1.0, 5.0]))
 def test_erf_equals_torch(seed: int, scale: float) -> None:
+    # 3 units in the last place of our own (tests/reference/test_erf.py), and 1 of torch.
     x = np.random.default_rng(seed).normal(0, scale, 257)
     expected = torch.erf(torch.from_numpy(x)).numpy()
-    assert np.all(np.abs(erf(x) - expected) <= 3 * np.spacing(np.abs(expected)))
+    assert np.all(np.abs(erf(x) - expected) <= 4 * np.spacing(np.abs(expected)))

@@ -1,4 +1,4 @@
-"""Configuration files go both ways between here and transformers."""
+"""Configuration files are exchanged with transformers in both directions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ rates = st.floats(0, 1, exclude_max=True)
 
 @st.composite
 def fields(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments that both sides take."""
+    """Arguments that both sides accept."""
     heads = draw(st.integers(1, 8))
     found = {
         "vocab_size": draw(st.integers(2, 10**6)),
@@ -73,7 +73,7 @@ def assert_equal(ours: ErnieMConfig, theirs: Any) -> None:
     assert {i: list(heads) for i, heads in ours.pruned_heads.items()} == theirs.pruned_heads
 
 
-def test_defaults_are_transformers() -> None:
+def test_defaults_equal_transformers() -> None:
     assert_equal(ErnieMConfig(), transformers.ErnieMConfig())
 
 
@@ -94,7 +94,7 @@ def test_from_pretrained_of_what_transformers_saved(tmp_path_factory: Any, given
     theirs.save_pretrained(folder)
     ours = ErnieMConfig.from_pretrained(folder)
     assert_equal(ours, theirs)
-    # And back: nothing that transformers wrote is lost on the way.
+    # And back: nothing that transformers wrote is lost.
     assert transformers.ErnieMConfig.from_dict(ours.to_dict()).to_dict() == {
         **theirs.to_dict(),
         "default_mask": "pad_token",
@@ -106,13 +106,13 @@ def test_from_dict_knows_transformers_aliases() -> None:
     ours, theirs = (cls.from_dict({"num_classes": 4}) for cls in (ErnieMConfig, transformers.ErnieMConfig))
     assert_equal(ours, theirs)
     assert ours.num_labels == 4 and not ours.extra
-    # The other name that transformers lists, and then overwrites with its default; in Paddle's files it is the rate.
+    # transformers lists this alias too, but overwrites it with its default; in Paddle's files it is the dropout rate.
     assert transformers.ErnieMConfig.attribute_map["dropout"] == "classifier_dropout"
     ours = ErnieMConfig.from_dict({"dropout": 0.25})
     assert ours.classifier_dropout == 0.25 and not ours.extra
 
 
-def test_pruned_heads_go_both_ways(tmp_path: Path) -> None:
+def test_pruned_heads_are_exchanged_both_ways(tmp_path: Path) -> None:
     ours = ErnieMConfig(pruned_heads={0: [3, 1], 2: [0]})
     ours.save_pretrained(tmp_path / "ours")
     theirs = transformers.ErnieMConfig.from_pretrained(tmp_path / "ours")

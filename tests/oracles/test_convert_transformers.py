@@ -1,4 +1,4 @@
-"""Paddle's checkpoints, converted: transformers loads them whole, and computes what paddlenlp computed."""
+"""Converted Paddle checkpoints load completely in transformers, which computes what paddlenlp computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from ernie_m.reference.array import round_to_bfloat16
 from ernie_m.reference.checkpoint.conversion import convert
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare bits with")
+torch = pytest.importorskip("torch", reason="torch is not installed: there is nothing to compare bits with")
 FIXTURES = {
     "model": ("ErnieMModel", ("last_hidden_state", "pooler_output")),
     "seqcls": ("ErnieMForSequenceClassification", ("logits",)),
@@ -36,7 +36,7 @@ def transformers() -> Any:
 def test_convert_of_paddle_computes_the_same_in_transformers(
     name: str, fixtures: Path, tmp_path: Path, transformers: Any
 ) -> None:
-    """Valid positions, 2e-6. Red with weights not transposed, which load without a word where they are square."""
+    """Within 2e-6 at real tokens. Red if weights are not transposed; square ones then load without an error."""
     folder = fixtures / "paddle_tiny"
     convert(folder / name, tmp_path / "new")
     cls, fields = FIXTURES[name]
@@ -58,34 +58,34 @@ def test_convert_of_paddle_computes_the_same_in_transformers(
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_convert_writes_what_torch_rounds_to(dtype: str, tmp_path: Path, transformers: Any) -> None:
-    """transformers loads the file, and finds the bits that torch would have made of the numbers."""
-    kind = getattr(torch, dtype)
+    """transformers loads the file, which has the bits that torch's rounding gives."""
+    torch_dtype = getattr(torch, dtype)
     model = random_model(dtype=np.float32)
     model.save_pretrained(tmp_path / "old")
     convert(tmp_path / "old", tmp_path / "new", dtype)
     loaded, info = transformers.ErnieMModel.from_pretrained(
-        tmp_path / "new", torch_dtype=kind, output_loading_info=True
+        tmp_path / "new", torch_dtype=torch_dtype, output_loading_info=True
     )
     assert not any(info.values()), info
     found = loaded.state_dict()
     for name, array in model.state_dict().items():
-        assert found[name].dtype == kind
-        assert torch.equal(found[name], torch.tensor(array).to(kind)), name
+        assert found[name].dtype == torch_dtype
+        assert torch.equal(found[name], torch.tensor(array).to(torch_dtype)), name
 
 
 @given(npst.arrays(np.float32, st.integers(1, 64), elements=st.floats(width=32, allow_nan=False)))
-def test_round_to_bfloat16_as_torch(x: np.ndarray) -> None:
-    assert_as_torch(x)
+def test_round_to_bfloat16_equals_torch(x: np.ndarray) -> None:
+    assert_equals_torch(x)
 
 
-def test_round_to_bfloat16_as_torch_at_ties_and_beside_them() -> None:
-    """Every finite bfloat16 with each of the 16 bits below it that decide: nothing, a bit, the tie, its neighbours."""
+def test_round_to_bfloat16_equals_torch_at_and_near_ties() -> None:
+    """Every finite bfloat16, followed by 16 bits that are 0, 1, the tie, one of its neighbours, or all 1."""
     upper = np.arange(2**16, dtype=np.uint32) << 16
     below = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
     bits = (upper[:, None] | below).reshape(-1)
-    assert_as_torch(bits[bits >> 23 & 0xFF != 0xFF].view(np.float32))
+    assert_equals_torch(bits[bits >> 23 & 0xFF != 0xFF].view(np.float32))
 
 
-def assert_as_torch(x: np.ndarray) -> None:
+def assert_equals_torch(x: np.ndarray) -> None:
     wanted = torch.tensor(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(round_to_bfloat16(x), wanted)

@@ -1,4 +1,4 @@
-"""The demo checkpoint, loaded by transformers 4.40.2: it is a complete ERNIE-M directory, and says the same there."""
+"""The demo checkpoint in transformers 4.40.2: a complete ERNIE-M directory, with the same outputs as here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from ernie_m.reference import ErnieMModel
 from ernie_m.tokenizer import ErnieMTokenizer
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare the demo with")
+torch = pytest.importorskip("torch", reason="torch is not installed: there is nothing to compare the demo with")
 transformers = pytest.importorskip(
     "transformers", reason="transformers 4.40.2 is not installed (it has no release for Python 3.13)"
 )
@@ -27,7 +27,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def encoded(tokenizer: Any) -> Any:
-    """The sentences' batch, and what transformers' model computes from it in float64."""
+    """The batch of sentences, and the float64 output of transformers' model."""
     batch = tokenizer(SENTENCES, padding=True, return_attention_mask=True, return_tensors="pt")
     model, report = transformers.AutoModel.from_pretrained(DEMO, output_loading_info=True)
     assert type(model).__name__ == "ErnieMModel" and not any(report.values()), report
@@ -40,7 +40,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:  # (B, E) -> (B, B)
     return unit @ unit.T
 
 
-def test_tokenizer_gives_transformers_ids_on_the_whole_corpus(tokenizer: Any) -> None:
+def test_tokenizer_ids_equal_transformers_on_the_whole_corpus(tokenizer: Any) -> None:
     lines = [*SENTENCES]
     for path in sorted((DEMO / "corpus").glob("*.txt")):
         lines += path.read_text("utf-8").splitlines()
@@ -55,11 +55,11 @@ def test_transformers_knows_every_token_of_the_sentences(tokenizer: Any) -> None
         assert ids[0] == 0 and ids[-1] == 2 and tokenizer.unk_token_id not in ids, line
 
 
-def test_model_gives_transformers_outputs(encoded: Any) -> None:
+def test_model_outputs_equal_transformers(encoded: Any) -> None:
     batch, expected = encoded
     mask = batch["attention_mask"].numpy()
     found = ErnieMModel.from_pretrained(DEMO, dtype=np.float64)(batch["input_ids"].numpy(), attention_mask=mask)
-    # Both in float64, as for every parity of the model.
+    # Both in float64, as in every parity test of the model.
     valid = mask == 1
     np.testing.assert_allclose(
         found.last_hidden_state[valid], expected.last_hidden_state.numpy()[valid], rtol=0, atol=1e-10
@@ -74,5 +74,5 @@ def test_sentence_vectors_differ_visibly(encoded: Any) -> None:
     others = ~np.eye(len(SENTENCES), dtype=bool)
     for vectors in ((states * mask).sum(1) / mask.sum(1), states[:, 0], output.pooler_output.numpy()):
         table = cosines(vectors)[others]
-        # To two decimals, no pair of sentences prints as 1.00, and the table is not one number throughout.
+        # To two decimals, no pair of sentences prints as 1.00, and the values are not all alike.
         assert table.max() < 0.995 and table.max() - table.min() > 0.05, table

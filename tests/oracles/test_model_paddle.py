@@ -1,4 +1,4 @@
-"""The six checkpoints that paddlenlp wrote, and the outputs that it computed from them."""
+"""The six checkpoints written by paddlenlp, and the outputs it computed from them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CLASSES = {
 
 @pytest.mark.parametrize("attentions", [False, True])
 @pytest.mark.parametrize("name", CLASSES)
-def test_paddle_explicit_mask(name: str, attentions: bool, fixtures: Path) -> None:
-    """Valid positions, 2e-6. Red with weights not transposed, and with positions from row 0."""
+def test_paddle_with_an_explicit_mask(name: str, attentions: bool, fixtures: Path) -> None:
+    """Within 2e-6 at real tokens. Red if weights are not transposed, and if positions start at row 0."""
     folder = fixtures / "paddle_tiny"
     expected = np.load(folder / "expected.npz")
     ids, mask = expected["input_ids"], expected["attention_mask"]
@@ -40,8 +40,8 @@ def test_paddle_explicit_mask(name: str, attentions: bool, fixtures: Path) -> No
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_paddle_default_mask(name: str, fixtures: Path) -> None:
-    """Without a mask, `default_mask="cls_token"`: all positions, padding too."""
+def test_paddle_with_the_default_mask(name: str, fixtures: Path) -> None:
+    """Without a mask, with `default_mask="cls_token"`: within 2e-6 at all positions, including padding."""
     folder = fixtures / "paddle_tiny"
     expected = np.load(folder / "expected.npz")
     ids = expected["input_ids"]

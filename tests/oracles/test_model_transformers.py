@@ -1,6 +1,6 @@
 """The reference against transformers 4.40.2: same weights, same inputs, every class, every output.
 
-Weights are random throughout: with LayerNorm 1 and 0, or biases 0, a forward pass that never reads them would pass.
+All weights are random: with LayerNorm weight 1 and bias 0, a forward pass that never reads them would pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import ernie_m.reference as ernie
 from ernie_m.reference.checkpoint.names import from_huggingface
 from ernie_m.reference.parameters import unflatten
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare the reference with")
+torch = pytest.importorskip("torch", reason="torch is not installed: there is nothing to compare the reference with")
 transformers = pytest.importorskip(
     "transformers", reason="transformers 4.40.2 is not installed (it has no release for Python 3.13)"
 )
@@ -33,7 +33,7 @@ U32 = 2.0**-24
 
 
 def pair(name: str, fields: dict[str, Any], seed: int, dtype: Any = np.float64) -> tuple[Any, Any]:
-    """The class `name` in transformers and here, with the same random weights of every kind."""
+    """The class `name` in transformers and here, with the same weights, all of them random."""
     hf = getattr(transformers, name)(transformers.ErnieMConfig(**fields))
     hf = hf.to(torch.float64 if dtype == np.float64 else torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +41,7 @@ def pair(name: str, fields: dict[str, Any], seed: int, dtype: Any = np.float64) 
         for parameter_name, parameter in hf.named_parameters():
             centre = 1.0 if "norm" in parameter_name and parameter_name.endswith("weight") else 0.0
             width = 0.3 if parameter.ndim == 1 else parameter.shape[1] ** -0.5
-            # Rounded to float32, so that both precisions hold the very same weights.
+            # Rounded to float32, so that both precisions hold the same weights.
             drawn = centre + width * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             parameter.copy_(drawn)
     config = ernie.ErnieMConfig.from_dict(hf.config.to_dict())
@@ -70,7 +70,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def batches(draw: st.DrawFn, fields: dict[str, Any], rows: int | None = None) -> dict[str, np.ndarray]:
-    """Ids and a ragged mask, right-padded, with left padding or with holes; position ids now and then."""
+    """Ids, and no mask, a full one, or one with right padding, left padding or holes; sometimes position ids."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     B = rows or draw(st.integers(1, 4))
     S = draw(st.sampled_from([1, 2, 7, 16, 33]))
@@ -99,7 +99,7 @@ def batches(draw: st.DrawFn, fields: dict[str, Any], rows: int | None = None) ->
 
 
 def run_torch(hf: Any, batch: dict[str, Any], **options: Any) -> Any:
-    """The peer's outputs, from copies of the inputs, since it changes `position_ids` in place."""
+    """The peer's outputs, from copies of the inputs, because it modifies `position_ids` in place."""
     dtype = next(hf.parameters()).dtype
     tensors = {}
     for key, value in batch.items():
@@ -110,7 +110,7 @@ def run_torch(hf: Any, batch: dict[str, Any], **options: Any) -> Any:
 
 
 def relative_error(ours: np.ndarray, theirs: Any, where: np.ndarray | None = None) -> float:
-    """Largest difference, relative to the largest magnitude of the output where that exceeds 1."""
+    """The largest difference, divided by the largest magnitude of the output if that exceeds 1."""
     theirs = np.asarray(theirs)
     assert ours.shape == theirs.shape
     difference, scale = np.abs(ours - theirs), np.abs(theirs)
@@ -141,7 +141,7 @@ def labels_for(name: str, fields: dict[str, Any], shape: tuple[int, ...], seed: 
         labels[0, 0] = 0
         return {"labels": labels}
     if name == "ErnieMForQuestionAnswering":
-        # Some past the row and some negative, but never all of them out of range, where both give nan.
+        # Some beyond the row and some negative, but never all out of range: then both losses are nan.
         positions = rng.integers(-3, S + 3, (2, B))
         positions[:, 0] = np.clip(positions[:, 0], 0, S - 1)
         return {"start_positions": positions[0], "end_positions": positions[1]}
@@ -154,7 +154,7 @@ def labels_for(name: str, fields: dict[str, Any], shape: tuple[int, ...], seed: 
 @settings(max_examples=100)
 @given(st.data())
 def test_model_float64_parity(data: st.DataObject) -> None:
-    """Hidden states, pooled output and attentions, on valid positions. Red without: position offset, head mask, eps."""
+    """Hidden states, pooled output and attentions at real tokens. Red without: position offset, head mask, eps."""
     fields = data.draw(configurations())
     batch = data.draw(batches(fields))
     hf, model = pair("ErnieMModel", fields, data.draw(st.integers(0, 1000)))
@@ -179,7 +179,7 @@ def test_model_float64_parity(data: st.DataObject) -> None:
 @settings(max_examples=100)
 @given(st.data())
 def test_heads_float64_parity(data: st.DataObject) -> None:
-    """Logits and losses of all heads. Extraction and question answering: losses without padding, where peers leak."""
+    """Logits and losses of all heads; span losses only without padding, because it leaks into the peer's."""
     name = data.draw(st.sampled_from(NAMES[1:]))
     fields = data.draw(configurations())
     seed = data.draw(st.integers(0, 1000))
@@ -204,7 +204,7 @@ def test_heads_float64_parity(data: st.DataObject) -> None:
     else:
         targets = labels_for(name, fields, batch["input_ids"].shape, targets_seed)
     if "Extraction" in name and valid.shape[-1] == 1:
-        targets = {}  # the peer squeezes the one column away, and raises
+        targets = {}  # the peer squeezes away a single column and raises
     hf, model = pair(name, fields, seed)
     asked = {"output_hidden_states": True, "output_attentions": True} if data.draw(st.booleans()) else {}
     theirs, ours = run_torch(hf, {**batch, **targets}, **asked), model(**batch, **targets, **asked)
@@ -233,7 +233,7 @@ def test_heads_float64_parity(data: st.DataObject) -> None:
 @settings(max_examples=25)
 @given(st.data())
 def test_model_structured_mask_parity(data: st.DataObject) -> None:
-    """(B, S, S) masks, against the peer's encoder with the same mask as an additive one."""
+    """(B, S, S) masks, against the peer's encoder with the equivalent additive mask."""
     fields = data.draw(configurations())
     batch = data.draw(batches(fields))
     batch.pop("attention_mask", None)
@@ -250,7 +250,7 @@ def test_model_structured_mask_parity(data: st.DataObject) -> None:
 
 
 def float32_errors(name: str, seed: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Errors of ours and of the peer's float32 outputs against float64, and the outputs, on valid positions."""
+    """Float32 errors against float64, ours and the peer's, and the exact outputs, all at real tokens."""
     fields = {
         "vocab_size": 100,
         "hidden_size": 64,
@@ -259,7 +259,7 @@ def float32_errors(name: str, seed: int) -> tuple[list[np.ndarray], list[np.ndar
         "intermediate_size": 256,
         "max_position_embeddings": 70,
     }
-    # Heads that give one number for a text need many short texts to pool as many outputs.
+    # Heads with few outputs per text need many short texts to reach as many outputs.
     B, S = {"ErnieMForMultipleChoice": (600, 6), "ErnieMForSequenceClassification": (200, 12)}.get(name, (6, 48))
     if "Sequence" in name:
         fields["num_labels"] = 20
@@ -287,8 +287,8 @@ def float32_errors(name: str, seed: int) -> tuple[list[np.ndarray], list[np.ndar
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_float32_error_is_no_larger_than_the_peers(name: str) -> None:
-    """RMS error at most 1.25 times the peer's, over 10,000 outputs or more; the largest at most twice, + 16 u."""
+def test_model_float32_rms_error_is_at_most_1_25_times_that_of_transformers(name: str) -> None:
+    """RMS error at most 1.25 times the peer's over at least 10,000 outputs; largest error at most twice, + 16 u."""
     mine: list[np.ndarray] = []
     peer: list[np.ndarray] = []
     seed = 0

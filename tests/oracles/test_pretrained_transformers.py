@@ -1,4 +1,4 @@
-"""What one side saves, the other loads, and computes the same: every class, both ways, to float32 rounding."""
+"""Each side loads what the other saved, with equal outputs up to float32 rounding: every class, both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers import CLASSES, SMALL, random_model
 
 import ernie_m.reference as ernie
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing to exchange checkpoints with")
+torch = pytest.importorskip("torch", reason="torch is not installed: there is nothing to exchange checkpoints with")
 transformers = pytest.importorskip(
     "transformers", reason="transformers 4.40.2 is not installed (it has no release for Python 3.13)"
 )
@@ -19,7 +19,7 @@ FIELDS = ("last_hidden_state", "pooler_output", "logits", "start_logits", "end_l
 
 
 def assert_same_outputs(cls: Any, model: Any, hf: Any) -> None:
-    """Float32 outputs on a batch with padding; the peer's error and ours are both some tens of 2^-24."""
+    """Float32 outputs on a batch with padding; both sides' errors are some tens of 2^-24."""
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     ids = np.random.default_rng(0).integers(2, 50, mask.shape)
     shape = (1, *mask.shape) if "Choice" in cls.__name__ else mask.shape
@@ -31,7 +31,7 @@ def assert_same_outputs(cls: Any, model: Any, hf: Any) -> None:
         if getattr(ours, field, None) is not None:
             found, wanted = getattr(ours, field), getattr(theirs, field).numpy()
             valid = mask == 1 if found.shape[:2] == mask.shape else np.ones(found.shape, bool)
-            # A few layers deep, each side errs by some 30 roundings of numbers of this size.
+            # After a few layers, each side's error is some 30 roundings of numbers of this size.
             assert np.abs(found - wanted)[valid].max() <= 64 * 2.0**-24 * max(1, np.abs(wanted[valid]).max())
             compared += 1
     assert compared >= 1

@@ -1,7 +1,7 @@
-"""The golden strings: what transformers 4.40.2 and paddlenlp 2.8.1 made of them, token for token.
+"""The golden strings, against the tokens of transformers 4.40.2 and paddlenlp 2.8.1.
 
-Seen red: `lone_marker` ignored; rule B without the cut after a digit; the type ids of a pair shifted by one; spans
-that end one character late; lower-casing by `str.lower` alone.
+Seen red: `lone_marker` ignored; rule B without the cut after a digit; a pair's type ids shifted by one; spans that end
+one character late; lower-casing by `str.lower` alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_golden_offsets(item: dict[str, Any]) -> None:
 
 
 def test_golden_covers_what_it_should() -> None:
-    # A list that has lost its items would pass everything above.
+    # An empty list would pass every test above.
     assert len(ITEMS) >= 140 and len(PAIRS) >= 130
     assert sum(item["offsets"] is not None for item in ITEMS) >= 120
     assert sum(item["hf"]["tokens"] != item["paddle"]["tokens"] for item in ITEMS) >= 20

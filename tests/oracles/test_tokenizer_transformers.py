@@ -1,7 +1,7 @@
-"""The tokenizer against transformers 4.40.2 itself, over drawn texts and options, and directories both ways.
+"""The tokenizer against transformers 4.40.2: random texts and options, and directories in both directions.
 
-Seen red: rule A without its "not the first piece"; "longest_first" that cuts the first text on a tie; left padding
-put right; added tokens matched shortest first; `normalized` ignored under lower-casing; flags not saved.
+Seen red: rule A without its "not the first piece"; "longest_first" that truncates the first text on a tie; left padding
+put on the right; added tokens matched shortest first; `normalized` ignored when lower-casing; flags not saved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ernie_m.tokenizer as ours_package
 from ernie_m.tokenizer import ErnieMTokenizer
 
 transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed (4.40.2 has no wheel for Python 3.13): no oracle"
+    "transformers", reason="transformers 4.40.2 is not installed (it has no release for Python 3.13)"
 )
 transformers.logging.set_verbosity(transformers.logging.CRITICAL)
 
@@ -27,7 +27,7 @@ PLAIN, LOWER, ADDED, ADDED_LOWER = range(4)
 
 
 def add_tokens(tokenizer: Any, added_token: Any) -> Any:
-    """Tokens of every kind: plain, flagged, special, with and without capitals, one inside another."""
+    """Add tokens of every kind: plain, flagged, special, with and without capitals, nested."""
     tokenizer.add_tokens(["ship", "NewTok", "ab", "abc"])
     tokenizer.add_tokens([added_token("foo", lstrip=True, rstrip=True), added_token("bar", single_word=True)])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<X>", added_token("<X>y")]})
@@ -119,14 +119,14 @@ def test_call_equals(
     try:
         found = ours(text, pair, **options)
     except ValueError as error:
-        # Where transformers logs an error and returns what is too long.
+        # In this case transformers logs an error and returns a sequence that is too long.
         assert "cannot be reached" in str(error) or "no second text" in str(error)
         assert len(expected["input_ids"]) > max_length
         return
     if not expected["input_ids"]:
-        return  # transformers does not pad a row without any token
+        return  # transformers does not pad an empty row
     if truncation and len(expected["input_ids"]) > max_length:
-        # transformers does not cut a text to nothing; that it must be cut to nothing is the only case of this.
+        # transformers never truncates a text to nothing, and this is the only case that needs it.
         assert len(found["input_ids"]) == max_length
         return
     assert {name: found[name] for name in found} == {name: expected[name] for name in found}
@@ -171,7 +171,7 @@ def test_words_equal(kind: int, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", range(4))
-def test_saved_here_loads_there(kind: int, tmp_path: Path) -> None:
+def test_transformers_loads_a_saved_directory(kind: int, tmp_path: Path) -> None:
     ours = TOKENIZERS[kind][1]
     ours.save_pretrained(tmp_path)
     theirs = transformers.ErnieMTokenizer.from_pretrained(tmp_path)
@@ -182,7 +182,7 @@ def test_saved_here_loads_there(kind: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", range(4))
-def test_saved_there_loads_here(kind: int, tmp_path: Path) -> None:
+def test_from_pretrained_loads_what_transformers_saved(kind: int, tmp_path: Path) -> None:
     theirs = TOKENIZERS[kind][0]
     theirs.save_pretrained(tmp_path)
     ours = ErnieMTokenizer.from_pretrained(tmp_path)
@@ -192,8 +192,8 @@ def test_saved_there_loads_here(kind: int, tmp_path: Path) -> None:
         assert ours(text)["input_ids"] == theirs(text)["input_ids"]
 
 
-def test_older_directory_loads_as_there(tmp_path: Path) -> None:
-    """Without added_tokens_decoder, as older releases and Paddle write it."""
+def test_from_pretrained_of_an_older_directory_equals(tmp_path: Path) -> None:
+    """Without `added_tokens_decoder`, as older releases and Paddle write it."""
     TOKENIZERS[ADDED][1].save_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "tokenizer_class": "ErnieMTokenizer"}')
     theirs, ours = transformers.ErnieMTokenizer.from_pretrained(tmp_path), ErnieMTokenizer.from_pretrained(tmp_path)
@@ -202,8 +202,8 @@ def test_older_directory_loads_as_there(tmp_path: Path) -> None:
         assert ours(text)["input_ids"] == theirs(text)["input_ids"]
 
 
-def test_own_table_of_the_piece_model_equals(tmp_path: Path) -> None:
-    """transformers takes it when vocab.txt is missing; there unknown tokens have the id None, here that of [UNK]."""
+def test_vocabulary_of_the_piece_model_equals(tmp_path: Path) -> None:
+    """transformers uses it if vocab.txt is missing; unknown tokens have the id None there, that of [UNK] here."""
     theirs = transformers.ErnieMTokenizer(str(MODEL))
     ours = ErnieMTokenizer(MODEL, "sentencepiece")
     assert ours.get_vocab() == theirs.get_vocab()
@@ -243,7 +243,7 @@ def test_sampling_equals_with_the_same_seed() -> None:
     drawn = []
     for tokenizer in (theirs, ours):
         sentencepiece.set_random_generator_seed(7)
-        # A seed is for the threads that have drawn nothing yet.
+        # The seed affects only threads that have not drawn yet.
         with ThreadPoolExecutor(1) as thread:
             drawn.append(thread.submit(lambda t=tokenizer: [t(text)["input_ids"] for _ in range(20)]).result())
     assert drawn[0] == drawn[1]

@@ -1,4 +1,4 @@
-"""The trace of a transformers model beside ours: the same names, the same values; a planted difference is found."""
+"""Traces of transformers' models and ours: the same names and values; a planted difference is found."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ transformers = pytest.importorskip(
 
 
 def both(cls: Any, directory: Path, plant: str | None = None) -> tuple[Any, Any, np.ndarray]:
-    """Traces of the same checkpoint here and there; `plant` names a peer's weight that is disturbed."""
+    """Traces of the same checkpoint on both sides; `plant` names a weight of transformers to perturb."""
     cls.from_config(ernie.ErnieMConfig(**SMALL), seed=3).save_pretrained(directory)
     hf = getattr(transformers, cls.__name__).from_pretrained(directory).eval()
     if plant is not None:
         with torch.no_grad():
-            # Not one number for all: the inputs of a layer sum to about 0, and would not show it.
+            # Not a constant: the inputs of a layer sum to about 0, which would hide it.
             weight = hf.get_parameter(plant)
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -38,8 +38,8 @@ def both(cls: Any, directory: Path, plant: str | None = None) -> tuple[Any, Any,
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_trace_names_and_values_are_the_peers(cls: Any, tmp_path: Path) -> None:
-    """Every name that one has, the other has, but for what has no module there."""
+def test_trace_names_and_values_equal_transformers(cls: Any, tmp_path: Path) -> None:
+    """Both traces have the same names, except values that are not module outputs in transformers."""
     ours, theirs, mask = both(cls, tmp_path / "checkpoint")
     found = compare(ours, theirs, mask, tolerance=1e-5)
     assert found, str(found)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rounding import LIBM
 
 from ernie_m.reference.activations import ACTIVATIONS, activation, sigmoid, silu, softplus
 from ernie_m.reference.gelu import gelu
@@ -63,15 +64,15 @@ TRUTH: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def test_activation_names_are_those_of_hidden_act() -> None:
+def test_activation_names_are_the_values_of_hidden_act() -> None:
     assert sorted(ACTIVATIONS) == sorted(TRUTH)
     assert all(activation(name) is function for name, function in ACTIVATIONS.items())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation_is_its_formula(name: str, dtype: Any) -> None:
-    """Within 8 u of the larger of 1, |x| and |f(x)|: a few roundings, slopes of 1.5 at most (relu2 aside)."""
+def test_activation_matches_its_formula(name: str, dtype: Any) -> None:
+    """Within 8 u times the largest of 1, |x| and |f(x)|: a few roundings, slopes of at most 1.5 (except relu2)."""
     grid = [
         0.0,
         1e-7,
@@ -109,19 +110,19 @@ def test_activation_is_its_formula(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["sigmoid", "silu", "mish", "softplus"])
 def test_activation_keeps_its_relative_accuracy(name: str, dtype: Any) -> None:
-    """A tail that is computed as 1 - (nearly 1) would be off by its own size."""
+    """At most 3 library functions and 4 roundings. A tail computed as 1 - (nearly 1) would be off by its own size."""
     function = softplus if name == "softplus" else ACTIVATIONS[name]
     truth = {**TRUTH, "softplus": lambda x: mp.log1p(mp.exp(x))}[name]
     x = np.linspace(-80, 80, 1001).astype(dtype)
     for value, got in zip(x[x != 0], function(x[x != 0]), strict=True):
         with mp.workdps(60):
-            assert abs(mp.mpf(float(got)) / truth(mp.mpf(float(value))) - 1) <= 16 * UNIT[dtype], value
+            assert abs(mp.mpf(float(got)) / truth(mp.mpf(float(value))) - 1) <= (3 * LIBM + 4) * UNIT[dtype], value
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_at_the_ends_of_the_range(name: str, dtype: Any) -> None:
-    """The limits, without a warning (which the test run turns into an error)."""
+    """Returns the limits, without a warning (the test run turns warnings into errors)."""
     largest = float(np.finfo(dtype).max)
     at_end = {"gelu_10": 10.0, "relu6": 6.0, "relu2": np.inf} | dict.fromkeys(("sigmoid", "tanh", "laplace"), 1.0)
     at_start = {"tanh": -1.0, "linear": -np.inf, "leaky_relu": -np.inf}
@@ -146,7 +147,7 @@ def test_activation_keeps_dtype_shape_and_argument(name: str, shape: tuple[int, 
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation_in_float16_is_float32_rounded(name: str) -> None:
+def test_activation_in_float16_is_the_rounded_float32(name: str) -> None:
     x = np.arange(0, 0x10000, dtype=np.uint16).view(np.float16)
     x = x[~np.isnan(x)]
     with np.errstate(over="ignore"):
@@ -175,12 +176,12 @@ def test_activation_passes_a_callable_through() -> None:
 
 
 @pytest.mark.parametrize("name", ["gleu", "", "GELU"])
-def test_activation_unknown_name_says_what_there_is(name: str) -> None:
+def test_activation_unknown_name_lists_the_valid_names(name: str) -> None:
     with pytest.raises(ValueError, match=f"one of gelu, gelu_10, .*, tanh, got {name!r}"):
         activation(name)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation_refuses_integers(name: str) -> None:
+def test_activation_rejects_integers(name: str) -> None:
     with pytest.raises(TypeError, match="x: expected float16, float32 or float64, got int64"):
         activation(name)(np.arange(3, dtype=np.int64))

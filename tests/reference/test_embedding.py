@@ -11,13 +11,14 @@ POSITION = np.array([[9.0, 9.0], [8.0, 8.0], [0.0, 1.0], [2.0, 0.0]])
 
 
 def test_embed_literal() -> None:
-    """Position 0 is row 2 of the table, position 1 row 3. Two numbers normalise to -1 and 1, or to 1 and -1."""
+    """Position 0 is row 2 of the table, position 1 is row 3. Two numbers normalise to -1 and 1, or to 0 if equal."""
     ids, positions = np.array([[0, 2], [1, 0]]), np.array([[0, 1], [1, 0]])
     gamma, beta = np.array([1.0, 10.0]), np.array([0.0, 0.5])
     sums = np.array([[[1, 3], [2, 4]], [[5, 5], [1, 3]]], float)
     signs = np.sign(sums - sums.mean(axis=-1, keepdims=True))
     found = embed(ids, positions, WORD, POSITION, gamma, beta, 0.0 + 1e-30)
-    np.testing.assert_allclose(found, signs * gamma + beta, atol=1e-12)
+    # Every step is exact: the sums, their means and deviations are whole numbers.
+    np.testing.assert_array_equal(found, signs * gamma + beta)
     packed = embed(ids.ravel(), positions.ravel(), WORD, POSITION, gamma, beta, 1e-30)
     np.testing.assert_array_equal(packed, found.reshape(-1, 2))
     np.testing.assert_array_equal(embed_vectors(WORD[ids], positions, POSITION, gamma, beta, 1e-30), found)
@@ -36,14 +37,14 @@ def test_embed_literal() -> None:
         ([0, 0], [-2, 0], r"position_ids: .* got -2 at \[0\]"),
     ],
 )
-def test_embed_rejects_rows_that_are_not_there(ids: list[int], positions: list[int], message: str) -> None:
-    """-1 would be the last row, and -2 the first, in NumPy."""
+def test_embed_rejects_values_out_of_range(ids: list[int], positions: list[int], message: str) -> None:
+    """NumPy would read the last row for id -1, and the first row for position -2."""
     with pytest.raises(ValueError, match=message):
         embed(np.array(ids), np.array(positions), WORD, POSITION, np.ones(2), np.zeros(2), 1e-5)
 
 
-def test_embed_changes_no_argument() -> None:
-    """Peers add the offset of 2 to the caller's own array."""
+def test_embed_does_not_change_its_arguments() -> None:
+    """transformers adds the offset of 2 to the caller's array in place."""
     ids, positions = np.array([0, 1]), np.array([0, 1])
     embed(ids, positions, WORD, POSITION, np.ones(2), np.zeros(2), 1e-5)
     np.testing.assert_array_equal(positions, [0, 1])

@@ -7,12 +7,12 @@ import pytest
 from helpers import CLASSES, SMALL, ids_like, masks, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import LIBM, MODEL_BOUND, U64
 
 from ernie_m.reference import ErnieMConfig, ErnieMModel, trace
 from ernie_m.reference.parameters import flatten
 
 MODEL = random_model()
-HALF_ULP = 2.0**-53
 
 
 def call(model: Any, mask: Any = None, ids: Any = None, **options: Any) -> Any:
@@ -22,7 +22,7 @@ def call(model: Any, mask: Any = None, ids: Any = None, **options: Any) -> Any:
 @settings(max_examples=40)
 @given(masks(), st.booleans())
 def test_model_packed_equals_padded(mask: np.ndarray, head_mask: bool) -> None:
-    """`output_attentions` needs the rectangle; without it a batch with padding is packed. Seen by the trace."""
+    """`output_attentions` requires the rectangle; without it a batch with padding is packed, as the trace shows."""
     factors = np.random.default_rng(1).random((2, 3)) if head_mask else None
     with trace() as t:
         packed = call(MODEL, mask, output_hidden_states=True, head_mask=factors)
@@ -33,25 +33,27 @@ def test_model_packed_equals_padded(mask: np.ndarray, head_mask: bool) -> None:
     for a, b in zip(
         (*packed.hidden_states, packed.pooler_output), (*padded.hidden_states, padded.pooler_output), strict=True
     ):
-        np.testing.assert_allclose(a, b, atol=1e-13)
+        np.testing.assert_allclose(a, b, rtol=0, atol=MODEL_BOUND)
 
 
 @settings(max_examples=40)
 @given(masks(), st.booleans())
-def test_model_padding_is_zero_everywhere(mask: np.ndarray, attentions: bool) -> None:
+def test_model_outputs_are_zero_at_padding(mask: np.ndarray, attentions: bool) -> None:
     out = call(MODEL, mask, output_hidden_states=True, output_attentions=attentions)
     for state in (*out.hidden_states, out.last_hidden_state):
         assert not state[mask == 0].any()
     for probs in out.attentions or ():
         pairs = np.broadcast_to(mask[:, None, :, None] * mask[:, None, None, :], probs.shape)
         assert not probs[pairs == 0].any()
-        np.testing.assert_allclose(probs.sum(axis=-1), np.broadcast_to(mask[:, None], probs.shape[:3]), atol=1e-14)
+        # Two sums of S numbers, and a division.
+        bound = (2 * mask.shape[1] + 2) * U64
+        np.testing.assert_allclose(probs.sum(axis=-1), np.broadcast_to(mask[:, None], probs.shape[:3]), rtol=bound)
 
 
 @settings(max_examples=40)
 @given(masks(), st.booleans(), st.integers(0, 2**32 - 1))
-def test_model_padding_content_changes_no_bit(mask: np.ndarray, attentions: bool, seed: int) -> None:
-    """Other ids, or nan vectors, under the padding: the same outputs to the bit."""
+def test_model_does_not_depend_on_what_padding_holds(mask: np.ndarray, attentions: bool, seed: int) -> None:
+    """Other ids, or nan vectors, at padded positions: bitwise equal outputs."""
     rng = np.random.default_rng(seed)
     ids = ids_like(mask)
     other = np.where(mask == 1, ids, rng.integers(0, 50, mask.shape))
@@ -69,32 +71,32 @@ def test_model_padding_content_changes_no_bit(mask: np.ndarray, attentions: bool
 
 @settings(max_examples=40)
 @given(masks(), st.sampled_from([1, 5, 40]), st.booleans())
-def test_model_padding_amount_changes_nothing(mask: np.ndarray, more: int, attentions: bool) -> None:
-    """More columns of padding, far past the position table's 40 too."""
+def test_model_does_not_depend_on_the_amount_of_padding(mask: np.ndarray, more: int, attentions: bool) -> None:
+    """More columns of padding, even far beyond the 40 of the position table."""
     wider = np.pad(mask, ((0, 0), (0, more)))
     ids = np.pad(ids_like(mask), ((0, 0), (0, more)), constant_values=1)
     a = call(MODEL, mask, output_hidden_states=True, output_attentions=attentions)
     b = call(MODEL, wider, ids, output_hidden_states=True, output_attentions=attentions)
     S = mask.shape[1]
     for x, y in zip(a.hidden_states, b.hidden_states, strict=True):
-        np.testing.assert_allclose(x, y[:, :S], atol=1e-13)
+        np.testing.assert_allclose(x, y[:, :S], rtol=0, atol=MODEL_BOUND)
         assert not y[:, S:].any()
-    np.testing.assert_allclose(a.pooler_output, b.pooler_output, atol=1e-13)
+    np.testing.assert_allclose(a.pooler_output, b.pooler_output, rtol=0, atol=MODEL_BOUND)
 
 
 @settings(max_examples=20)
 @given(masks(), st.integers(0, 2**32 - 1))
-def test_model_follows_a_permutation_of_the_batch(mask: np.ndarray, seed: int) -> None:
+def test_model_is_equivariant_to_a_permutation_of_the_batch(mask: np.ndarray, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(mask))
     ids = ids_like(mask)
     out, permuted = call(MODEL, mask, ids), call(MODEL, mask[order], ids[order])
-    np.testing.assert_allclose(permuted.last_hidden_state, out.last_hidden_state[order], atol=1e-13)
-    np.testing.assert_allclose(permuted.pooler_output, out.pooler_output[order], atol=1e-13)
+    np.testing.assert_allclose(permuted.last_hidden_state, out.last_hidden_state[order], rtol=0, atol=MODEL_BOUND)
+    np.testing.assert_allclose(permuted.pooler_output, out.pooler_output[order], rtol=0, atol=MODEL_BOUND)
 
 
 @settings(max_examples=20)
 @given(masks())
-def test_model_structured_mask_of_a_padding_mask_is_that_mask(mask: np.ndarray) -> None:
+def test_model_structured_mask_is_equivalent_to_its_padding_mask(mask: np.ndarray) -> None:
     pairs = (mask[:, :, None] * mask[:, None, :]).astype(bool)
     a = call(MODEL, mask, output_attentions=True, output_hidden_states=True)
     b = call(MODEL, pairs, ids_like(mask), output_attentions=True, output_hidden_states=True)
@@ -102,8 +104,8 @@ def test_model_structured_mask_of_a_padding_mask_is_that_mask(mask: np.ndarray) 
         np.testing.assert_array_equal(x, y)
 
 
-def test_model_structured_mask_is_obeyed() -> None:
-    """Token 0 sees 0 and 1, token 1 itself, token 2 only token 3; token 3 nothing, so it is padding, and so is 2."""
+def test_model_respects_a_structured_mask() -> None:
+    """Token 0 attends to 0 and 1, 1 to itself, 2 only to 3, and 3 to nothing: 3 is padding, and therefore so is 2."""
     allowed = np.array([[[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]], bool)
     ids = np.array([[5, 6, 7, 8]])
     out = MODEL(ids, attention_mask=allowed, output_attentions=True)
@@ -111,10 +113,10 @@ def test_model_structured_mask_is_obeyed() -> None:
         np.testing.assert_array_equal(probs > 0, np.broadcast_to(allowed * [[1], [1], [0], [0]], probs.shape) > 0)
     assert not out.last_hidden_state[:, 2:].any()
     alone = MODEL(ids[:, 1:2], position_ids=[[1]]).last_hidden_state[0, 0]
-    np.testing.assert_allclose(out.last_hidden_state[0, 1], alone, atol=1e-13)
+    np.testing.assert_allclose(out.last_hidden_state[0, 1], alone, rtol=0, atol=MODEL_BOUND)
 
 
-def test_model_default_mask_leaves_out_the_padding_token() -> None:
+def test_model_default_mask_excludes_the_padding_token() -> None:
     ids = np.array([[0, 9, 2, 1, 1], [0, 9, 8, 7, 2]])
     np.testing.assert_array_equal(MODEL(ids).last_hidden_state, call(MODEL, ids != 1, ids).last_hidden_state)
 
@@ -126,15 +128,18 @@ def test_model_pooler_reads_the_first_valid_token() -> None:
         dense = MODEL.parameters.pooler
         for row, column in ((0, 0), (1, 2)):
             expected = np.tanh(dense.weight @ out.last_hidden_state[row, column] + dense.bias)
-            np.testing.assert_allclose(out.pooler_output[row], expected, atol=1e-14)
-        np.testing.assert_allclose(out.pooler_output[2], np.tanh(dense.bias), atol=1e-15)
+            np.testing.assert_allclose(out.pooler_output[row], expected, rtol=0, atol=MODEL_BOUND)
+        # 0 @ W + bias is exact.
+        np.testing.assert_allclose(out.pooler_output[2], np.tanh(dense.bias), rtol=2 * LIBM * U64)
 
 
 def test_model_positions_count_columns_with_left_padding() -> None:
     mask = np.array([[0, 0, 1, 1]])
     ids = np.array([[1, 1, 5, 6]])
     alone = MODEL(ids[:, 2:], position_ids=[[2, 3]])
-    np.testing.assert_allclose(call(MODEL, mask, ids).last_hidden_state[:, 2:], alone.last_hidden_state, atol=1e-13)
+    np.testing.assert_allclose(
+        call(MODEL, mask, ids).last_hidden_state[:, 2:], alone.last_hidden_state, rtol=0, atol=MODEL_BOUND
+    )
 
 
 def test_model_head_mask_of_ones_is_no_mask() -> None:
@@ -154,21 +159,27 @@ def test_model_pruned_equals_head_masked(heads: dict[int, list[int]]) -> None:
     assert pruned_model.num_parameters() < MODEL.num_parameters()
     expected = MODEL(ids, attention_mask=padding, head_mask=mask)
     found = pruned_model(ids, attention_mask=padding)
-    np.testing.assert_allclose(found.last_hidden_state, expected.last_hidden_state, atol=1e-13)
-    # A head mask is given by the unpruned model's heads.
+    np.testing.assert_allclose(found.last_hidden_state, expected.last_hidden_state, rtol=0, atol=MODEL_BOUND)
+    # A head mask is indexed by the unpruned model's heads.
     scaled = np.array([[0.5, 1, 2], [3, 1, 0.5]])
     np.testing.assert_allclose(
         pruned_model(ids, head_mask=scaled).last_hidden_state,
         MODEL(ids, head_mask=scaled * mask).last_hidden_state,
-        atol=1e-13,
+        rtol=0,
+        atol=MODEL_BOUND,
     )
     again = MODEL.prune_heads({0: [1]}).prune_heads({0: [1, 2], 1: [0]}) if heads == {0: [1]} else None
     if again is not None:
         together = MODEL.prune_heads({0: [1, 2], 1: [0]})
-        np.testing.assert_array_equal(again(ids).last_hidden_state, together(ids).last_hidden_state)
+        weights = flatten(together.parameters)
+        for path, array in flatten(again.parameters).items():
+            np.testing.assert_array_equal(array, weights[path])
+        np.testing.assert_allclose(
+            again(ids).last_hidden_state, together(ids).last_hidden_state, rtol=0, atol=MODEL_BOUND
+        )
 
 
-def test_model_prune_heads_rejects_heads_that_are_not_there() -> None:
+def test_model_prune_heads_rejects_missing_layers_missing_heads_and_all_heads() -> None:
     for heads in ({2: [0]}, {0: [3]}, {0: [0, 1, 2]}):
         with pytest.raises(ValueError, match="pruned_heads"):
             MODEL.prune_heads(heads)
@@ -205,7 +216,7 @@ def test_model_dtype_in_is_dtype_out(cls: type) -> None:
         assert model.astype(np.float64).dtype == np.float64
 
 
-def test_model_changes_nothing_that_it_was_given() -> None:
+def test_model_does_not_change_its_arguments_or_weights() -> None:
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
     given = {
         "input_ids": ids_like(mask),
@@ -223,7 +234,7 @@ def test_model_changes_nothing_that_it_was_given() -> None:
         np.testing.assert_array_equal(array, weights[path])
 
 
-def test_model_gives_hidden_states_and_attentions_only_on_request() -> None:
+def test_model_returns_hidden_states_and_attentions_only_on_request() -> None:
     out = MODEL(np.array([[0, 5, 2]]))
     assert out.hidden_states is None and out.attentions is None and len(out.to_tuple()) == 2
     out = MODEL(np.array([[0, 5, 2]]), output_hidden_states=True, output_attentions=True)
@@ -273,7 +284,7 @@ def test_model_from_config_is_seeded() -> None:
         ({"input_ids": [[5.0]]}, "input_ids: expected integers, got float64"),
         ({"input_ids": [[True]]}, "input_ids: expected integers, got bool"),
         ({"input_ids": [["5"]]}, "input_ids: expected integers, got <U1"),
-        ({"input_ids": [[5], [5, 6]]}, "input_ids: expected rows of one length, got a ragged list"),
+        ({"input_ids": [[5], [5, 6]]}, "input_ids: expected rows of equal length, got a ragged list"),
         ({"inputs_embeds": np.zeros((1, 2, 23))}, r"inputs_embeds: expected shape \(B, S, 24\), got \(1, 2, 23\)"),
         ({"inputs_embeds": np.zeros((1, 2, 24), int)}, "inputs_embeds: expected floating-point numbers, got int64"),
         ({"input_ids": np.full((1, 41), 5)}, "input_ids: expected sequences of at most 40 tokens.* got 41"),
@@ -313,11 +324,11 @@ def test_model_rows_without_tokens_are_all_padding() -> None:
         out = call(MODEL, mask, ids, output_attentions=attentions)
         assert not out.last_hidden_state[0].any()
         alone = call(MODEL, mask[1:], ids[1:], output_attentions=attentions)
-        np.testing.assert_allclose(out.last_hidden_state[1:], alone.last_hidden_state, atol=1e-13)
+        np.testing.assert_allclose(out.last_hidden_state[1:], alone.last_hidden_state, rtol=0, atol=MODEL_BOUND)
     assert not call(MODEL, np.zeros((2, 3), int), ids).last_hidden_state.any()
 
 
-def test_ids_and_positions_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_and_positions_are_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from ernie_m.reference import array, embedding, inputs
 
     checked: list[str] = []

@@ -37,7 +37,7 @@ def test_cu_seqlens_bound_each_rows_tokens(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[1, 5], [0, 4], [0, 6, 5], [0, 3, 2, 5], [[0, 5]], [0.0, 5.0], []])
-def test_check_cu_seqlens_names_what_is_wrong(wrong: list[int]) -> None:
+def test_check_cu_seqlens_rejects_bad_offsets(wrong: list[int]) -> None:
     with pytest.raises(ValueError, match=r"cu_seqlens: expected"):
         check_cu_seqlens(np.array(wrong), 5)
     check_cu_seqlens(np.array([0, 0, 5, 5]), 5)

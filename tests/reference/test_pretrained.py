@@ -14,7 +14,7 @@ from ernie_m.reference.parameters import flatten, shapes, unflatten
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("cls", CLASSES)
 def test_save_pretrained_from_pretrained_round_trip(cls: Any, dtype: Any, tmp_path: Path) -> None:
-    """Configuration and every bit of every weight; half precision comes back as float32, unless asked for."""
+    """Configuration and weights are bitwise equal; float16 loads as float32 unless float16 is requested."""
     model = random_model(cls, dtype=dtype, hidden_act="relu", default_mask="cls_token")
     model.save_pretrained(tmp_path / "checkpoint")
     back = cls.from_pretrained(tmp_path / "checkpoint", dtype=dtype)
@@ -26,7 +26,7 @@ def test_save_pretrained_from_pretrained_round_trip(cls: Any, dtype: Any, tmp_pa
     assert cls.from_pretrained(tmp_path / "checkpoint").dtype == (np.float32 if dtype == np.float16 else dtype)
 
 
-def test_save_pretrained_refuses_to_overwrite(tmp_path: Path) -> None:
+def test_save_pretrained_refuses_to_overwrite_by_default(tmp_path: Path) -> None:
     a, b = random_model(seed=1), random_model(seed=2)
     a.save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -40,7 +40,7 @@ def test_save_pretrained_refuses_to_overwrite(tmp_path: Path) -> None:
     )
 
 
-def test_from_pretrained_makes_a_new_head_by_seed_and_says_so(tmp_path: Path, capsys: Any) -> None:
+def test_from_pretrained_initialises_a_new_head_from_the_seed_and_reports_it(tmp_path: Path, capsys: Any) -> None:
     random_model(dtype=np.float32).save_pretrained(tmp_path)
     capsys.readouterr()
     cls = ernie.ErnieMForSequenceClassification
@@ -61,7 +61,7 @@ def test_from_pretrained_head_checkpoint_into_the_bare_model(tmp_path: Path) -> 
         np.testing.assert_array_equal(array, flatten(model.parameters)[path])
 
 
-def test_model_needs_the_parameters_of_its_configuration() -> None:
+def test_model_rejects_parameters_that_do_not_match_its_configuration() -> None:
     model = random_model()
     config = model.config.replace(intermediate_size=41)
     with pytest.raises(ValueError, match=r"parameters: layers.0.linear1.bias: expected shape \(41,\), got \(40,\)"):
@@ -86,7 +86,7 @@ def test_from_config_rejects_other_dtypes(dtype: Any) -> None:
 
 
 def test_num_parameters_of_the_base_model() -> None:
-    """Counted from the shapes alone: 278 million, two thirds of them word embeddings."""
+    """Counted from the shapes: 278 million, two thirds of them word embeddings."""
     total = sum(int(np.prod(shape)) for shape in shapes(ernie.ErnieMConfig(), {}, True).values())
     assert total == 250002 * 768 + 514 * 768 + 2 * 768 + 12 * (12 * 768**2 + 13 * 768) + 768**2 + 768
     model = random_model()

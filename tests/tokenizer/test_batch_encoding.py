@@ -18,7 +18,7 @@ from ernie_m.tokenizer.batch_encoding import to_tensors
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("tensors", [None, "np"])
-def test_rows_are_known_behind_padding(side: str, tensors: str | None) -> None:
+def test_sequence_and_word_ids_account_for_padding(side: str, tensors: str | None) -> None:
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, padding_side=side)
     batch = tokenizer(["a", "The ships"], ["b", "a"], padding=True, return_tensors=tensors, return_offsets_mapping=True)
     padding, row = [None], [None, 0, None, None, 1, None]
@@ -40,11 +40,11 @@ def test_columns_are_attributes_and_survive_copies() -> None:
     for again in (batch, copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
         assert isinstance(again, BatchEncoding) and again.input_ids == again["input_ids"] == [[0, 39, 2]]
         assert again.sequence_ids(0) == [None, 0, None] and again.data == dict(batch)
-    with pytest.raises(ValueError, match="rows are not known"):
+    with pytest.raises(ValueError, match="need a tokenizer call's rows, got columns only"):
         BatchEncoding({"input_ids": [[1]]}).word_ids()
 
 
-def test_to_tensors_keeps_other_dtypes_and_refuses_ragged_rows() -> None:
+def test_to_tensors_keeps_other_dtypes_and_rejects_ragged_rows() -> None:
     arrays = to_tensors({"input_ids": [[1, 2]], "labels": [0.5], "mask": [[True, False]]}, "np")
     assert [arrays[name].dtype for name in arrays] == [np.int64, np.float64, np.int64]
     with pytest.raises(ValueError, match="rows of input_ids have different lengths, 1 to 2"):

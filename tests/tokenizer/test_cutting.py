@@ -1,4 +1,4 @@
-"""Rules A and B against the loop that the peers write, character by character.
+"""Rules A and B against the character-by-character loop of transformers and Paddle.
 
 Seen red: a digit class of `\\d` alone; ▁ that ends a run of digits; the lone marker kept at the end of a text.
 """
@@ -16,7 +16,7 @@ from ernie_m.tokenizer.cutting import DIGIT, DROPPED, cut, drop_markers
 
 
 def walk(piece: str) -> list[str]:
-    """Rule B as the peers compute it: one character after the other, with the start of what is pending."""
+    """Rule B as transformers and Paddle compute it: character by character, with the start of the pending token."""
 
     def isolated(character: str) -> bool:
         return "\u4e00" <= character <= "\u9fff" or character in ",;:.?!~，；：。？！《》【】"
@@ -63,8 +63,8 @@ def test_cut_of_worked_examples(piece: str, tokens: str) -> None:
     assert " ".join(piece[start:end] for start, end in cut(piece)) == tokens
 
 
-def test_digit_is_what_str_isdigit_says() -> None:
-    """For every character; Unicode has promised to give the property to no further one but decimal digits."""
+def test_digit_is_str_isdigit() -> None:
+    """For every character. Unicode has promised that all further digits will be decimal ones."""
     found = set(re.findall(f"[{DIGIT}]", "".join(map(chr, range(sys.maxunicode + 1)))))
     assert found == {c for c in map(chr, range(sys.maxunicode + 1)) if c.isdigit()}
 

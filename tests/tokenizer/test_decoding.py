@@ -1,6 +1,6 @@
 """Joining tokens, and the English clean-up.
 
-Seen red: a replacement left out of `CLEAN_UP`; tokens that a user added glued to their neighbours.
+Seen red: a replacement missing from `CLEAN_UP`; tokens that a user added joined to their neighbours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_join_tokens_writes_spaces_for_markers() -> None:
     assert join_tokens([]) == join_tokens(["▁"]) == ""
 
 
-def test_join_with_added_sets_tokens_off() -> None:
+def test_join_with_added_puts_spaces_around_tokens() -> None:
     tokens = ["<x>", "▁a", "[MASK]", "▁b", "<x>", "<x>", "▁", "<x>", "▁"]
     assert join_with_added(tokens, {"<x>"}) == "<x> a[MASK] b <x> <x> <x> "
     assert join_with_added(tokens, {"<x>"}, spaces_between_special_tokens=False) == "<x>a[MASK] b<x><x><x>"

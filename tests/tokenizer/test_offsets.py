@@ -6,8 +6,8 @@ from ernie_m.tokenizer import offsets
 
 
 def test_shared_spans_are_bounded_and_equal_to_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans beyond the bound are given all the same, but not kept: memory does not grow with the texts' lengths."""
-    monkeypatch.setattr(offsets, "MOST_SHARED", 3)
+    """Spans beyond the bound are returned but not stored, so memory does not grow with the length of texts."""
+    monkeypatch.setattr(offsets, "MAX_SHARED", 3)
     shared = offsets.SharedSpans()
     monkeypatch.setattr(offsets, "SHARED", shared)
     found = offsets.ranges([(1, 2), (0, 1), (3, 2), (0, 4), (1, 1)], -1, 5)

@@ -1,6 +1,6 @@
-"""`pad`: rows of all forms, padded on both sides, without touching what was given.
+"""`pad`: rows of all forms, padded on either side, without changing the caller's data.
 
-Seen red: columns padded in place in the caller's lists; the mask filled with 1; left padding put right.
+Seen red: columns padded in place in the caller's lists; the mask filled with 1; left padding put on the right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALL: dict[str, Any] = {
 
 
 @given(batch=st.lists(texts(3), min_size=1, max_size=4), tokenizer=st.sampled_from([TOKENIZER, LEFT]))
-def test_pad_is_the_calls_padding(batch: list[str], tokenizer: ErnieMTokenizer) -> None:
+def test_pad_equals_the_padding_of_a_call(batch: list[str], tokenizer: ErnieMTokenizer) -> None:
     expected = dict(tokenizer(batch, padding=True, **ALL))
     columns = tokenizer(batch, **ALL)
     before = copy.deepcopy(dict(columns))
@@ -52,12 +52,12 @@ def test_pad_of_arrays_and_labels() -> None:
     ("given_rows", "error", "says"),
     [
         ({"ids": [[1]]}, ValueError, "expected the key input_ids, got ids"),
-        ([{"input_ids": [1]}, {"ids": [1]}], ValueError, "row 1 has other keys than row 0"),
+        ([{"input_ids": [1]}, {"ids": [1]}], ValueError, "row 1: expected the keys of row 0, input_ids"),
         ("text", TypeError, "expected a mapping or a list of them, got str"),
         ([{"input_ids": 1}], TypeError, "expected input_ids to be a list"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ValueError, "attention_mask: row 0: expected .* 2, got 1"),
     ],
 )
-def test_pad_refuses_what_are_no_rows(given_rows: Any, error: type[Exception], says: str) -> None:
+def test_pad_rejects_what_are_not_rows(given_rows: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         TOKENIZER.pad(given_rows)

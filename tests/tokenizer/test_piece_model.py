@@ -1,6 +1,6 @@
-"""Loading piece models: whole ones, cut ones, and what is none.
+"""Loading piece models: whole ones, truncated ones, and files that are not models.
 
-Seen red: `field_numbers` not asked; the file's name left out of the message; numbers given for unknown pieces.
+Seen red: `field_numbers` not called; the file's name missing from the message; numbers returned for unknown pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHOLE = PieceModel(DATA, "whole")
 
 
 def field_ends(data: bytes) -> list[int]:
-    """Where the top-level fields end, found by asking for the fields of ever longer fronts."""
+    """The position after each top-level field, by walking over the message."""
     ends, at = [], 0
     while at < len(data):
         length, shift, at = 0, 0, at + 1
@@ -41,7 +41,7 @@ def test_field_numbers_of_the_whole_model() -> None:
     assert {1, 2, 3} <= field_numbers(DATA)
     assert field_numbers(DATA[: ENDS[100]]) == {1}
     assert field_numbers(b"") == set()
-    # A varint (field 6), 8 and 4 bytes (7 and 8), and a length of two bytes.
+    # A varint (field 6), 8 and 4 bytes (7 and 8), and a two-byte length.
     assert field_numbers(
         b"\x30\x80\x01" + b"\x39" + b"12345678" + b"\x45" + b"1234" + b"\x0a\x80\x01" + b"x" * 128
     ) == {6, 7, 8, 1}
@@ -49,10 +49,10 @@ def test_field_numbers_of_the_whole_model() -> None:
 
 @settings(max_examples=40)
 @given(end=st.one_of(st.integers(0, len(DATA) - 1), st.sampled_from(ENDS[:-1])))
-def test_a_cut_model_is_refused_by_name(end: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_truncated_model_is_rejected_by_name(end: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     cut = DATA[:end]
     if {1, 2, 3} <= field_numbers(cut) and end in ENDS:
-        return  # what follows is of no use here
+        return  # complete: the remaining fields are not needed
     path = tmp_path_factory.getbasetemp() / "cut.model"
     path.write_bytes(cut)
     with pytest.raises(ValueError, match=r"sentencepiece_model_file: .*cut\.model"):
@@ -61,7 +61,7 @@ def test_a_cut_model_is_refused_by_name(end: int, tmp_path_factory: pytest.TempP
 
 @settings(max_examples=40)
 @given(data=st.binary(max_size=300))
-def test_garbage_is_refused_by_name(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_garbage_is_rejected_by_name(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage.model"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"sentencepiece_model_file: .*garbage\.model"):
@@ -69,9 +69,7 @@ def test_garbage_is_refused_by_name(data: bytes, tmp_path_factory: pytest.TempPa
 
 
 def test_files_in_the_wrong_order_or_missing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"vocab\.txt is not a sentencepiece model \(is this the file, and is vocab.txt"
-    ):
+    with pytest.raises(ValueError, match=r"vocab\.txt is not a sentencepiece model \(the model is the first argument"):
         ErnieMTokenizer(VOCABULARY, MODEL)
     with pytest.raises(FileNotFoundError, match=r"sentencepiece_model_file: .*none\.model does not exist"):
         ErnieMTokenizer(tmp_path / "none.model", VOCABULARY)
@@ -88,7 +86,7 @@ def test_pieces_joined_are_the_normalised_text(text: str) -> None:
 
 
 @given(texts())
-def test_is_plain_means_that_positions_stay(text: str) -> None:
+def test_is_plain_means_that_positions_are_unchanged(text: str) -> None:
     normalised, source = WHOLE.normalise(text)
     assert len(source) == len(normalised) + 1
     if WHOLE.is_plain(text):
@@ -101,6 +99,6 @@ def test_pickle_keeps_the_model_and_its_sampling() -> None:
     assert again.serialised() == DATA and again.sampling == model.sampling
 
 
-def test_sampling_options_default_to_huggingfaces() -> None:
+def test_sampling_options_default_to_those_of_transformers() -> None:
     assert sampling_options({}) == sampling_options({"alpha": 0.5, "nbest_size": 1}) == {}
     assert sampling_options({"enable_sampling": True}) == {"enable_sampling": True, "nbest_size": 64, "alpha": 0.1}

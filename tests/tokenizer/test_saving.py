@@ -1,6 +1,6 @@
-"""Directories: what is read, what is refused, and that nothing is left half-written.
+"""Directories: what is read, what is rejected, and that nothing is left half-written.
 
-Seen red: files written in place; the stale added_tokens.json kept; the temporary file left behind.
+Seen red: files written in place; a stale added_tokens.json kept; the temporary file left behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_save_replaces_its_own_files(tmp_path: Path) -> None:
     assert len(ErnieMTokenizer.from_pretrained(tmp_path)) == 4002
 
 
-def test_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_that_fails_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, do_lower_case=True)
@@ -76,7 +76,7 @@ def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
         ErnieMTokenizer.from_pretrained(tmp_path / "nowhere")
 
 
-def test_own_table_on_request_only(tmp_path: Path) -> None:
+def test_the_models_own_table_is_used_only_on_request(tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "vocab.txt").unlink()
     tokenizer = ErnieMTokenizer.from_pretrained(tmp_path, vocab_file="sentencepiece", added_tokens_decoder={})
@@ -106,8 +106,8 @@ def test_broken_json_is_named(name: str, data: bytes, tmp_path_factory: pytest.T
     [
         ({"do_lower_case": "yes"}, "do_lower_case: expected a bool, got 'yes'"),
         ({"mask_token": 7}, "mask_token: expected str or AddedToken, got 7"),
-        ({"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder: expected ids, 0 or more, got 'x'"),
-        ({"added_tokens_decoder": {"-1": "a"}}, "added_tokens_decoder: expected ids, 0 or more, got '-1'"),
+        ({"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder: expected ids of 0 or more, got 'x'"),
+        ({"added_tokens_decoder": {"-1": "a"}}, "added_tokens_decoder: expected ids of 0 or more, got '-1'"),
         ({"added_tokens_decoder": {"5000": 3}}, "added_tokens_decoder: expected str or AddedToken, got 3"),
         ({"sp_model_kwargs": [1]}, "sp_model_kwargs: expected a mapping, got .1."),
         ({"additional_special_tokens": "abc"}, "additional_special_tokens: expected a list"),
@@ -121,7 +121,7 @@ def test_wrong_values_in_the_configuration_are_named(tmp_path: Path, config: dic
         ErnieMTokenizer.from_pretrained(tmp_path)
 
 
-def test_unknown_keys_in_the_configuration_are_left_alone(tmp_path: Path) -> None:
+def test_unknown_keys_in_the_configuration_are_ignored(tmp_path: Path) -> None:
     saved(tmp_path)
     config = {
         "name_or_path": "x",

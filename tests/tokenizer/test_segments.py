@@ -1,6 +1,6 @@
-"""Lower-casing with the way back, and splitting at tokens.
+"""Lower-casing with source indices, and splitting at tokens.
 
-Seen red: `str.lower` for the whole text; İ counted once; the shortest of two tokens at one place.
+Seen red: `str.lower` for the whole text; İ counted once; the shorter of two tokens found at one position.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPECIAL = alternation(["[CLS]", "[MASK]"])
 
 
 @given(texts() | st.text(st.sampled_from("ΑΣσς .İI'"), max_size=9))
-def test_lower_is_each_characters_lower_case(text: str) -> None:
+def test_lower_is_the_lower_case_of_each_character(text: str) -> None:
     assert lower(text) == "".join(character.lower() for character in text)
 
 
@@ -27,7 +27,7 @@ def test_only_one_character_is_longer_in_lower_case() -> None:
 
 
 @given(st.lists(texts(2) | st.just("İ[MASK]İ")).map("".join))
-def test_lower_case_knows_where_each_character_comes_from(text: str) -> None:
+def test_lower_case_returns_the_source_of_each_character(text: str) -> None:
     lowered, source = lower_case(text, SPECIAL)
     places = list(range(len(text) + 1)) if source is None else source
     assert len(places) == len(lowered) + 1 and places[-1] == len(text) and places == sorted(places)
@@ -50,7 +50,7 @@ def test_split_loses_nothing_and_finds_the_longest_first(text: str, contents: li
             assert not any(content in segment.text for content in contents)
 
 
-def test_flags_take_white_space_and_give_up_inside_words() -> None:
+def test_flags_take_white_space_and_reject_matches_inside_words() -> None:
     tokens = {
         t.content: t
         for t in [AddedToken("<l>", lstrip=True), AddedToken("<r>", rstrip=True), AddedToken("<w>", single_word=True)]

@@ -1,7 +1,7 @@
-"""The whole tokenizer on any Unicode text: what must be true whatever it is given.
+"""The whole tokenizer on any Unicode text: properties that hold for every input.
 
 Seen red: offsets not shifted by the start of their segment; the end of a span not shrunk; a window that starts one
-token late; the ids of added tokens remembered from before they were added; `_encoder` left in the pickle.
+token late; ids of added tokens cached from before they were added; `_encoder` left in the pickle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def normalised(tokenizer: ErnieMTokenizer, text: str) -> str:
 
 
 def check_offsets(tokenizer: ErnieMTokenizer, text: str) -> None:
-    """Spans lie in the text, do not go back, and their text is the token, but where several share one span."""
+    """Spans lie in the text and in order, and their text is the token, unless several tokens share a span."""
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     spans, tokens = found["offset_mapping"], tokenizer.tokenize(text)
     assert found["input_ids"] == tokenizer.convert_tokens_to_ids(tokens) and len(spans) == len(tokens)
@@ -47,10 +47,10 @@ def check_offsets(tokenizer: ErnieMTokenizer, text: str) -> None:
             continue
         source = lower(text[start:end]) if tokenizer.do_lower_case else text[start:end]
         assert bare in normalised(tokenizer, source)
-        # Nothing at the rim that normalisation takes away.
+        # No character at either end that normalisation removes.
         assert not bare or (normalised(tokenizer, source[0]) and normalised(tokenizer, source[-1]))
         if bare != normalised(tokenizer, source):
-            # One source character, or one composed sequence, was cut: a neighbour has a part of this span too.
+            # A source character, or a composed sequence, was cut: a neighbour shares part of this span.
             neighbours = spans[max(i - 1, 0) : i] + spans[i + 1 : i + 2]
             assert any(s < end and start < e for s, e in neighbours)
 
@@ -92,7 +92,7 @@ def test_other_piece_models_have_offsets_too(name: str, text: str, tmp_path_fact
 
 @settings(max_examples=200)
 @given(tokenizer=TOKENIZERS, batch=st.lists(texts(), min_size=1, max_size=5), offsets=st.booleans())
-def test_batched_is_one_by_one(tokenizer: ErnieMTokenizer, batch: list[str], offsets: bool) -> None:
+def test_a_batch_equals_its_texts_one_by_one(tokenizer: ErnieMTokenizer, batch: list[str], offsets: bool) -> None:
     together = tokenizer(batch, return_offsets_mapping=offsets)
     alone = [tokenizer(text, return_offsets_mapping=offsets) for text in batch]
     assert dict(together) == {name: [row[name] for row in alone] for name in together}
@@ -165,7 +165,7 @@ def test_overflow_loses_no_token(text: str, pair: str | None, room: int, stride:
         assert len(rows["input_ids"][i]) <= room + extra
         ids = [rows["input_ids"][i][k] for k in inside]
         spans = [rows["offset_mapping"][i][k] for k in inside]
-        # On the left the first window, in the text's order, is the short one, and may overlap the next by more.
+        # With side "left", the first window in the text's order is the short one.
         overlap = 0 if count == 0 else stride if side == "right" or count > 1 else min(stride, len(found_ids))
         assert found_ids[len(found_ids) - overlap :] == ids[:overlap]
         found_ids += ids[overlap:]
@@ -180,7 +180,7 @@ def test_overflow_loses_no_token(text: str, pair: str | None, room: int, stride:
     room=st.integers(0, 20),
     how=st.sampled_from(["longest_first", "only_first", "only_second"]),
 )
-def test_truncation_keeps_the_fronts(first: str, second: str, room: int, how: str) -> None:
+def test_truncation_keeps_the_start_of_each_text(first: str, second: str, room: int, how: str) -> None:
     a, b = (PLAIN(text, add_special_tokens=False)["input_ids"] for text in (first, second))
     try:
         row = PLAIN(first, second, max_length=room + 4, truncation=how)
@@ -206,7 +206,7 @@ def test_words_are_encoded_one_by_one(words: list[str]) -> None:
     assert found.word_ids() == [k for k, word in enumerate(alone) for _ in word["input_ids"]]
 
 
-def test_word_ids_of_running_text_count_the_words_of_split() -> None:
+def test_word_ids_of_running_text_are_those_of_str_split() -> None:
     text = "Die  alten Schiffe,\n2024 中文 [MASK] an"
     found = PLAIN(text, return_offsets_mapping=True)
     words = text.split()
@@ -220,7 +220,7 @@ def test_word_ids_of_running_text_count_the_words_of_split() -> None:
 
 
 def same(a: ErnieMTokenizer, b: ErnieMTokenizer) -> None:
-    """Whether two tokenizers do the same."""
+    """Assert that two tokenizers do the same."""
     assert (a.get_vocab(), len(a), a.special_tokens_map) == (b.get_vocab(), len(b), b.special_tokens_map)
     assert a.added_tokens_decoder == b.added_tokens_decoder
     for name in (
@@ -260,7 +260,7 @@ def every_option(folder: Path) -> ErnieMTokenizer:
     return tokenizer
 
 
-def test_save_and_load_give_the_same(tmp_path: Path) -> None:
+def test_save_and_load_restore_the_tokenizer(tmp_path: Path) -> None:
     for i, tokenizer in enumerate([PLAIN, LOWER, PADDLE, ADDED, every_option(tmp_path)]):
         folder = tmp_path / "deep" / str(i)
         written = tokenizer.save_pretrained(folder)
@@ -285,7 +285,7 @@ def test_pickle_and_copies_need_no_files(tmp_path: Path) -> None:
     assert len(other) == len(expected) + 1 and len(tokenizer) == len(expected)
 
 
-def test_added_tokens_are_seen_at_once() -> None:
+def test_added_tokens_take_effect_at_once() -> None:
     tokenizer = copy.deepcopy(PLAIN)
     before = tokenizer("a zyzzyva")["input_ids"]
     assert tokenizer("\u1100\u1101")["input_ids"] == [0, 3, 2]
@@ -297,7 +297,7 @@ def test_added_tokens_are_seen_at_once() -> None:
     assert tokenizer.unk_token_id == 4003 and tokenizer("\u1100\u1101")["input_ids"] == [0, 4003, 2]
 
 
-def test_call_gives_numpy_and_torch() -> None:
+def test_call_returns_numpy_and_torch() -> None:
     batch = PLAIN(["a", "The ships"], padding=True, return_tensors="np", return_offsets_mapping=True)
     assert batch["input_ids"].shape == (2, 4) and batch["input_ids"].dtype == np.int64
     assert batch["offset_mapping"].shape == (2, 4, 2) and batch.attention_mask.tolist() == [[1, 1, 1, 0], [1] * 4]
@@ -312,13 +312,13 @@ def test_call_gives_numpy_and_torch() -> None:
     assert PLAIN.decode(tensors["input_ids"][0]) == PLAIN.decode(batch["input_ids"][0])
 
 
-def test_torch_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="return_tensors='pt' needs torch"):
         PLAIN("a", return_tensors="pt")
 
 
-def test_call_returns_what_was_asked() -> None:
+def test_call_returns_the_requested_columns() -> None:
     assert list(PLAIN("a")) == ["input_ids", "attention_mask"]
     assert list(PLAIN("a", return_attention_mask=False)) == ["input_ids"]
     everything = PLAIN(
@@ -342,19 +342,19 @@ def test_call_returns_what_was_asked() -> None:
         _ = everything.labels
 
 
-def test_model_max_length_cuts_only_on_request() -> None:
+def test_model_max_length_truncates_only_on_request() -> None:
     tokenizer = copy.copy(PLAIN)
     tokenizer.model_max_length = 5
     text = "The old ships arrive at last."
     assert len(tokenizer(text)["input_ids"]) > 5
     assert len(tokenizer(text, truncation=True)["input_ids"]) == 5
     assert len(tokenizer("a", padding="max_length")["input_ids"]) == 5
-    # Without a limit there is nothing to cut to.
+    # Without a limit, truncation does nothing.
     assert PLAIN(text, truncation=True) == PLAIN(text)
     assert len(PLAIN(text, max_length=4)["input_ids"]) == 4
 
 
-def test_special_tokens_mask_of_made_rows_counts_padding_and_mask() -> None:
+def test_special_tokens_mask_of_built_rows_includes_padding_and_mask() -> None:
     row = [0, 5, 1, 1, 4001, 3, 2]
     assert PLAIN.get_special_tokens_mask(row, already_has_special_tokens=True) == [1, 0, 1, 1, 1, 0, 1]
     with pytest.raises(ValueError, match="token_ids_1"):
@@ -426,7 +426,7 @@ def test_split_special_tokens_reads_them_as_text() -> None:
         (lambda t: t.add_special_tokens({"additional_special_tokens": "red"}), TypeError, "expected a list"),
     ],
 )
-def test_calls_refuse_with_the_argument_and_its_value(call: Any, error: type[Exception], says: str) -> None:
+def test_call_errors_name_the_argument_and_its_value(call: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call(PLAIN)
 
@@ -445,7 +445,7 @@ def test_calls_refuse_with_the_argument_and_its_value(call: Any, error: type[Exc
         ({"sp_model_kwargs": {"enable_sampling": True, "nbest_size": 1}}, ValueError, "nbest_size: expected .*, got 1"),
     ],
 )
-def test_constructor_refuses_with_the_argument_and_its_value(
+def test_constructor_errors_name_the_argument_and_its_value(
     options: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):

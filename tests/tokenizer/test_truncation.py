@@ -1,4 +1,4 @@
-"""How lengths are shared, and where windows lie.
+"""How two texts share a length, and where windows lie.
 
 Seen red: the odd token given to the second text; a window too many when the last one ends exactly at the end.
 """

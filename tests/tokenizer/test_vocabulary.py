@@ -1,6 +1,6 @@
-"""vocab.txt: line ends, duplicates, and files that are none.
+"""vocab.txt: line ends, duplicates, and files that are not vocabularies.
 
-Seen red: `read_text` with universal newlines; "\\r\\n" taken off wherever it stands; the first of two lines winning;
+Seen red: `read_text` with universal newlines; "\\r\\n" removed wherever it occurs; the first of two lines winning;
 duplicates counted from 0; `strict` ignored.
 """
 
@@ -44,13 +44,13 @@ def test_text_and_split_lines_are_inverse(tokens: list[str]) -> None:
     assert split_lines(text.replace("\n", "\r\n")) == tokens
 
 
-def test_read_takes_a_byte_order_mark_for_none_of_the_first_token(tmp_path: Path) -> None:
+def test_read_removes_a_byte_order_mark_from_the_first_token(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(b"\xef\xbb\xbf[CLS]\n\xef\xbb\xbf\n")
     assert Vocabulary.read(path).tokens == ["[CLS]", "\ufeff"]
 
 
-def test_a_token_that_is_a_carriage_return_shifts_no_id(tmp_path: Path) -> None:
+def test_a_carriage_return_token_does_not_shift_ids(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     tokens = VOCABULARY.read_text(encoding="utf-8").splitlines()
     path.write_bytes("\n".join([*tokens[:10], "\r", *tokens[10:], ""]).encode())
@@ -80,17 +80,17 @@ def test_duplicates_encode_to_the_last_and_decode_each(tmp_path: Path, capsys: p
         ErnieMTokenizer(MODEL, path, strict_vocab=True)
 
 
-def test_a_clean_vocabulary_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clean_vocabulary_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     ErnieMTokenizer(MODEL, VOCABULARY, strict_vocab=True)
     assert capsys.readouterr() == ("", "")
 
 
-def test_many_duplicates_are_said_in_short() -> None:
+def test_a_long_list_of_duplicates_is_shortened() -> None:
     said = Vocabulary([str(i % 1000) for i in range(2000)]).duplicates()
     assert said.startswith("1000 duplicate tokens: '0' on lines 1 and 1001; ") and said.endswith("; and 995 more")
 
 
-def test_read_names_what_it_cannot_read(tmp_path: Path) -> None:
+def test_read_names_the_file_that_it_cannot_read(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     with pytest.raises(
         FileNotFoundError, match=r"vocab_file: .*vocab\.txt does not exist; .* vocab_file='sentencepiece'"
@@ -107,7 +107,7 @@ def test_read_names_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_read_of_anything_loads_or_names_the_file(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_read_of_any_bytes_loads_or_names_the_file(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "anything.txt"
     path.write_bytes(data)
     try:
@@ -119,6 +119,6 @@ def test_read_of_anything_loads_or_names_the_file(data: bytes, tmp_path_factory:
     assert max(found["input_ids"]) < len(tokenizer)
 
 
-def test_text_refuses_a_token_that_is_no_line() -> None:
-    with pytest.raises(ValueError, match=r"token 1, 'b\\nc', holds a line end"):
+def test_text_rejects_a_token_with_a_line_end() -> None:
+    with pytest.raises(ValueError, match=r"token 1, 'b\\nc', contains a line end"):
         Vocabulary(["a", "b\nc"]).text()

@@ -1,4 +1,4 @@
-"""What is converted is the same to the bit, or rounded once; what cannot be converted leaves nothing behind."""
+"""Converted weights are bit-identical or rounded once; a failed conversion leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_convert_rounds_once(stored: str, dtype: str | None, tmp_path: Path) -> 
         np.testing.assert_array_equal(found[name].bits, rounded)
 
 
-def test_convert_copies_the_tokenizers_files(tmp_path: Path) -> None:
+def test_convert_copies_the_tokenizer_files(tmp_path: Path) -> None:
     random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
     for name in (*TOKENIZER_FILES, "training_args.bin"):
         (tmp_path / "old" / name).write_bytes(name.encode())
@@ -72,12 +72,12 @@ def test_convert_into_the_current_directory(tmp_path: Path, monkeypatch: Any) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
 
 
-def test_convert_refuses_a_place_that_is_taken(tmp_path: Path) -> None:
+def test_convert_refuses_a_destination_that_is_not_empty(tmp_path: Path) -> None:
     random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
     (tmp_path / "file").write_text("x")
     for target in ("file", "old"):
         before = sorted(path.name for path in tmp_path.rglob("*"))
-        with pytest.raises(FileExistsError, match=rf"{target}: there is something already; expected a new place"):
+        with pytest.raises(FileExistsError, match=rf"{target}: the destination exists and is not an empty directory$"):
             convert(tmp_path / "old", tmp_path / target)
         assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -112,7 +112,7 @@ def test_convert_leaves_nothing_when_it_fails(stage: str, tmp_path: Path, monkey
     ("dtype", "number"), [("float16", 1e5), ("bfloat16", 3.4e38), ("float32", 1e300), ("bfloat16", 1e300)]
 )
 def test_convert_refuses_numbers_that_the_dtype_cannot_hold(dtype: str, number: float, tmp_path: Path) -> None:
-    """Infinity would be written otherwise, and refused when it is read."""
+    """Otherwise infinity would be written, and rejected on reading."""
     model = random_model(dtype=np.float64)
     flatten(model.parameters)["layers.0.norm1.bias"][3] = number
     model.save_pretrained(tmp_path / "old")
@@ -121,12 +121,12 @@ def test_convert_refuses_numbers_that_the_dtype_cannot_hold(dtype: str, number: 
     assert not (tmp_path / "new").exists()
 
 
-def test_convert_refuses_a_checkpoint_that_is_not_whole(fixtures: Path, tmp_path: Path) -> None:
-    """Nothing is made by seed here, not even a head."""
+def test_convert_refuses_an_incomplete_checkpoint(fixtures: Path, tmp_path: Path) -> None:
+    """Conversion initialises nothing, not even a head."""
     source = Path(shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path / "old"))
     values = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**values, "architectures": ["ErnieMForTokenClassification"]}))
-    message = r"the weights are not those of ErnieMForTokenClassification:\nmissing: classifier\.weight\nmissing: clas"
+    message = r"the weights do not match ErnieMForTokenClassification:\nmissing: classifier\.weight\nmissing: clas"
     with pytest.raises(ValueError, match=message):
         convert(source, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -1,4 +1,4 @@
-"""One table of names, read in every direction."""
+"""The table of names: paths to names in both formats, and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL_PATHS = [shapes(CONFIG, cls.head_sizes(CONFIG), True) for cls in CLASSES]
 
 
 def test_file_name_of_examples() -> None:
-    """As the two makers write them."""
+    """As transformers and paddlenlp write them."""
     for path, huggingface, paddle in [
         ("word_embeddings", "ernie_m.embeddings.word_embeddings.weight", None),
         ("layer_norm.bias", "ernie_m.embeddings.layer_norm.bias", None),
@@ -43,7 +43,7 @@ def test_file_name_of_examples() -> None:
 
 
 @pytest.mark.parametrize("wanted", ALL_PATHS)
-def test_file_name_is_another_one_for_each_path(wanted: dict[str, tuple[int, ...]]) -> None:
+def test_file_name_is_unique_and_reveals_the_format(wanted: dict[str, tuple[int, ...]]) -> None:
     for form in (names.HUGGINGFACE, names.PADDLE):
         assert len({names.file_name(path, form) for path in wanted}) == len(wanted)
         prefixed = [names.file_name(path, form, names.PREFIX) for path in wanted]
@@ -65,7 +65,7 @@ def test_to_huggingface_from_huggingface_round_trip(wanted: dict[str, tuple[int,
             names.from_huggingface({stray: object()})  # type: ignore[dict-item]
 
 
-def test_is_transposed_linear_weights_of_paddle_alone() -> None:
+def test_is_transposed_only_for_linear_weights_of_paddle() -> None:
     for wanted in ALL_PATHS:
         for path, shape in wanted.items():
             linear = len(shape) == 2 and not path.endswith("embeddings")
@@ -89,7 +89,7 @@ def test_is_transposed_linear_weights_of_paddle_alone() -> None:
         ("encoder.layers.2.norm1.weight", False, False),
     ],
 )
-def test_unused_names_what_a_class_may_do_without(name: str, huggingface: bool, paddle: bool) -> None:
+def test_unused_is_true_for_known_optional_names(name: str, huggingface: bool, paddle: bool) -> None:
     assert names.unused(name, names.HUGGINGFACE) == huggingface
     assert names.unused(name, names.PADDLE) == paddle
 
@@ -105,18 +105,18 @@ def test_unused_names_what_a_class_may_do_without(name: str, huggingface: bool, 
         (["linear_start", "linear_end", "ernie_m.pooler.dense"], "ErnieMForInformationExtraction"),
     ],
 )
-def test_architecture_of_names_where_the_configuration_is_silent(modules: list[str], architecture: str) -> None:
+def test_architecture_of_is_inferred_unless_configured(modules: list[str], architecture: str) -> None:
     stored = [f"{module}.weight" for module in modules]
     assert names.architecture_of(None, stored) == architecture
     assert names.architecture_of(CONFIG.replace(architectures=("Mine",)), stored) == architecture
-    # What the configuration says counts: a classifier of Paddle's may be for questions.
-    said = CONFIG.replace(architectures=("ErnieMForQuestionAnswering",))
-    assert names.architecture_of(said, stored) == "ErnieMForQuestionAnswering"
+    # The configuration decides: in Paddle, question answering also has a `classifier`.
+    configured = CONFIG.replace(architectures=("ErnieMForQuestionAnswering",))
+    assert names.architecture_of(configured, stored) == "ErnieMForQuestionAnswering"
     assert names.architecture_of(CONFIG.replace(architectures=("UIEM",)), stored) == "ErnieMForInformationExtraction"
 
 
-def test_spellings_are_in_one_file(repository: Path) -> None:
-    """Red with a stored name spelled anywhere else in the room."""
-    for spelled in ("word_embeddings.weight", "self_attn.q_proj", "pooler.dense"):
-        found = [path.name for path in (repository / "reference").rglob("*.py") if spelled in path.read_text("utf-8")]
-        assert found == ["names.py"], (spelled, found)
+def test_stored_names_are_in_one_file(repository: Path) -> None:
+    """Red if a stored name is written anywhere else in `reference/`."""
+    for stored in ("word_embeddings.weight", "self_attn.q_proj", "pooler.dense"):
+        found = [path.name for path in (repository / "reference").rglob("*.py") if stored in path.read_text("utf-8")]
+        assert found == ["names.py"], (stored, found)

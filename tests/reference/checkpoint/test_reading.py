@@ -1,4 +1,4 @@
-"""Directories of every kind: what loads, to the bit, and what is said of what does not."""
+"""Checkpoint directories of every format: what loads, bit for bit, and the errors for what does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def arrays_of(model: Any) -> dict[str, np.ndarray]:
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Every bit of every weight."""
+    """Same weights, in order, dtype and value."""
     a, b = arrays_of(one), arrays_of(other)
     assert list(a) == list(b)
     for path in a:
@@ -57,7 +57,7 @@ def write_safetensors_of(folder: Path, state: dict[str, np.ndarray], model: Any)
 
 
 def paddle_state(model: Any) -> dict[str, np.ndarray]:
-    """The weights as Paddle names and turns them."""
+    """The weights with Paddle's names and orientation."""
     prefix = "" if type(model) is ernie.ErnieMModel else "ernie_m."
     return {
         file_name(path, PADDLE, prefix): array.T if is_transposed(path, PADDLE) else array
@@ -74,7 +74,7 @@ def write_paddle(folder: Path, model: Any, protocol: int = 4, **more: Any) -> Pa
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("cls", CLASSES)
 def test_from_pretrained_of_paddle(cls: Any, protocol: int, tmp_path: Path) -> None:
-    """Both the names that differ and the transposed weights; square weights would hide a forgotten transposition."""
+    """Different names and transposed weights; square weights would hide a missing transposition."""
     model = random_model(cls, dtype=np.float32, intermediate_size=96)
     ours = cls.from_pretrained(write_paddle(tmp_path / "p", model, protocol))
     assert_same(ours, model)
@@ -83,7 +83,7 @@ def test_from_pretrained_of_paddle(cls: Any, protocol: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_from_pretrained_of_paddle_half_precision(bf16: bool, tmp_path: Path) -> None:
-    """Paddle stores bfloat16 as uint16. As float32 exactly, or as asked."""
+    """Loaded as float32 exactly, or as requested. Paddle stores bfloat16 as uint16."""
     model = random_model(dtype=np.float32, intermediate_size=96)
     state = paddle_state(model)
     write_config(tmp_path, model)
@@ -124,15 +124,15 @@ def test_from_pretrained_of_safetensors_shards(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert_same(SEQUENCE.from_pretrained(tmp_path), model)
     (tmp_path / "model-1.safetensors").rename(tmp_path / "away")
-    with pytest.raises(FileNotFoundError, match=r"index\.json: names the file 'model-1\.safetensors', which is not"):
+    with pytest.raises(FileNotFoundError, match=r"index\.json: names the file 'model-1\.safetensors', which does not"):
         SEQUENCE.from_pretrained(tmp_path)
     (tmp_path / "model-1.safetensors").write_bytes((tmp_path / "model-0.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"model-1\.safetensors: .* is in another file of this checkpoint too"):
+    with pytest.raises(ValueError, match=r"model-1\.safetensors: .* is also in another file of this checkpoint"):
         SEQUENCE.from_pretrained(tmp_path)
 
 
 def test_from_pretrained_of_torch_files_and_shards(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed: there are no .bin files to read")
+    torch = pytest.importorskip("torch", reason="torch is not installed: .bin files cannot be read")
     model = random_model(SEQUENCE, dtype=np.float32)
     state = {name: torch.tensor(array) for name, array in model.state_dict().items()}
     write_config(tmp_path, model)
@@ -151,8 +151,8 @@ def test_from_pretrained_of_torch_files_and_shards(tmp_path: Path) -> None:
     assert_same(SEQUENCE.from_pretrained(tmp_path), model)
 
 
-def test_from_pretrained_of_torch_files_that_are_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed: there are no .bin files to read")
+def test_from_pretrained_refuses_other_torch_files(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: .bin files cannot be read")
     write_config(tmp_path, random_model())
     path = tmp_path / "pytorch_model.bin"
 
@@ -162,7 +162,7 @@ def test_from_pretrained_of_torch_files_that_are_refused(tmp_path: Path) -> None
 
     for content in ({"w": Hostile()}, {"w": torch.nn.Linear(1, 1)}):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"pytorch_model\.bin: not a file of torch weights, or refused"):
+        with pytest.raises(ValueError, match=r"pytorch_model\.bin: not a torch weight file, or refused"):
             ernie.ErnieMModel.from_pretrained(tmp_path)
     assert not (tmp_path / "mark").exists()
     for content in ([torch.zeros(1)], {"state_dict": {"w": torch.zeros(1)}}, {"w": 3}):
@@ -188,16 +188,16 @@ def test_from_pretrained_of_torch_files_without_torch(tmp_path: Path, monkeypatc
         ernie.ErnieMModel.from_pretrained(tmp_path)
 
 
-def test_from_pretrained_takes_safetensors_first(tmp_path: Path) -> None:
+def test_from_pretrained_prefers_safetensors(tmp_path: Path) -> None:
     one, two = random_model(seed=1, dtype=np.float32), random_model(seed=2, dtype=np.float32)
     write_paddle(tmp_path, one)
     two.save_pretrained(tmp_path, overwrite=True)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"not looked at")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
     assert_same(ernie.ErnieMModel.from_pretrained(tmp_path), two)
 
 
-def test_from_pretrained_lists_all_that_does_not_fit(tmp_path: Path) -> None:
-    """One error with missing, unexpected and wrong shapes; `strict=False` gives the same as a report."""
+def test_from_pretrained_lists_all_mismatches(tmp_path: Path) -> None:
+    """One error lists missing, unexpected and wrongly shaped weights; with `strict=False`, a report does."""
     model = random_model(SEQUENCE, dtype=np.float32)
     state = dict(model.state_dict())
     missing = [name for name in state if name.endswith("linear2.weight")]
@@ -209,7 +209,7 @@ def test_from_pretrained_lists_all_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         SEQUENCE.from_pretrained(tmp_path)
     first, *lines = str(caught.value).splitlines()
-    assert first == f"{tmp_path}: the weights are not those of this model:"
+    assert first == f"{tmp_path}: the weights do not match this model:"
     assert sorted(lines) == sorted(
         [
             *(f"missing: {name}" for name in missing),
@@ -226,12 +226,12 @@ def test_from_pretrained_lists_all_that_does_not_fit(tmp_path: Path) -> None:
     again, _ = SEQUENCE.from_pretrained(tmp_path, strict=False, seed=5)
     assert_same(loaded, again)
     for path, array in arrays_of(loaded).items():
-        made = path.endswith("linear2.weight") or path == "layers.1.q_proj.weight"
-        assert np.array_equal(array, arrays_of(model)[path]) != made
-        assert not made or array.std() > 0
+        new = path.endswith("linear2.weight") or path == "layers.1.q_proj.weight"
+        assert np.array_equal(array, arrays_of(model)[path]) != new
+        assert not new or array.std() > 0
 
 
-def test_from_pretrained_strict_false_of_a_whole_checkpoint(tmp_path: Path, capsys: Any) -> None:
+def test_from_pretrained_strict_false_of_a_complete_checkpoint(tmp_path: Path, capsys: Any) -> None:
     model = random_model(SEQUENCE, dtype=np.float32)
     model.save_pretrained(tmp_path)
     loaded, report = SEQUENCE.from_pretrained(tmp_path, strict=False)
@@ -239,7 +239,7 @@ def test_from_pretrained_strict_false_of_a_whole_checkpoint(tmp_path: Path, caps
     assert_same(loaded, model)
 
 
-def test_from_pretrained_names_shapes_as_paddles_file_has_them(tmp_path: Path) -> None:
+def test_from_pretrained_reports_shapes_as_in_paddles_file(tmp_path: Path) -> None:
     model = random_model(dtype=np.float32, intermediate_size=96)
     write_paddle(tmp_path, model, **{"encoder.layers.0.linear1.weight": np.zeros((96, 24), np.float32)})
     message = r"wrong shape: encoder\.layers\.0\.linear1\.weight: expected \(24, 96\), got \(96, 24\)"
@@ -247,8 +247,8 @@ def test_from_pretrained_names_shapes_as_paddles_file_has_them(tmp_path: Path) -
         ernie.ErnieMModel.from_pretrained(tmp_path)
 
 
-def test_from_pretrained_half_a_head_is_missing(tmp_path: Path) -> None:
-    """A whole head may be missing, which is another thing. Red if every weight of a head may."""
+def test_from_pretrained_refuses_a_partial_head(tmp_path: Path) -> None:
+    """A whole head or pooler may be absent. Red if any single weight of it may."""
     model = random_model(ernie.ErnieMForInformationExtraction, dtype=np.float32)
     for gone in ("linear_end.bias", "linear_start.weight"):
         state = {name: array for name, array in model.state_dict().items() if name != gone}
@@ -264,7 +264,7 @@ def test_from_pretrained_half_a_head_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES[1:])
 @pytest.mark.parametrize("paddle", [False, True])
-def test_from_pretrained_headless_into_a_head(cls: Any, paddle: bool, tmp_path: Path, capsys: Any) -> None:
+def test_from_pretrained_initialises_an_absent_head(cls: Any, paddle: bool, tmp_path: Path, capsys: Any) -> None:
     bare = random_model(dtype=np.float32, intermediate_size=96)
     if paddle:
         write_paddle(tmp_path, bare)
@@ -272,45 +272,44 @@ def test_from_pretrained_headless_into_a_head(cls: Any, paddle: bool, tmp_path: 
         bare.save_pretrained(tmp_path)
     loaded, report = cls.from_pretrained(tmp_path, strict=False)
     head = {path for path in arrays_of(loaded) if path.startswith("head.")}
-    said = capsys.readouterr().err
-    assert "made by seed 0" in said and not report and len(report.initialised) == len(head)
-    assert all(name in said for name in report.initialised) and said.count("\n") == 1
+    note = capsys.readouterr().err
+    assert "initialised from seed 0" in note and not report and len(report.initialised) == len(head)
+    assert all(name in note for name in report.initialised) and note.count("\n") == 1
     for path, array in arrays_of(loaded).items():
         if path not in head:
             np.testing.assert_array_equal(array, arrays_of(bare)[path])
 
 
 @pytest.mark.parametrize("cls", CLASSES[1:])
-def test_from_pretrained_head_into_the_bare_model(cls: Any, tmp_path: Path, capsys: Any) -> None:
-    """A pooler that the class of the file has not is made by seed, and said."""
+def test_from_pretrained_of_a_head_into_the_bare_model(cls: Any, tmp_path: Path, capsys: Any) -> None:
+    """A pooler that the file's class lacks is initialised from the seed, with a note."""
     model = random_model(cls, dtype=np.float32)
     model.save_pretrained(tmp_path)
     bare = ernie.ErnieMModel.from_pretrained(tmp_path)
-    said = capsys.readouterr().err
+    note = capsys.readouterr().err
     has_pooler = model.parameters.pooler is not None
-    assert ("pooler.dense.weight" in said and "made by seed 0" in said) != has_pooler and (said == "") == has_pooler
+    assert ("pooler.dense.weight" in note and "initialised from seed 0" in note) != has_pooler
+    assert (note == "") == has_pooler
     for path, array in arrays_of(bare).items():
         if has_pooler or not path.startswith("pooler"):
             np.testing.assert_array_equal(array, arrays_of(model)[path])
 
 
 @pytest.mark.parametrize("name", BY_FIXTURE)
-def test_from_pretrained_of_paddle_fixtures_says_nothing_but_the_default_mask(
-    name: str, fixtures: Path, capsys: Any
-) -> None:
-    """Token classification and question answering files hold a pooler too, which is left alone without a word."""
+def test_from_pretrained_of_paddle_fixtures_notes_only_the_default_mask(name: str, fixtures: Path, capsys: Any) -> None:
+    """Token classification and question answering files hold a pooler too, which is silently ignored."""
     folder = fixtures / "paddle_tiny" / name
     model = BY_FIXTURE[name].from_pretrained(folder)
-    said = capsys.readouterr().err
+    note = capsys.readouterr().err
     assert model.config.default_mask == "pad_token"
-    assert (said.count("\n") == 1 and 'default_mask="cls_token"' in said) if name == "uiem" else said == ""
+    assert (note.count("\n") == 1 and 'default_mask="cls_token"' in note) if name == "uiem" else note == ""
     BY_FIXTURE[name].from_pretrained(folder, default_mask="cls_token")
     assert capsys.readouterr().err == ""
     names = open_checkpoint(folder).tensors
     assert any(stored.endswith("pooler.dense.weight") for stored in names)
 
 
-def test_default_mask_note_is_for_paddle_alone(tmp_path: Path, capsys: Any) -> None:
+def test_default_mask_note_is_only_for_paddle(tmp_path: Path, capsys: Any) -> None:
     cls = ernie.ErnieMForInformationExtraction
     random_model(cls, dtype=np.float32).save_pretrained(tmp_path)
     assert cls.from_pretrained(tmp_path).config.default_mask == "pad_token"
@@ -319,7 +318,7 @@ def test_default_mask_note_is_for_paddle_alone(tmp_path: Path, capsys: Any) -> N
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("paddle", [False, True])
-def test_from_pretrained_names_what_is_not_finite(value: float, paddle: bool, tmp_path: Path) -> None:
+def test_from_pretrained_names_a_weight_that_is_not_finite(value: float, paddle: bool, tmp_path: Path) -> None:
     model = random_model(dtype=np.float32, intermediate_size=96)
     weight = arrays_of(model)["layers.1.linear1.weight"]
     weight[17, 5] = value
@@ -334,15 +333,15 @@ def test_from_pretrained_names_what_is_not_finite(value: float, paddle: bool, tm
             ernie.ErnieMModel.from_pretrained(tmp_path, strict=strict)
 
 
-def test_from_pretrained_refuses_weights_of_integers(tmp_path: Path) -> None:
+def test_from_pretrained_refuses_integer_weights(tmp_path: Path) -> None:
     model = random_model(dtype=np.float32)
     state = {**model.state_dict(), "encoder.layers.0.norm1.bias": np.zeros(24, np.int64)}
     with pytest.raises(ValueError, match=r"norm1\.bias: expected one of float16, .*, float64, got int64$"):
         ernie.ErnieMModel.from_pretrained(write_safetensors_of(tmp_path, state, model))
 
 
-def test_from_pretrained_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="found nothing"):
+def test_from_pretrained_names_the_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such directory"):
         ernie.ErnieMModel.from_pretrained(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"found neither config\.json nor model_config\.json"):
         ernie.ErnieMModel.from_pretrained(tmp_path)
@@ -363,21 +362,21 @@ INDEX = st.recursive(
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/secret.safetensors", "a/../b", "", "x" * 999, "..", 3])
-def test_open_checkpoint_of_an_index_that_points_elsewhere(name: Any, tmp_path: Path) -> None:
-    """Red if the folder of a name is followed: the file is there, and a good one."""
+def test_open_checkpoint_refuses_an_index_that_points_elsewhere(name: Any, tmp_path: Path) -> None:
+    """Red if a path with directories is followed: the file exists and is valid."""
     write_safetensors_of(tmp_path / "other", {"w": np.zeros(3, np.float32)}, random_model())
     (tmp_path / "other" / "model.safetensors").rename(tmp_path / "secret.safetensors")
     folder = tmp_path / "folder"
     write_config(folder, random_model())
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
-    folders = isinstance(name, str) and Path(name).name == name
-    with pytest.raises(FileNotFoundError if folders else ValueError, match=r"index\.json: (names the file|expected)"):
+    plain = isinstance(name, str) and Path(name).name == name
+    with pytest.raises(FileNotFoundError if plain else ValueError, match=r"index\.json: (names the file|expected)"):
         open_checkpoint(folder)
 
 
 @given(INDEX | st.dictionaries(st.just("weight_map"), INDEX, min_size=1))
 def test_open_checkpoint_of_any_index(tmp_path_factory: Any, index: Any) -> None:
-    """No file outside the folder is opened, and none that is no weights is read."""
+    """Only weight files inside the directory are read."""
     folder = tmp_path_factory.mktemp("index")
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -387,10 +386,10 @@ def test_open_checkpoint_of_any_index(tmp_path_factory: Any, index: Any) -> None
 
 @given(st.data())
 def test_from_pretrained_of_damaged_files(fixtures: Path, tmp_path_factory: Any, data: st.DataObject) -> None:
-    """A bit or two of Paddle's file flipped: another model, or a ValueError of a few lines."""
+    """With one to three bits of Paddle's file flipped: another model, or a ValueError that names the directory."""
     source = fixtures / "paddle_tiny" / "qa"
     raw = bytearray((source / "model_state.pdparams").read_bytes())
-    # Where there are names and shapes, not only numbers.
+    # Often in the names and shapes, not only in the numbers.
     places = st.integers(0, len(raw) - 1) | st.integers(0, 300) | st.integers(len(raw) - 2500, len(raw) - 1)
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(places)] ^= 1 << data.draw(st.integers(0, 7))
@@ -410,11 +409,11 @@ import sys, tracemalloc
 import ernie_m.reference as ernie
 
 def private():
-    # Not the Private_ lines: pages of a file that no one else has open count there too.
+    # Not the Private_ lines: they include pages of files that no other process has open.
     lines = open("/proc/self/smaps_rollup").read().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 
-ernie.ErnieMModel.from_pretrained(sys.argv[1])  # what is imported on the way
+ernie.ErnieMModel.from_pretrained(sys.argv[1])  # imports what is needed
 before = private()
 tracemalloc.start()
 model = ernie.ErnieMModel.from_pretrained(sys.argv[2])
@@ -426,13 +425,13 @@ print(grown, peak, sum(a.nbytes for a in arrays if a.flags.writeable), sum(a.nby
 
 @pytest.mark.parametrize("form", ["safetensors", "paddle"])
 def test_from_pretrained_maps_the_file(form: str, tmp_path: Path) -> None:
-    """Private memory grows by under a tenth of a safetensors file of 60 MB: weights are read-only views of it.
+    """Private memory grows by less than a tenth of a safetensors file of 60 MB: weights are read-only views of it.
 
-    Of Paddle's, whose numbers begin at any byte of the file and are to be turned, there is one copy, and no second.
-    Red if the file is read as a whole, and if the search for nan looks at a whole weight at once.
+    Paddle's weights, which are unaligned and may have to be transposed, are copied once and no more.
+    Red if the whole file is read, and if the search for nan checks a whole weight at once.
     """
     if not Path("/proc/self/smaps_rollup").exists():
-        pytest.skip("there is no /proc/self/smaps_rollup on this system")
+        pytest.skip("this system has no /proc/self/smaps_rollup")
     sizes = {"vocab_size": 50_000, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
     write = write_paddle if form == "paddle" else lambda folder, model: model.save_pretrained(folder)
     write(tmp_path / "small", random_model(dtype=np.float32, intermediate_size=96))
@@ -448,7 +447,7 @@ def test_from_pretrained_maps_the_file(form: str, tmp_path: Path) -> None:
 
 
 class DiskFullError(OSError):
-    """What a full disk would raise."""
+    """What a full disk raises."""
 
 
 def failing_write(file: Any, tensors: Any) -> None:
@@ -477,8 +476,8 @@ def test_save_pretrained_leaves_nothing_when_it_fails(stage: str, tmp_path: Path
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
 
-def test_save_pretrained_over_the_file_that_the_weights_are_views_of(tmp_path: Path) -> None:
-    """Red if the file were opened for writing in place: it would be cut off under the model's feet."""
+def test_save_pretrained_over_the_file_that_backs_the_weights(tmp_path: Path) -> None:
+    """Red if the file is overwritten in place: that truncates it while the model's weights are views of it."""
     random_model(dtype=np.float32).save_pretrained(tmp_path)
     model = ernie.ErnieMModel.from_pretrained(tmp_path)
     kept = {path: array.copy() for path, array in arrays_of(model).items()}
@@ -488,15 +487,15 @@ def test_save_pretrained_over_the_file_that_the_weights_are_views_of(tmp_path: P
         np.testing.assert_array_equal(arrays_of(model)[path], kept[path])
 
 
-def test_save_pretrained_updates_the_dtype_that_the_configuration_names(tmp_path: Path) -> None:
+def test_save_pretrained_updates_torch_dtype_in_the_configuration(tmp_path: Path) -> None:
     model = random_model(dtype=np.float32, extra={"torch_dtype": "float32"})
     model.astype(np.float16).save_pretrained(tmp_path / "half")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "float16"
-    random_model(dtype=np.float32).save_pretrained(tmp_path / "silent")
-    assert "torch_dtype" not in json.loads((tmp_path / "silent" / "config.json").read_text())
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "without")
+    assert "torch_dtype" not in json.loads((tmp_path / "without" / "config.json").read_text())
 
 
-def test_save_pretrained_where_a_file_is(tmp_path: Path) -> None:
+def test_save_pretrained_refuses_a_path_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError, match=str(tmp_path / "file")):
         random_model(dtype=np.float32).save_pretrained(tmp_path / "file")

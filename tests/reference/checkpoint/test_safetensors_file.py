@@ -1,4 +1,4 @@
-"""Files that the safetensors library reads, files that it writes, and damaged ones."""
+"""Files written for the safetensors library, files written by it, and damaged files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def entry(start: int, end: int, shape: Any = (2,), dtype: Any = "F32") -> dict[s
 
 @st.composite
 def tensors(draw: st.DrawFn) -> dict[str, np.ndarray]:
-    """Some arrays of any layout and byte order, empty and 0-d ones among them."""
-    # At least one: the library's 0.4 does not read what it writes of none.
+    """Arrays in various layouts and byte orders, some of them empty."""
+    # At least one: version 0.4 of the library cannot read a file without tensors, not even its own.
     text = st.text(st.characters(codec="utf-8")).filter(lambda name: name != "__metadata__")
     names = draw(st.lists(text, min_size=1, max_size=4, unique=True))
     found = {}
@@ -68,7 +68,7 @@ def test_read_safetensors_of_what_the_library_wrote(
     given_tensors: dict[str, np.ndarray], tmp_path_factory: Any
 ) -> None:
     path = tmp_path_factory.mktemp("library") / "x.safetensors"
-    # Its own writer takes arrays in C order for granted.
+    # The library's writer assumes C order.
     native = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in given_tensors.items()}
     path.write_bytes(save(native, metadata={"format": "np"}))
     found = read_safetensors(path)
@@ -100,26 +100,26 @@ BAD = {
     "negative": file_of({"a": entry(-8, 8, (4,))}),
     "backwards": file_of({"a": entry(8, 0)}),
     "a hole": file_of({"a": entry(0, 4, (1,)), "b": entry(8, 16)}),
-    "bytes left": file_of(GOOD, bytes(17)),
+    "trailing bytes": file_of(GOOD, bytes(17)),
     "too few bytes": file_of(GOOD, bytes(15)),
     "shape too small": file_of({"a": entry(0, 16, (3,))}),
     "negative shape": file_of({"a": entry(0, 16, (-4,))}),
     "fractional shape": file_of({"a": entry(0, 16, (4.0,))}),
     "unknown dtype": file_of({"a": entry(0, 16, (4,), "F33")}),
-    "dtype of no name": file_of({"a": entry(0, 16, (4,), 32)}),
+    "dtype is not a string": file_of({"a": entry(0, 16, (4,), 32)}),
     "no offsets": file_of({"a": {"dtype": "F32", "shape": [4]}}),
     "header longer than the file": struct.pack("<Q", 1000) + b"{}",
-    "header longer than anything": struct.pack("<Q", 2**64 - 1) + b"{}" + bytes(100),
+    "header longer than any file": struct.pack("<Q", 2**64 - 1) + b"{}" + bytes(100),
     "header of 2 GB": struct.pack("<Q", 2**31) + b"{}" + bytes(100),
     "not JSON": file_of(b"not JSON"),
     "not UTF-8": file_of(b'{"\xff": {}}'),
     "a list": file_of([]),
     "a number": file_of(3),
-    "metadata that is no text": file_of({"__metadata__": {"format": 3}, **GOOD}),
+    "metadata is not a string": file_of({"__metadata__": {"format": 3}, **GOOD}),
     "nested": file_of(b"[" * 100_000),
     "empty header": file_of(b""),
     "seven bytes": bytes(7),
-    "nothing": b"",
+    "empty": b"",
     "8-bit floats": file_of({"a": entry(0, 16, (16,), "F8_E4M3")}),
 }
 
@@ -144,7 +144,7 @@ def test_read_safetensors_truncated_anywhere(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_read_safetensors_of_damaged_bytes(tmp_path_factory: Any, data: st.DataObject) -> None:
-    """Other tensors inside the file, or a ValueError that names it."""
+    """Returns tensors inside the file, or raises a ValueError that names it."""
     raw = bytearray(file_of({"__metadata__": {"format": "pt"}, **GOOD}))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))

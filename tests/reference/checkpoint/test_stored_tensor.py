@@ -1,4 +1,4 @@
-"""Half precision to the bit, both ways, and numbers that no weight can be."""
+"""Half precision, bit for bit in both directions, and values that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL = np.arange(2**16, dtype=np.uint16)
 
 
 def value(bits: int, fraction_bits: int = 7, bias: int = 127) -> Fraction:
-    """What a finite pattern stands for, from the definition of such formats; bfloat16 unless told otherwise."""
+    """The exact value of a finite bit pattern, from the definition of such formats; by default bfloat16."""
     exponent = (bits & 0x7FFF) >> fraction_bits
     fraction = Fraction(bits & (1 << fraction_bits) - 1, 1 << fraction_bits)
     size = fraction * 2 if exponent == 0 else 1 + fraction
@@ -32,14 +32,14 @@ def test_widen_bfloat16_of_every_pattern() -> None:
     assert wide.dtype == np.float32
     np.testing.assert_array_equal(np.isfinite(wide), np.isin(ALL, FINITE))
     assert all(Fraction(float(wide[bits])) == value(bits) for bits in map(int, FINITE))
-    # Zeros have signs, which equality does not see.
+    # Equality ignores the sign of zero.
     np.testing.assert_array_equal(np.signbit(wide), ALL >> 15 == 1)
 
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_load_of_every_finite_half_precision_number(dtype: str, order: str) -> None:
-    """As float32 exactly, in either byte order; and back to the same bits."""
+    """Exact as float32, in either byte order, and back to the same bits."""
     fraction_bits, bias = (10, 15) if dtype == "float16" else (7, 127)
     exponents = (1 << 15 - fraction_bits) - 1
     patterns = [int(x) for x in ALL if (int(x) >> fraction_bits & exponents) != exponents]
@@ -57,7 +57,7 @@ def test_load_of_every_finite_half_precision_number(dtype: str, order: str) -> N
 
 @given(st.floats(width=64, allow_nan=False), st.sampled_from(["float16", "float32", "float64"]))
 def test_round_to_bfloat16_nearest_ties_to_even(number: float, dtype: str) -> None:
-    """Against exact fractions. Red with truncation, with ties up, and where float64 is rounded to float32 first."""
+    """Against exact fractions. Red for truncation, for ties rounded up, and if float64 is rounded to float32 first."""
     with np.errstate(over="ignore"):
         check_rounding(np.array([number]).astype(dtype))
 
@@ -76,7 +76,7 @@ def check_rounding(x: np.ndarray) -> None:
     assert bits >> 15 == np.signbit(x[0])
     size = bits & 0x7FFF
     largest = 0x7F7F
-    # Half a unit above the largest number infinity begins, as IEEE 754 has it.
+    # In IEEE 754, infinity begins half a unit above the largest number.
     limit = value(largest) + (value(largest) - value(largest - 1)) / 2
     exact = abs(Fraction(float(x[0]))) if np.isfinite(x[0]) else limit
     if exact >= limit:
@@ -90,7 +90,7 @@ def check_rounding(x: np.ndarray) -> None:
 
 
 @given(st.integers(0, 3 * CHUNK), st.sampled_from([np.nan, np.inf, -np.inf]), st.sampled_from(["<f4", "<f8", "<f2"]))
-def test_load_names_the_first_number_that_is_not_finite(where: int, bad: float, dtype: str) -> None:
+def test_load_reports_the_first_number_that_is_not_finite(where: int, bad: float, dtype: str) -> None:
     x = np.zeros((3, CHUNK + 1), dtype)
     x.reshape(-1)[where] = bad
     x[-1, -1] = np.nan
@@ -99,12 +99,12 @@ def test_load_names_the_first_number_that_is_not_finite(where: int, bad: float, 
     message = rf"^layer\.weight: {bad} at \({index[0]}, {index[1]}\) is not a finite number$"
     with pytest.raises(ValueError, match=message):
         StoredTensor.of("layer.weight", x).load()
-    # The index in the file, whichever way the model has the weight.
+    # The index in the file, even if the model has the weight transposed.
     with pytest.raises(ValueError, match=rf"{bad} at \({index[0]}, {index[1]}\) is|nan at \(2, {CHUNK}\) is"):
         StoredTensor.of("layer.weight", x).load(transposed=True)
 
 
-def test_load_index_of_a_transposed_weight_is_the_files() -> None:
+def test_load_of_a_transposed_weight_reports_the_index_in_the_file() -> None:
     x = np.zeros((2, 3), np.float32)
     x[1, 2] = np.inf
     with pytest.raises(ValueError, match=r"inf at \(1, 2\)"):
@@ -112,7 +112,7 @@ def test_load_index_of_a_transposed_weight_is_the_files() -> None:
 
 
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFFF])
-def test_load_of_bfloat16_names_what_is_not_finite(bits: int) -> None:
+def test_load_of_bfloat16_reports_what_is_not_finite(bits: int) -> None:
     stored = StoredTensor.of("w", np.array([[0, bits]], np.uint16), bfloat16=True)
     for dtype in (None, np.float16, np.float64):
         with pytest.raises(ValueError, match=r"^w: -?(inf|nan) at \(0, 1\) is not a finite number$"):
@@ -136,19 +136,19 @@ def test_load_with_dtype_rounds_once(stored: str, dtype: Any) -> None:
     found = StoredTensor.of("w", bits, bfloat16=True).load(dtype)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, exact.astype(dtype))
-    turned = StoredTensor.of("w", bits, bfloat16=True).load(dtype, transposed=True)
-    assert turned.flags.c_contiguous
-    np.testing.assert_array_equal(turned, found.T)
+    transposed = StoredTensor.of("w", bits, bfloat16=True).load(dtype, transposed=True)
+    assert transposed.flags.c_contiguous
+    np.testing.assert_array_equal(transposed, found.T)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "bool", "uint16"])
-def test_load_refuses_what_is_no_floating_point(dtype: Any) -> None:
+def test_load_refuses_other_dtypes(dtype: Any) -> None:
     with pytest.raises(ValueError, match=rf"^w: expected one of float16, bfloat16, float32, float64, got {dtype}$"):
         StoredTensor.of("w", np.zeros(3, dtype)).load()
 
 
-def test_load_is_a_view_where_nothing_changes() -> None:
-    """Red if everything is copied. Unaligned bytes are copied: matrix products would copy them each time."""
+def test_load_is_a_view_if_nothing_is_converted() -> None:
+    """Red if everything is copied. Unaligned arrays are copied, because every matrix product would copy them."""
     raw = np.random.default_rng(0).standard_normal(7).astype(np.float32).tobytes()
     aligned = np.frombuffer(raw, np.float32)
     found = StoredTensor.of("w", aligned).load()
@@ -160,7 +160,7 @@ def test_load_is_a_view_where_nothing_changes() -> None:
     np.testing.assert_array_equal(found, aligned)
 
 
-def test_load_of_a_single_number_and_of_none() -> None:
+def test_load_of_0d_and_empty_arrays() -> None:
     assert StoredTensor.of("w", np.array(2.5, np.float16)).load().shape == ()
     assert StoredTensor.of("w", np.zeros((0, 3), np.float16)).load(transposed=True).shape == (3, 0)
     with pytest.raises(ValueError, match=r"^w: nan at \(\) is not"):

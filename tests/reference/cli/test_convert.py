@@ -1,4 +1,4 @@
-"""`ernie-m convert` makes a directory that computes the same, or none."""
+"""`ernie-m convert` writes a checkpoint that computes the same, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import TOKENIZER_FILES, make_checkpoint
 from safetensors.numpy import load_file
 
-from ernie_m.reference import ErnieMModel
+from ernie_m.reference import ErnieMForSequenceClassification, ErnieMModel
 from ernie_m.reference.cli.program import main
 
 
@@ -24,8 +24,12 @@ def test_convert_of_paddle_computes_the_same(
     assert [line.split()[0] for line in captured.out.splitlines()] == [
         str(target / name) for name in ("config.json", "model.safetensors")
     ]
+    old, new = (ErnieMForSequenceClassification.from_pretrained(path).state_dict() for path in (source, target))
+    assert list(old) == list(new)
+    for name, array in old.items():
+        np.testing.assert_array_equal(new[name], array)
     ids = ["0", "17", "5", "44", "2"]
-    arguments = ["trace", "--model", str(source), "--compare", str(target), "--tolerance", "0", "--ids", *ids]
+    arguments = ["trace", "--model", str(source), "--compare", str(target), "--tolerance", "1e-11", "--ids", *ids]
     assert main(arguments) == 0
     assert main(["inspect", str(target)]) == 0
     assert "Hugging Face" in capsys.readouterr().out
@@ -42,7 +46,7 @@ def test_convert_writes_the_dtype_and_the_tokenizer(tmp_path: Path, dtype: str, 
         assert (target / name).read_bytes() == (source / name).read_bytes()
     old = ErnieMModel.from_pretrained(source, dtype=np.float64).state_dict()
     new = ErnieMModel.from_pretrained(target, dtype=np.float64).state_dict()
-    # A rounding of half a unit in the last of so many bits.
+    # Half a unit in the last place.
     unit = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0.0, "float64": 0.0}[dtype]
     for name, array in old.items():
         np.testing.assert_allclose(new[name], array, rtol=unit, atol=2**-25 if dtype == "float16" else 0)
@@ -51,7 +55,7 @@ def test_convert_writes_the_dtype_and_the_tokenizer(tmp_path: Path, dtype: str, 
     assert main(["encode", "--model", str(target), "--output", str(tmp_path / "x.npy"), "text"]) == 0
 
 
-def test_convert_leaves_alone_what_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = make_checkpoint(tmp_path / "old"), tmp_path / "new"
     target.mkdir()
     (target / "mine").write_text("x")
@@ -62,7 +66,7 @@ def test_convert_leaves_alone_what_exists(tmp_path: Path, capsys: pytest.Capture
     assert set(load_file(source / "model.safetensors"))
 
 
-def test_convert_of_a_damaged_checkpoint_leaves_nothing(
+def test_convert_of_a_damaged_checkpoint_writes_nothing(
     fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = Path(shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path / "old"))
@@ -74,6 +78,6 @@ def test_convert_of_a_damaged_checkpoint_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_convert_refuses_another_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_rejects_an_unknown_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(tmp_path), str(tmp_path / "new"), "--dtype", "int8"]) == 2
     assert "argument --dtype: invalid choice: 'int8'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`ernie-m demo` says what the model is, and shows what the tokenizer and the model really give."""
+"""`ernie-m demo` describes the model, and shows what the tokenizer and the model really compute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import make_checkpoint
+from rounding import MODEL_BOUND
 
 from ernie_m.reference import ErnieMModel
 from ernie_m.reference import demo as demo_checkpoint
@@ -55,14 +56,16 @@ def test_demo_table_holds_the_cosines_of_mean_vectors(capsys: pytest.CaptureFixt
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for line, text, row in zip(lines[-3:], texts, unit @ unit.T, strict=True):
         assert line.endswith(text)
-        assert [float(cell) for cell in re.findall(r"-?\d\.\d\d", line)] == [round(x, 2) for x in row]
+        found = [float(cell) for cell in re.findall(r"-?\d\.\d\d", line)]
+        # Half a unit of the last digit; a tie may fall to either side.
+        np.testing.assert_allclose(found, row, rtol=0, atol=0.005 + MODEL_BOUND)
 
 
-def test_demo_takes_sentences_that_are_long_or_empty(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_accepts_long_and_empty_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     lines = demo(capsys, "", "word " * 300)
     assert max(map(width, lines[:-3])) <= 1600  # the sentence itself
     assert all(width(line) <= 120 for line in lines if line.startswith("   "))
-    assert re.search(r"^encoder\.layers\.3\.norm2 +\(130, 32\)", "\n".join(lines), flags=re.M)  # 2 + 128, cut
+    assert re.search(r"^encoder\.layers\.3\.norm2 +\(130, 32\)", "\n".join(lines), flags=re.M)  # 2 + 128 tokens
 
 
 def test_token_lines_keep_columns_and_order() -> None:
@@ -71,7 +74,7 @@ def test_token_lines_keep_columns_and_order() -> None:
     assert len(lines) == 3
     places = [(line.index(cell), cell) for line, cell in zip(lines, ("▁القط", "12345", "0:4"), strict=True)]
     assert len({width(line[:at]) for line, (at, _) in zip(lines, places, strict=True)}) == 1
-    # A mark keeps a terminal from going on from right to left.
+    # A mark returns a terminal to left-to-right order.
     assert "▁القط\u200e" in lines[0] and "猫\u200e" not in lines[0]
     long = token_lines(["token"] * 100, [1] * 100, [(0, 1)] * 100)
     assert len(long) > 3 and len(long) % 3 == 0 and sum(line.count("token") for line in long) == 100

@@ -1,4 +1,4 @@
-"""`ernie-m encode`: what the vectors are, and in which order, however texts are read, sorted and batched."""
+"""`ernie-m encode`: the vectors and their order, however texts are read, sorted and batched."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokenizer(checkpoint: Path) -> ErnieMTokenizer:
 
 
 def alone(model: ErnieMModel, ids: Sequence[int], pooling: str) -> np.ndarray:  # (S,) -> (E,)
-    """The vector of one row of ids, which is the whole batch."""
+    """The vector of one row of ids, run as a batch of one."""
     out = model(np.array([ids]))
     assert out.pooler_output is not None
     if pooling == "pooler":
@@ -48,13 +48,13 @@ def alone(model: ErnieMModel, ids: Sequence[int], pooling: str) -> np.ndarray:  
 
 
 def assert_close(found: np.ndarray, expected: Sequence[np.ndarray]) -> None:
-    """Equal up to the rounding of float32 in this model of one layer."""
+    """Equal up to float32 rounding in this one-layer model."""
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
-def test_encode_gives_each_line_the_vector_that_it_has_alone(
+def test_encode_returns_for_each_line_the_vector_that_it_has_alone(
     checkpoint: Path, model: ErnieMModel, tokenizer: ErnieMTokenizer, tmp_path: Path, pooling: str
 ) -> None:
     lines = [*SENTENCES, "", "a", "", LONG]
@@ -83,7 +83,7 @@ def test_encode_writes_the_same_vectors_in_every_form(
     assert [line["index"] for line in lines] == [0, 1, 2, 3]
 
 
-def test_encode_of_no_lines_is_an_array_without_rows(checkpoint: Path, tmp_path: Path) -> None:
+def test_encode_of_no_lines_writes_an_array_without_rows(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "none.txt").touch()
     for name in ("x.npy", "x.npz"):
         arguments = ["--model", checkpoint, "--file", tmp_path / "none.txt", "--output", tmp_path / name]
@@ -91,7 +91,7 @@ def test_encode_of_no_lines_is_an_array_without_rows(checkpoint: Path, tmp_path:
     assert np.load(tmp_path / "x.npy").shape == np.load(tmp_path / "x.npz")["vectors"].shape == (0, 16)
 
 
-def test_encode_counts_what_it_cuts(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_reports_how_many_texts_it_truncates(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["encode", "--model", str(checkpoint)]
     assert main([*arguments, "short", LONG, LONG, "short"]) == 0
     assert capsys.readouterr().err == "ernie-m: truncated 2 of 4 texts to the model's 34 tokens\n"
@@ -99,7 +99,7 @@ def test_encode_counts_what_it_cuts(checkpoint: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
 
 
-def test_encode_long_error_names_line_and_length(
+def test_encode_long_error_names_the_line_and_its_length(
     checkpoint: Path, tokenizer: ErnieMTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     n = len(tokenizer(LONG)["input_ids"])
@@ -120,7 +120,7 @@ def test_encode_window_mean_is_the_mean_of_windows_run_alone(
     assert main([*arguments, "short", LONG, "also short"]) == 0
     rows = tokenizer(["short", LONG, "also short"])["input_ids"]
     n = len(rows[1]) - 2
-    # 24 of 32 tokens further at most, in equal steps.
+    # Equal steps of at most 24 of the 32 tokens.
     count = 1 + int(np.ceil((n - 32) / 24))
     starts = [int(i * (n - 32) / (count - 1)) for i in range(count)]
     assert count > 3
@@ -137,10 +137,10 @@ def test_window_starts_cover_the_text_and_overlap(longest: int, more: int) -> No
     steps = np.diff(starts)
     assert starts[0] == 0 and starts[-1] == n - longest
     assert (steps >= 1).all() and steps.max() - steps.min() <= 1
-    # A quarter of a window is shared, where a window can be shared at all.
+    # Neighbours share a quarter of a window, if a window is long enough to be shared.
     furthest = max(1, longest - int(np.ceil(longest / 4)))
     assert steps.max() <= furthest
-    assert len(starts) == 2 or (n - longest) / (len(starts) - 2) > furthest, "one window less would have done"
+    assert len(starts) == 2 or (n - longest) / (len(starts) - 2) > furthest, "one window less would have been enough"
 
 
 def test_parts_of_a_text_that_fits_is_the_text() -> None:
@@ -150,13 +150,13 @@ def test_parts_of_a_text_that_fits_is_the_text() -> None:
     assert parts([1, 2, 3, 4], 3, "truncate") == [[1, 2, 3]]
 
 
-def test_encode_refuses_an_output_before_any_work(
+def test_encode_rejects_an_output_before_any_work(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_encode.Encoder, "from_pretrained", lambda *arguments: pytest.fail("loaded a model first"))
     (tmp_path / "old.npy").write_bytes(b"old")
     for output, message in {
-        "old.npy": "exists already",
+        "old.npy": "already exists",
         "none/x.npy": "is not a directory",
         "x.csv": "ends in .npy",
     }.items():
@@ -168,7 +168,7 @@ def test_encode_refuses_an_output_before_any_work(
     assert (tmp_path / "old.npy").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_encode_leaves_nothing_of_a_file_that_is_no_text(
+def test_encode_of_a_file_that_is_not_utf8_leaves_no_output(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts.txt").write_bytes(b"fine\n" * 20 + b"\xff\n")
@@ -178,7 +178,7 @@ def test_encode_leaves_nothing_of_a_file_that_is_no_text(
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
-def test_encode_refuses_to_make_up_a_pooler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_refuses_to_initialise_a_missing_pooler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = make_checkpoint(tmp_path, ErnieMForTokenClassification)
     assert main(["encode", "--model", str(directory), "--pooling", "pooler", "text"]) == 2
     captured = capsys.readouterr()
@@ -202,13 +202,13 @@ def test_encode_needs_room_for_one_token(policy: str, tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("option", ["--batch-size", "--window"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "²"])
-def test_encode_refuses_a_size_that_is_none(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_rejects_an_invalid_size(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "text", f"{option}={value}"]) == 2
     message = f"argument {option}: expected a whole number of at least 1, got {value!r}"
     assert capsys.readouterr().err == f"ernie-m: error: {message} (see ernie-m encode --help)\n"
 
 
-def test_encode_says_that_the_demo_is_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_notes_that_the_demo_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "text"]) == 0
     captured = capsys.readouterr()
     assert "demo checkpoint, whose weights are random, not trained" in captured.err

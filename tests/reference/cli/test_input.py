@@ -1,4 +1,4 @@
-"""Texts from arguments, files and standard input: where lines end, what is no UTF-8, how much is held at a time."""
+"""Texts from arguments, files and standard input: line ends, invalid UTF-8, and how much is held in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_texts_are_the_lines_of_a_file(tmp_path_factory: pytest.TempPathFactory,
     path = tmp_path_factory.mktemp("lines") / "texts.txt"
     content = "".join(line + end for line in lines).encode("utf-8")
     assert from_file(path, content) == lines
-    # A byte order mark is no text.
+    # A byte order mark is not part of the text.
     assert from_file(path, b"\xef\xbb\xbf" + content + b"last") == [*lines, "last"]
     assert from_file(path, content + b"last") == [*lines, "last"]
 
@@ -48,25 +48,25 @@ def test_texts_reads_standard_input_and_names_its_lines(monkeypatch: pytest.Monk
 def test_texts_names_the_line_and_the_byte_that_are_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^line 3 of texts.txt: expected UTF-8, got byte 0xff at byte 3 .* byte 7 of"):
         from_file(tmp_path / "texts.txt", b"a\n\r\n\xc3\xa9b\xff\n")
-    # Behind a byte order mark the place is still that in the file.
+    # After a byte order mark, positions still count from the start of the file.
     with pytest.raises(ValueError, match=r"^line 1 .*0xe9 at byte 4 of the line, byte 4 of the file"):
         from_file(tmp_path / "texts.txt", b"\xef\xbb\xbfa\xe9\n")
 
 
-def test_texts_refuses_two_sources_and_a_missing_file(tmp_path: Path) -> None:
+def test_texts_rejects_two_sources_and_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TEXT, --file: expected only one"):
         texts(Namespace(texts=["a"], file="b"))
-    # At once, not when the first text is asked for.
+    # Immediately, not when the first text is requested.
     with pytest.raises(FileNotFoundError):
         texts(Namespace(texts=[], file=str(tmp_path / "none")))
 
 
-def test_texts_refuses_an_argument_with_a_lone_surrogate() -> None:
+def test_texts_rejects_an_argument_with_a_lone_surrogate() -> None:
     with pytest.raises(ValueError, match=r"TEXT 2: expected UTF-8, got '\\udcff' at character 1"):
         list(texts(Namespace(texts=["fine", "a\udcffb"], file=None)))
 
 
-def test_texts_never_holds_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_rejects_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_input, "LONGEST_LINE", 8)
     assert from_file(tmp_path / "texts.txt", b"1234567\n12345678") == ["1234567", "12345678"]
     with pytest.raises(ValueError, match=r"line 2 of texts.txt: expected at most 8 bytes"):
@@ -85,7 +85,7 @@ def test_windows_keep_order_and_stay_small(lengths: list[int], lines: int) -> No
         assert sum(len(item.text) for item in window[:-1]) < 50
 
 
-def test_windows_reads_no_further_than_it_must() -> None:
+def test_windows_reads_no_further_than_needed() -> None:
     def endless() -> Iterator[Text]:
         while True:
             yield Text("", "")

@@ -1,4 +1,4 @@
-"""`ernie-m inspect` says what is in a checkpoint, and its exit code whether that is what its class needs."""
+"""`ernie-m inspect` shows what a checkpoint contains; its exit code says whether the weights fit the class."""
 
 from __future__ import annotations
 
@@ -52,22 +52,20 @@ def test_inspect_shows_a_complete_checkpoint(cls: Any, tmp_path: Path, capsys: p
     for name, array in stored.items():
         assert (name, *str(array.shape).split(), "float32") in lines
     assert ("hidden_size", "16") in lines
-    assert out.endswith(f"all weights of {cls.__name__} are there, in their shapes\n")
+    assert out.endswith(f"all weights of {cls.__name__} are present, with the expected shapes\n")
 
 
 @pytest.mark.parametrize("name", PADDLE_CLASSES)
-def test_inspect_knows_paddles_checkpoints(name: str, fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_reads_paddle_checkpoints(name: str, fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = inspected(capsys, fixtures / "paddle_tiny" / name)
     assert (found["format"], found["class"]) == ("paddle", PADDLE_CLASSES[name])
     assert found["files"][0]["name"] == "model_state.pdparams"
-    # Paddle keeps a pooler where it is not used.
+    # Paddle stores a pooler even for classes that do not use it.
     unused = ["ernie_m.pooler.dense.weight", "ernie_m.pooler.dense.bias"]
     assert found["unused"] == (unused if name in ("tokcls", "qa") else [])
 
 
-def test_inspect_tells_of_the_default_mask_of_extraction_alone(
-    fixtures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_notes_the_default_mask_of_extraction_only(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in PADDLE_CLASSES:
         assert main(["inspect", str(fixtures / "paddle_tiny" / name)]) == 0
         assert ('default_mask="cls_token"' in capsys.readouterr().err) == (name == "uiem")
@@ -99,10 +97,10 @@ def test_inspect_lists_what_is_missing_unexpected_and_misshapen(
         "wrong shape: ernie_m.encoder.layers.0.linear1.bias: expected (32,), got (5,)",
     ):
         assert f"\n{line}\n" in out
-    assert "are there" not in out
+    assert "are present" not in out
 
 
-def test_inspect_refuses_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_rejects_what_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = make_checkpoint(tmp_path)
     content = (directory / "model.safetensors").read_bytes()
     for file, damaged in {
@@ -118,4 +116,4 @@ def test_inspect_refuses_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.Ca
     assert main(["inspect", str(directory / "config.json")]) == 2
     (directory / "model.safetensors").unlink()
     assert main(["inspect", str(directory)]) == 2
-    assert "model.safetensors" in capsys.readouterr().err  # what was looked for
+    assert "model.safetensors" in capsys.readouterr().err  # the file that it looked for

@@ -1,4 +1,4 @@
-"""`ernie-m` itself: help, versions, and how errors reach the user."""
+"""`ernie-m` itself: help, version, and how errors reach the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ernie_m.reference.cli.program import COMMANDS, main
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 
-def test_commands_are_those_promised() -> None:
+def test_commands_are_those_documented() -> None:
     assert NAMES == ["demo", "encode", "tokenize", "trace", "inspect", "convert"]
 
 
@@ -31,7 +31,7 @@ def test_help_of_each_command_has_examples(command: str, capsys: pytest.CaptureF
     assert f"usage: ernie-m {command}" in captured.out
     examples = captured.out.partition("examples:\n")[2]
     assert re.search(rf"^  (.*\| )?ernie-m {command}\b", examples, flags=re.M)
-    # Each option has its own words.
+    # Each option has a help text.
     assert not re.search(r"^  --[a-z-]+( [A-Z]+)?$\n(?! {8})", captured.out, flags=re.M)
 
 
@@ -88,7 +88,7 @@ def test_main_turns_an_exception_into_a_line_and_an_exit_code(
     assert capsys.readouterr().err == line
 
 
-def test_main_does_not_hide_a_mistake_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_does_not_hide_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(arguments: object) -> int:
         raise KeyError("a bug")
 
@@ -97,13 +97,13 @@ def test_main_does_not_hide_a_mistake_of_its_own(monkeypatch: pytest.MonkeyPatch
         main(["demo"])
 
 
-def test_describe_never_says_nothing() -> None:
+def test_describe_is_never_empty() -> None:
     assert describe(ValueError()) == "ValueError"
     assert describe(MemoryError("cannot allocate 1 GiB")) == "out of memory: cannot allocate 1 GiB"
 
 
 @pytest.mark.parametrize("command", ["encode", "tokenize", "trace", "demo", "inspect", "convert"])
-def test_a_directory_that_is_no_checkpoint_is_an_error(
+def test_a_directory_that_is_not_a_checkpoint_is_an_error(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "source").mkdir()

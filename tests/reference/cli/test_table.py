@@ -1,4 +1,4 @@
-"""Tables: columns line up on a terminal, numbers are short and never -0."""
+"""Tables: columns line up on a terminal; numbers are short and never -0."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_width_counts_terminal_columns() -> None:
 
 
 @given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=6))
-def test_table_starts_each_column_at_one_place(rows: list[tuple[str, str, str]]) -> None:
+def test_table_aligns_its_columns(rows: list[tuple[str, str, str]]) -> None:
     lines = table([(*row, "|") for row in rows], right=(1,))
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     for line, (first, second, third) in zip(lines, rows, strict=True):

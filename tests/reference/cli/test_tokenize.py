@@ -1,4 +1,4 @@
-"""`ernie-m tokenize` prints what the tokenizer says, one JSON object for each text."""
+"""`ernie-m tokenize` prints the tokenizer's result, one JSON object per text."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_tokenize_pairs_each_text_with_the_second(
 def test_tokenize_options_reach_the_tokenizer(tokenizer: ErnieMTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = tokenized(capsys, "--lower-case", "The CAT")
     assert line["ids"] == tokenizer("the cat")["input_ids"] != tokenizer("The CAT")["input_ids"]
-    # A mark that stands alone: transformers keeps it, Paddle does not.
+    # A lone marker: transformers keeps it, Paddle does not.
     text = "▁ 7 。 €"
     found = {rule: tokenized(capsys, "--lone-marker", rule, text)[0]["tokens"] for rule in ("huggingface", "paddle")}
     assert "▁" in found["huggingface"] and "▁" not in found["paddle"]
     assert tokenized(capsys, text)[0]["tokens"] == found["huggingface"]
 
 
-def test_tokenize_writes_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokenize_does_not_escape_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tokenize", "--model", str(demo_checkpoint.directory()), "猫"]) == 0
     assert '"猫"' in capsys.readouterr().out

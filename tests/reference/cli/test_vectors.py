@@ -1,4 +1,4 @@
-"""Vectors written as a stream: numpy reads them, whatever their number; nothing is left of what was not completed."""
+"""Vectors written as a stream: numpy reads any number of them; an incomplete file leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ blocks = st.lists(st.integers(0, 5), max_size=5).flatmap(
 
 
 @given(st.integers(0, 10**18), st.integers(0, 10**9))
-def test_npy_header_has_one_size_and_numpy_reads_it(rows: int, columns: int) -> None:
+def test_npy_header_has_a_fixed_size_and_numpy_reads_it(rows: int, columns: int) -> None:
     header = npy_header((rows, columns))
     assert len(header) == HEADER_BYTES
     stream = io.BytesIO(header)
@@ -52,12 +52,12 @@ def test_vector_writer_writes_what_numpy_reads(
     assert sorted(path.name for path in folder.iterdir()) == ["x.npy", "x.npz"]
 
 
-def test_json_lines_give_every_float32_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_round_trip_every_float32(capsys: pytest.CaptureFixture[str]) -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 4000, dtype=np.uint32).view(np.float32)
     values = bits[np.isfinite(bits)][:3000].reshape(-1, 3)
     with vector_writer("-", overwrite=False) as write:
         write(values[:10])
-        first = capsys.readouterr().out  # written when it is there, not at the end
+        first = capsys.readouterr().out  # written at once, not at the end
         write(values[10:])
     lines = [json.loads(line) for line in (first + capsys.readouterr().out).splitlines()]
     assert first.count("\n") == 10
@@ -79,7 +79,7 @@ def test_vector_writer_leaves_nothing_behind_when_stopped(
 def test_vector_writer_keeps_the_old_file_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     path.write_bytes(b"old")
-    with pytest.raises(FileExistsError, match=r"x\.npy: exists already; --overwrite"):
+    with pytest.raises(FileExistsError, match=r"x\.npy: already exists; pass --overwrite"):
         vector_writer(str(path), overwrite=False)
     with pytest.raises(KeyboardInterrupt), vector_writer(str(path), overwrite=True) as write:
         write(np.ones((2, 3), np.float32))
@@ -91,25 +91,25 @@ def test_vector_writer_keeps_the_old_file_until_the_new_one_is_complete(tmp_path
     assert np.load(path).shape == (2, 3)
 
 
-def test_writable_follows_a_link_and_refuses_what_cannot_be_a_file(
+def test_writable_follows_a_link_and_rejects_what_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link.npy").symlink_to(tmp_path / "real.npy")
     assert writable(str(tmp_path / "link.npy"), overwrite=False) == (tmp_path / "real.npy").resolve()
     (tmp_path / "folder.npy").mkdir()
     for path, message in {
-        tmp_path / "folder.npy": "something that is no file",
+        tmp_path / "folder.npy": "exists and is not a regular file",
         tmp_path / "none" / "x.npy": "none is not a directory",
     }.items():
         with pytest.raises(OSError, match=message):
             writable(str(path), overwrite=True)
-    # Not by permissions: the tests may run as root, who needs none.
+    # Not by permissions, because the tests may run as root, who ignores them.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match="no permission to write into"):
+    with pytest.raises(PermissionError, match="no permission to write to"):
         writable(str(tmp_path / "x.npy"), overwrite=False)
 
 
 @pytest.mark.parametrize("name", ["x", "x.txt", "npy", ""])
-def test_vector_writer_refuses_a_name_without_a_format(name: str) -> None:
+def test_vector_writer_rejects_a_name_without_a_known_format(name: str) -> None:
     with pytest.raises(ValueError, match=r"--output: expected a name that ends in \.npy or \.npz, or -"):
         vector_writer(name, overwrite=False)

@@ -1,4 +1,4 @@
-"""Every field's good and bad values, Hugging Face's files and Paddle's, and any JSON at all."""
+"""Valid and invalid values of every field, Hugging Face's and Paddle's files, and arbitrary JSON."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_integers_out_of_range_are_refused(name: str, value: int) -> None:
 @pytest.mark.parametrize(
     ("name", "low"), [*((name, 1) for name in (*SIZES, "num_labels")), ("num_hidden_layers", 0), ("pad_token_id", 0)]
 )
-def test_integers_have_a_least_value(name: str, low: int) -> None:
+def test_integers_have_a_minimum(name: str, low: int) -> None:
     refused(name, low - 1, ValueError, f"from {low} to ")
     fields = {"num_attention_heads": 1, name: low, **({"pad_token_id": 0} if name == "vocab_size" else {})}
     assert getattr(ErnieMConfig(**fields), name) == low
@@ -114,13 +114,13 @@ def test_rates_are_below_one(name: str, value: float) -> None:
     refused(name, 1 + value, ValueError, "in [0, 1)")
 
 
-def test_numbers_at_their_ends() -> None:
+def test_numbers_at_their_limits() -> None:
     refused("layer_norm_eps", 0.0, ValueError, "above 0")
     assert ErnieMConfig(initializer_range=0).initializer_range == 0.0
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_none_only_where_it_has_a_meaning(name: str) -> None:
+def test_none_is_accepted_only_for_optional_fields(name: str) -> None:
     if name in OPTIONAL:
         ErnieMConfig(**{name: None})
     else:
@@ -129,12 +129,12 @@ def test_none_only_where_it_has_a_meaning(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hidden_act", "problem_type", "default_mask"])
 @given(value=json_values.filter(lambda value: value is not None and value not in list(ACTIVATIONS)))
-def test_names_are_from_a_list(name: str, value: Any) -> None:
+def test_names_must_be_known(name: str, value: Any) -> None:
     refused(name, value, ValueError, "expected one of '" if name != "problem_type" else "expected one of None, '")
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_heads_divide_the_hidden_size(hidden: int, heads: int) -> None:
+def test_num_attention_heads_must_divide_hidden_size(hidden: int, heads: int) -> None:
     if hidden % heads == 0:
         assert ErnieMConfig(hidden_size=hidden, num_attention_heads=heads).head_dim * heads == hidden
         return
@@ -143,7 +143,7 @@ def test_heads_divide_the_hidden_size(hidden: int, heads: int) -> None:
         ErnieMConfig(hidden_size=hidden, num_attention_heads=heads)
 
 
-def test_pad_token_is_in_the_vocabulary() -> None:
+def test_pad_token_must_be_in_the_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"^pad_token_id: expected an integer from 0 to 9, got 10$"):
         ErnieMConfig(vocab_size=10, pad_token_id=10)
 
@@ -156,7 +156,7 @@ def test_numpy_numbers_become_python_numbers(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(), min_size=1, max_size=6))
-def test_label_maps_are_filled_in_from_each_other(labels: list[str]) -> None:
+def test_label_maps_are_derived_from_each_other(labels: list[str]) -> None:
     id2label = dict(enumerate(labels))
     config = ErnieMConfig(id2label=id2label)
     assert config.num_labels == len(labels) and config.id2label == id2label
@@ -173,8 +173,8 @@ def test_label_maps_are_filled_in_from_each_other(labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "id2label: expected the keys 0 to 2, as num_labels = 3, got"),
-        ({"id2label": {0: "a", 2: "b"}}, r"id2label: expected the keys 0 to 1, as num_labels = 2, got \[0, 2\]"),
+        ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "id2label: expected the keys 0 to 2 \\(num_labels = 3\\)"),
+        ({"id2label": {0: "a", 2: "b"}}, r"id2label: expected the keys 0 to 1 \(num_labels = 2\), got \[0, 2\]"),
         ({"id2label": {0: 5}}, "id2label: expected a string for 0, got 5"),
         ({"id2label": {"0": "a"}}, "id2label: key: expected an integer from 0 to .*, got '0'"),
         ({"id2label": ["a"]}, r"id2label: expected a mapping, got \['a'\]"),
@@ -186,7 +186,7 @@ def test_label_maps_are_filled_in_from_each_other(labels: list[str]) -> None:
         ({"pruned_heads": {12: [0]}}, "pruned_heads: layer: expected an integer from 0 to 11, got 12"),
         ({"pruned_heads": {0: [12]}}, "pruned_heads: layer 0: expected an integer from 0 to 11, got 12"),
         ({"pruned_heads": {0: "0"}}, "pruned_heads: expected a list of heads for layer 0, got '0'"),
-        ({"pruned_heads": {0: range(12)}}, "pruned_heads: layer 0 would be left without any of its 12 heads"),
+        ({"pruned_heads": {0: range(12)}}, "pruned_heads: layer 0: expected one head to remain, got all 12 pruned"),
         ({"pruned_heads": [0]}, r"pruned_heads: expected a mapping, got \[0\]"),
         ({"architectures": "ErnieMModel"}, "architectures: expected a list of names, got 'ErnieMModel'"),
         ({"architectures": [1]}, r"architectures: expected a list of names, got \[1\]"),
@@ -196,12 +196,12 @@ def test_label_maps_are_filled_in_from_each_other(labels: list[str]) -> None:
         ({"extra": [1]}, r"extra: expected a mapping, got \[1\]"),
     ],
 )
-def test_maps_that_contradict_are_refused(fields: dict[str, Any], message: str) -> None:
+def test_inconsistent_maps_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         ErnieMConfig(**fields)
 
 
-def test_pruned_heads_are_sorted_and_empty_layers_left_out() -> None:
+def test_pruned_heads_are_sorted_without_empty_layers() -> None:
     assert ErnieMConfig(pruned_heads={3: [5, 1, 1], 0: [], 1: (2,)}).pruned_heads == {1: (2,), 3: (1, 5)}
 
 
@@ -211,13 +211,13 @@ def test_replace_changes_a_copy() -> None:
     assert (config.hidden_size, other.hidden_size, other.head_dim) == (768, 24, 8)
     assert other.id2label == config.id2label and other.extra == {"x": 1}
     assert config.replace(id2label={0: "a"}).num_labels == 1
-    with pytest.raises(TypeError, match=r"^hiden_size: not a field of ErnieMConfig; there are vocab_size, "):
+    with pytest.raises(TypeError, match=r"^hiden_size: not a field of ErnieMConfig; expected one of vocab_size, "):
         config.replace(hiden_size=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hidden_size = 3  # type: ignore[misc]
 
 
-def test_from_dict_keeps_unknown_keys_and_writes_them() -> None:
+def test_from_dict_keeps_unknown_keys_and_to_dict_writes_them() -> None:
     values = {"type_vocab_size": 16, "paddlenlp_version": None, "nested": {"a": [1, 2]}, "hidden_size": 24}
     config = ErnieMConfig.from_dict({**values, "num_attention_heads": 3, "model_type": "ernie_m"})
     assert config.extra == {key: values[key] for key in ("type_vocab_size", "paddlenlp_version", "nested")}
@@ -226,8 +226,8 @@ def test_from_dict_keeps_unknown_keys_and_writes_them() -> None:
     assert ErnieMConfig.from_dict(written) == config
 
 
-def test_from_dict_counts_id2label_where_a_file_contradicts_it() -> None:
-    """As transformers does. Red if `num_labels` or `label2id` of the file reach the checks."""
+def test_from_dict_lets_id2label_override_conflicting_fields() -> None:
+    """As in transformers. Red if the file's `num_labels` or `label2id` reach the checks."""
     config = ErnieMConfig.from_dict({"id2label": {"0": "a", "1": "b", "2": "c"}, "num_labels": 7, "label2id": {"x": 0}})
     assert config.num_labels == 3 and config.label2id == {"a": 0, "b": 1, "c": 2}
 
@@ -236,7 +236,7 @@ def nested(depth: int) -> dict[str, Any]:
     return {"init_args": [nested(depth - 1)] if depth else []}
 
 
-def test_from_dict_takes_any_class_of_the_right_model_type() -> None:
+def test_from_dict_accepts_any_class_of_the_right_model_type() -> None:
     config = ErnieMConfig.from_dict({"model_type": "ernie_m", "architectures": ["MyErnie"]})
     assert config.architectures == ("MyErnie",)
 
@@ -247,11 +247,11 @@ def test_from_dict_takes_any_class_of_the_right_model_type() -> None:
         ({"model_type": "bert"}, "^model_type: expected 'ernie_m', got 'bert'$"),
         ({"model_type": None}, "^model_type: expected 'ernie_m', got None$"),
         ({"architectures": ["BertModel"]}, "^architectures: expected a class of ERNIE-M, got 'BertModel'$"),
-        ({"id2label": {"zero": "a"}}, "^id2label: expected integers for keys, got 'zero'$"),
+        ({"id2label": {"zero": "a"}}, "^id2label: expected integer keys, got 'zero'$"),
         ({"init_class": "BertModel"}, "^init_class: expected one of ErnieMModel, .*UIEM, got 'BertModel'$"),
         ({"init_args": 3}, "^init_args: expected a list, got 3$"),
         (nested(6), "^init_args: expected at most an encoder inside a head, got deeper nesting$"),
-        ({"init_args": list(range(11))}, "^init_args: expected at most 10 for ErnieMModel, got 11$"),
+        ({"init_args": list(range(11))}, "^init_args: expected at most 10 arguments for ErnieMModel, got 11$"),
     ],
 )
 def test_from_dict_refuses_other_models(values: dict[str, Any], message: str) -> None:
@@ -271,7 +271,7 @@ ENCODER = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_at
         {"init_args": [{"init_args": [120, 32], "init_class": "ErnieMModel", **ENCODER}], "num_classes": 5},
         {"init_args": [{"init_class": "ErnieMModel", **ENCODER, "num_classes": 7}], "num_classes": 5},
     ],
-    ids=["keywords", "positions", "by name", "both", "further out"],
+    ids=["keyword", "positional", "encoder by name", "both", "outer overrides inner"],
 )
 def test_from_pretrained_reads_paddles_older_record(inner: dict[str, Any], tmp_path: Path) -> None:
     record = {**inner, "init_class": "ErnieMForTokenClassification", "dropout": 0.3}
@@ -282,15 +282,15 @@ def test_from_pretrained_reads_paddles_older_record(inner: dict[str, Any], tmp_p
     assert config.architectures == ("ErnieMForTokenClassification",) and not config.extra
 
 
-def test_from_pretrained_of_paddle_counts_four_times_the_hidden_size(fixtures: Path, tmp_path: Path) -> None:
-    """Paddle's encoder is built so, whatever its file says: that of the large model has the base model's 3072."""
+def test_from_pretrained_of_paddle_has_intermediate_size_4_times_hidden_size(fixtures: Path, tmp_path: Path) -> None:
+    """Paddle builds its encoder so, whatever the file says: the large model's file has the base model's 3072."""
     source = fixtures / "paddle_tiny" / "model"
     values = json.loads((source / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**values, "intermediate_size": 3072}))
     assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 3072
     shutil.copy(source / "model_state.pdparams", tmp_path)
     assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 128
-    # Beside other weights, these are not the ones that are read.
+    # Safetensors weights take precedence over Paddle's.
     (tmp_path / "model.safetensors").touch()
     assert ErnieMConfig.from_pretrained(tmp_path).intermediate_size == 3072
 
@@ -303,13 +303,13 @@ def test_from_pretrained_of_paddle_fixtures(name: str, fixtures: Path) -> None:
     assert config.extra["type_vocab_size"] == 16
 
 
-def test_from_pretrained_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint: found neither config\.json nor model_config\.json"):
+def test_from_pretrained_names_the_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"not a checkpoint: found neither config\.json nor model_config\.json"):
         ErnieMConfig.from_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint directory, found nothing"):
+    with pytest.raises(FileNotFoundError, match="no such directory"):
         ErnieMConfig.from_pretrained(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint directory, found a file"):
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint directory, got a file"):
         ErnieMConfig.from_pretrained(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
         ErnieMConfig.from_json_file(tmp_path / "none.json")
@@ -329,7 +329,7 @@ records = st.recursive(
 
 @given(records)
 def test_from_json_file_of_any_record(tmp_path_factory: Any, record: dict[str, Any]) -> None:
-    """A configuration that can be written and read again, or a ValueError that names the file, in one line."""
+    """Returns a configuration that survives a round trip, or raises a ValueError that names the file."""
     path = tmp_path_factory.mktemp("any") / "config.json"
     path.write_text(json.dumps(record))
     try:
@@ -338,7 +338,7 @@ def test_from_json_file_of_any_record(tmp_path_factory: Any, record: dict[str, A
         assert str(error).startswith(f"{path}: ")
     else:
         again = ErnieMConfig.from_dict(json.loads(config.to_json()))
-        assert config.to_json() == again.to_json()  # as text, where nan is equal to itself
+        assert config.to_json() == again.to_json()  # as text, in which nan equals itself
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
@@ -368,11 +368,11 @@ def test_from_json_file_of_a_huge_file(tmp_path: Path) -> None:
 
 
 def test_to_dict_needs_a_named_activation() -> None:
-    with pytest.raises(ValueError, match=r"^hidden_act: expected a name, to be written to a file, got <"):
+    with pytest.raises(ValueError, match=r"^hidden_act: expected a name \(functions cannot be saved\), got <"):
         ErnieMConfig(hidden_act=np.tanh).to_dict()
 
 
-def test_save_pretrained_writes_atomically(tmp_path: Path) -> None:
+def test_save_pretrained_creates_directories_only_on_success(tmp_path: Path) -> None:
     ErnieMConfig(hidden_size=24).save_pretrained(tmp_path / "new" / "folder")
     assert ErnieMConfig.from_pretrained(tmp_path / "new" / "folder").hidden_size == 24
     with pytest.raises(ValueError, match="hidden_act"):
