@@ -1,6 +1,6 @@
-"""Plain torch kernels that are right as they stand, and wrong in one way for each argument that is not left alone.
+"""Plain torch kernels that are right by default; optional arguments plant one fault each.
 
-Half precision is widened to float32, computed there, and rounded once: what the bounds ask of a kernel.
+Half precision is widened to float32 and rounded once at the end, as the bounds require of a kernel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.functional import gelu as torch_gelu
 
 
 def truncate(x: Tensor, like: Tensor) -> Tensor:
-    """float32 to bfloat16 as a store that drops the low bits."""
+    """Convert float32 to bfloat16 by dropping the low bits."""
     assert like.dtype == torch.bfloat16
     return (x.contiguous().view(torch.int32) & ~0xFFFF).view(torch.float32).to(torch.bfloat16)
 
@@ -25,14 +25,14 @@ def store(x: Tensor, like: Tensor, truncated: bool = False) -> Tensor:
 
 
 def gelu(x: Tensor, form: str = "none", truncated: bool = False) -> Tensor:
-    """GELU; `form` "tanh" is another function."""
+    """GELU; the forms "tanh" and "sigmoid" are other functions."""
     if form == "sigmoid":
         return store(x.float() * torch.sigmoid(1.702 * x.float()), x)
     return store(torch_gelu(x.float(), approximate=form), x, truncated)
 
 
 def bias_gelu(x: Tensor, bias: Tensor, form: str = "none", read_bias: bool = True, truncated: bool = False) -> Tensor:
-    """GELU of a sum."""
+    """GELU of x + bias."""
     z = x.float() + bias.float() if read_bias else x.float()
     return store(torch_gelu(z, approximate=form), x, truncated)
 
@@ -103,7 +103,7 @@ def embedding(
     offset: int = 2,
     **faults: bool | float,
 ) -> Tensor:
-    """Two rows, added and normalised."""
+    """LayerNorm of the sum of two rows."""
     z = word[input_ids].float() + position[position_ids + offset].float()
     return layer_norm(z, gamma, beta, eps, like=word, **faults)
 
@@ -118,7 +118,7 @@ def attention_head(
     accumulate_low: bool = False,
     truncated: bool = False,
 ) -> Tensor:
-    """Attention of one head, (N, D), (S, D) x 2 -> (N, D), in blocks of 64 keys."""
+    """Attention in one head, (N, D), (S, D) x 2 -> (N, D), in blocks of 64 keys."""
     S, D = k.shape
     scores = (q.float() @ k.float().T) * (scale / math.sqrt(D))
     if drop_tail and S % 64 == 1 and S > 1:
@@ -134,7 +134,7 @@ def attention_head(
 
 
 def attention(qkv: Tensor, cu_seqlens: Tensor, read_neighbour: bool = False, **faults: bool | float) -> Tensor:
-    """Attention in each head of each sequence; with `read_neighbour`, one key of the next sequence takes part."""
+    """Attention in each head of each sequence; `read_neighbour` includes one key of the next sequence."""
     context = torch.empty_like(qkv[:, 0])
     for start, end in pairwise(cu_seqlens.tolist()):
         last = min(end + read_neighbour, qkv.shape[0])
@@ -147,7 +147,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, read_neighbour: bool = False, **f
 def first_token_attention(
     q: Tensor, kv: Tensor, cu_seqlens: Tensor, read_neighbour: bool = False, **faults: bool | float
 ) -> Tensor:
-    """Attention of one query for each sequence."""
+    """Attention of one query per sequence."""
     context = torch.zeros_like(q)
     for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
         last = min(end + read_neighbour, kv.shape[0])

@@ -1,4 +1,4 @@
-"""One wrong answer to each exercise of `notebooks/exercises`, of the kind that people give."""
+"""A typical wrong answer to each exercise in `notebooks/exercises`."""
 
 from __future__ import annotations
 

@@ -1,20 +1,21 @@
-"""The bound of attention, as in `bounds.py`: softmax(q kᵀ/√D) v for one head of one sequence, of which all are made.
+"""Error bounds for attention, as in `bounds.py`: softmax(q kᵀ/√D) v for each head of each sequence.
 
-A good computation keeps scores, softmax and sums in float32, and rounds the probabilities to the format, so that
-tensor cores can multiply them with v. Its error, for keys j with probabilities p_j, is at most
+A good computation keeps scores, softmax and sums in float32, and rounds the probabilities to the format so that
+tensor cores can multiply them by v. Its error, for keys j with probabilities p_j, is at most
 
     u |exact|  +  u Σ p |v|  +  Σ w (|v| + |exact|)  +  (3n + 16) ε Σ p |v|  +  (half the smallest number) Σ |v|
-    rounding      rounding      errors of the            sums, rescaling          probabilities that are subnormal
+    rounding      rounding      errors of the            sums, rescaling          subnormal probabilities
     the result    p             scores, see below        and division
 
-with A = |q|·|k|/√D, the score of absolute values, and M the row's largest |score|:
+with A = |q|·|k|/√D, the score of absolute values, and M the largest |score| of the row:
 
-    score       2D ε A     a dot product of D terms in any order, each addition truncating, as tensor cores do
-    exponent    6 ε A      times 1/√D and log₂e, both rounded, and a subtraction
-                8 ε M      of the maximum, scaled before; running maxima telescope to at most 2M
+    score       2D ε A     a dot product of D terms in any order; each addition may truncate, as on tensor cores
+    exponent    6 ε A      multiplying by 1/√D and log₂e, both rounded, and a subtraction
+                8 ε M      the row maximum, scaled before; running maxima telescope to at most 2M
                 4 ε        exp2
 
-and w what these do to a softmax (`bounds.softmax_error`). Whatever the scores, a mean of v stays between its numbers.
+and w the resulting error of the softmax (`bounds.softmax_error`). Whatever the scores, a weighted mean of v stays
+within the range of v.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def attention_head(format: Format, q: Array, k: Array, v: Array) -> Expected:  #
 
 
 def _scores(q: Array, k: Array) -> tuple[Array, Array, Array, Array]:  # (N, D), (S, D) -> (N, S) x 4
-    """Scores, probabilities, how far off the exponents may be, and the scores of absolute values."""
+    """Scores, probabilities, error bounds of the exponents, and the scores of absolute values."""
     D = q.shape[-1]
     scores = q @ k.T / math.sqrt(D)
     sizes = np.abs(q) @ np.abs(k).T / math.sqrt(D)
@@ -54,7 +55,7 @@ def _scores(q: Array, k: Array) -> tuple[Array, Array, Array, Array]:  # (N, D),
 
 
 def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:  # (T, 3, H, D), (B + 1,)
-    """Attention within each sequence of a packed batch: each head of each by itself."""
+    """Attention within each sequence of a packed batch, head by head."""
     exact = reference.packed_attention(qkv, cu_seqlens)
     limit = np.zeros_like(exact)
     for start, end in pairwise(cu_seqlens.tolist()):
@@ -67,7 +68,7 @@ def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:
 def first_token_attention(
     format: Format, q: Array, kv: Array, cu_seqlens: Array
 ) -> Expected:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
-    """Attention of one query for each sequence, over all of its keys; of an empty sequence it is 0."""
+    """Attention of one query per sequence over all its keys; 0 for an empty sequence."""
     exact, limit = np.zeros_like(q), np.zeros_like(q)
     for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
         for h in range(q.shape[1] if start < end else 0):
@@ -78,9 +79,9 @@ def first_token_attention(
 
 
 def log_sum_exp(qkv: Array, cu_seqlens: Array) -> tuple[Array, Array]:  # (T, 3, H, D), (B + 1,) -> (H, T) x 2
-    """ln Σ_k e^{score_k} of each head and query, exact, and how far off float32 may be.
+    """ln Σ_k e^{score_k} for each head and query, exact, and its error bound in float32.
 
-    The logarithm passes on the mean error of its exponents; then a sum of n numbers, a logarithm and an addition.
+    The logarithm passes on the mean error of the exponents; a sum of n numbers, a logarithm and an addition follow.
     """
     T, _, H, _ = qkv.shape
     exact, limit = np.zeros((H, T)), np.zeros((H, T))

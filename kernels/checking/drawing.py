@@ -1,12 +1,12 @@
-"""The inputs that kernels are checked on: some that hypothesis draws to be awkward, and fixed random ones.
+"""The inputs that kernels are checked on: awkward ones drawn with hypothesis, and fixed random ones.
 
-Inputs are the arguments of one call by name, in float64 and already rounded to the format; `operations` says which of
-these functions draws for which operation.
+Inputs are the arguments of one call by name, in float64 and already rounded to the format; `operations` says which
+function draws for which operation.
 
-Drawn: sizes around blocks of 64 and 128 and sizes of 1; ragged batches, with sequences of 1 token and of none;
-magnitudes from 10⁻³ to 10³; numbers far from 0 next to their spread; numbers that are all alike, or mostly. γ and β are
-random: with γ = 1 and β = 0, a kernel that never reads them would pass. Each argument has a seed of its own, so that
-two of them are never the same.
+Drawn inputs have sizes around blocks of 64 and 128, and sizes of 1; ragged batches, with sequences of one token and
+empty ones; magnitudes from 10⁻³ to 10³; means that are large compared with the spread; equal or mostly equal numbers.
+γ and β are random: with γ = 1 and β = 0, a kernel that never reads them would pass. Each argument has its own seed, so
+that no two are the same.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ SIZES = (1, 2, 7, 63, 64, 65, 127, 129)
 ROWS = (1, 2, 3, 7, 17)
 HEAD_SIZES = (16, 32, 64, 128)
 MAGNITUDES = (1.0, 1e-3, 0.1, 10.0, 1e3)
-# Mean over standard deviation.
+# Mean divided by standard deviation.
 OFFSETS = (0.0, 1.0, 30.0, 300.0)
-KINDS = ("random", "alike", "mostly alike", "whole numbers")
+KINDS = ("random", "equal", "mostly equal", "whole numbers")
 EPSILONS = (1e-5, 1e-12)
 MOST_TOKENS = 260
 
-# (hypothesis' draw, format) -> the arguments of one call, by name and in order.
+# (hypothesis' draw, format) -> the arguments of one call, by name and in call order.
 Draw = Callable[[Any, Format], dict[str, Any]]
 
 
 def numbers(format: Format, shape: tuple[int, ...], seed: int, magnitude: float, offset: float, kind: str) -> Array:
-    """Random numbers of a format: around offset · magnitude, with a spread of magnitude."""
+    """Random numbers of a format, around offset · magnitude and with a spread of magnitude."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal(shape)
-    if kind == "alike":
+    if kind == "equal":
         values = np.broadcast_to(values.flat[0], shape)
-    elif kind == "mostly alike":
+    elif kind == "mostly equal":
         values = np.where(rng.random(shape) < 0.1, values, 1.0)
     elif kind == "whole numbers":
         values = np.rint(2 * values)
-    # Half of float16's range: sums and products of a few of them may leave it, they do not.
+    # Within half of the format's range: sums and products of a few numbers may overflow, the numbers do not.
     most = format.largest / 2
     return format.round(np.clip((values + offset) * magnitude, -most, most))
 
@@ -65,9 +65,9 @@ def _pick(draw: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def drawn_rows(**axes: int) -> Draw:
-    """Draws arguments of shape (rows, columns), where the number of axes is 2, or (columns,), where it is 1.
+    """Draws arguments by their number of axes: 2 for shape (rows, columns), 1 for (columns,).
 
-    An argument of 0 axes is the ε of a normalisation. The order is that of the call.
+    An argument with 0 axes is the ε of a normalisation. Arguments are in call order.
     """
 
     def draw_inputs(draw: Any, format: Format) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
 
 
 def _draw_lengths(draw: Any, shortest: int) -> Array:
-    """(B + 1,) where sequences begin and end. At least one has a token."""
+    """cu_seqlens, (B + 1,): where sequences begin and end. At least one is not empty."""
     from hypothesis import strategies as st
 
     lengths = draw(st.lists(st.sampled_from((*SIZES, 0)[: None if shortest == 0 else -1]), min_size=1, max_size=4))
@@ -127,9 +127,9 @@ def draw_head(draw: Any, format: Format) -> dict[str, Any]:
     return {name: _draw_numbers(draw, format, (S, D), seed, (0.0, 1.0)) for seed, name in enumerate("qkv")}
 
 
-# The fixed data: sizes of the base model, numbers of the size that it works on, and at least 4,096 results.
+# The fixed data: the base model's sizes, numbers of realistic magnitude, and at least 4,096 results.
 EPS = 1e-5
-# No sequence of one token: its result is its value, free of error, and would hide that of the others in a mean.
+# No sequence of one token: its result is its value, without error, and would hide other errors in an average.
 LENGTHS = np.array([0, 37, 300], np.int32)
 SHORT_LENGTHS = np.array([0, 37, 101, 300, 365], np.int32)
 

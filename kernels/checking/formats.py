@@ -1,9 +1,9 @@
 """The floating-point formats that kernels work in, as numbers: how finely they round, and where their range ends.
 
-A format with p significant bits has a unit roundoff u = 2⁻ᵖ: rounding to nearest is off by at most u |x|, as long as
-x is not so small that it is subnormal, where it is off by at most half the smallest positive number instead.
+A format with p significant bits has the unit roundoff u = 2⁻ᵖ: rounding x to nearest is off by at most u |x| or, if x
+is subnormal, by at most half the smallest positive number.
 
-Values of any format are held in float64 here, which has all of them, so bfloat16 needs no type of its own in NumPy.
+Values of every format are held in float64, which represents them exactly, so NumPy needs no bfloat16 type.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ernie_m.reference.array import Array, round_to_bfloat16, widen_bfloat16
 
 @dataclass(frozen=True)
 class Format:
-    """A binary floating-point format: `bits` significant ones, the exponents of its smallest normal and largest."""
+    """A binary format: its significant bits, and the exponents of its smallest normal and its largest number."""
 
     name: str
     bits: int
@@ -26,12 +26,12 @@ class Format:
 
     @property
     def u(self) -> float:
-        """Unit roundoff, the largest relative error of rounding to nearest."""
+        """The unit roundoff: the largest relative error of rounding to nearest."""
         return 2.0**-self.bits
 
     @property
     def smallest(self) -> float:
-        """The smallest positive number, which is also the distance of all subnormal ones."""
+        """The smallest positive number, which is also the spacing of the subnormal numbers."""
         return 2.0 ** (self.lowest - self.bits + 1)
 
     @property
@@ -41,11 +41,11 @@ class Format:
 
     @property
     def overflow(self) -> float:
-        """From here on, half a step above the largest number, rounding to nearest gives infinity."""
+        """Half a step above the largest number; from here on, rounding to nearest returns infinity."""
         return (2.0 - self.u) * 2.0**self.highest
 
     def round(self, values: Array) -> Array:  # (...) float64 -> (...) float64
-        """The nearest numbers of the format, ties to even: one rounding, whatever the format."""
+        """The nearest numbers of the format, ties to even, in a single rounding."""
         values = np.asarray(values, np.float64)
         if self.name == "bfloat16":
             return widen_bfloat16(round_to_bfloat16(values)).astype(np.float64)

@@ -1,9 +1,9 @@
-"""Arrays that lie in the middle of larger ones: what a kernel reads or writes past their ends is seen.
+"""Arrays in the middle of larger ones, which show when a kernel reads or writes past their ends.
 
-Around every argument lie NaNs: a kernel that reads them, and uses them, gives NaN. After the call they must be as they
-were, and so must the argument. What the function takes with `empty` holds NaN too, so that a number which it forgets
-to write is seen, and has the same guards around it. In Triton's interpreter a pointer out of range reads or writes
-whatever lies there; the guards are what lies there.
+NaNs surround every argument of floats: a kernel that reads and uses them returns NaN. After the call, both they and
+the argument must be unchanged. Arrays that the function allocates with `empty` have the same guards and are filled
+with NaN, to expose a number that is never written. In Triton's interpreter, a pointer out of range reads or writes
+whatever is there; the guards are what is there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ernie_m.reference.array import Array
 
 from ..runtime.dtypes import TORCH_DTYPES
 
-# Numbers on either side, at least; a multiple of 16 bytes for every dtype, so that what follows stays aligned.
+# At least this many numbers on each side: a multiple of 16 bytes in every dtype, so that the array stays aligned.
 GUARD = 64
+CHANGED = "it changed its argument"
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """An array `inner` in the middle of a flat `buffer`, of either library, and what all of it held at first."""
+    """A torch or NumPy array `inner` in the middle of a flat `buffer`, with the bytes of `buffer` before the call."""
 
     name: str
     buffer: Any
@@ -37,19 +38,19 @@ class Guarded:
 
     @property
     def damage(self) -> str | None:
-        """What has changed: "was changed", or where something was written outside; None if nothing has."""
+        """What the call damaged, in words that `name` completes; None if nothing changed."""
         now = _bytes(self.buffer)
         if now == self.before:
             return None
         edge = self.guard * self.buffer.dtype.itemsize
         if now[:edge] != self.before[:edge]:
-            return "something was written before it"
-        return "was changed" if now[-edge:] == self.before[-edge:] else "something was written behind it"
+            return "the kernel wrote before the start of"
+        return CHANGED if now[-edge:] == self.before[-edge:] else "the kernel wrote past the end of"
 
     @property
     def outside_damage(self) -> str | None:
-        """The same for an array that the function is free to write."""
-        return None if self.damage == "was changed" else self.damage
+        """The same for an array that the function may write to."""
+        return None if self.damage == CHANGED else self.damage
 
 
 def _bytes(buffer: Any) -> bytes:
@@ -59,9 +60,9 @@ def _bytes(buffer: Any) -> bytes:
 
 
 def guarded(name: str, shape: tuple[int, ...], like: Any, fill: float) -> Guarded:
-    """An array of that shape, with the library, dtype and device of `like`, filled with `fill`, guards included."""
+    """An array of that shape, filled with `fill`, guards included; library, dtype and device are those of `like`."""
     size = math.prod(shape)
-    # A row more is read by an index that is off by one.
+    # At least a row: an index that is off by one may read a whole row too far.
     guard = GUARD * math.ceil(max(GUARD, *shape[-1:]) / GUARD)
     if isinstance(like, torch.Tensor):
         buffer: Any = torch.full((size + 2 * guard,), fill, dtype=like.dtype, device=like.device)
@@ -73,7 +74,7 @@ def guarded(name: str, shape: tuple[int, ...], like: Any, fill: float) -> Guarde
 
 
 def place(name: str, value: Any, arrays: str, dtype: str, device: str) -> Guarded:
-    """A copy of an argument, with guards. Floats become `dtype`; integers keep theirs, and are guarded by zeros."""
+    """A guarded copy of an argument. Floats become `dtype`; integers keep their dtype, and zeros guard them."""
     floating = value.dtype == np.float64
     if arrays == "torch":
         copy: Any = torch.from_numpy(np.ascontiguousarray(value)).to(device)
@@ -86,28 +87,30 @@ def place(name: str, value: Any, arrays: str, dtype: str, device: str) -> Guarde
 
 
 def as_float64(result: Any) -> Array:
-    """A result of either library, as NumPy's float64."""
+    """A torch or NumPy result as a float64 array."""
     if isinstance(result, torch.Tensor):
         return np.asarray(result.detach().cpu().to(torch.float64).numpy())
     return np.asarray(result, np.float64)
 
 
 @contextmanager
-def poisoned(taken: list[Guarded]) -> Iterator[None]:
-    """Within, what `empty`, `empty_like` and `new_empty` of torch and NumPy give holds NaN and lies between guards.
+def poisoned(allocated: list[Guarded]) -> Iterator[None]:
+    """Inside, torch's and NumPy's `empty`, `empty_like` and `new_empty` return guarded arrays filled with NaN.
 
-    All such arrays of floats are added to `taken`.
+    This applies to contiguous arrays of floats; they are added to `allocated`.
     """
 
     def replace(original: Any) -> Any:
         def empty(*arguments: Any, **options: Any) -> Any:
             plain = original(*arguments, **options)
-            floats = plain.is_floating_point() if isinstance(plain, torch.Tensor) else plain.dtype.kind == "f"
-            contiguous = plain.is_contiguous() if isinstance(plain, torch.Tensor) else plain.flags.c_contiguous
+            tensor = isinstance(plain, torch.Tensor)
+            floats = plain.is_floating_point() if tensor else plain.dtype.kind == "f"
+            contiguous = plain.is_contiguous() if tensor else plain.flags.c_contiguous
             if not floats or not contiguous or "out" in options or type(plain) not in (torch.Tensor, np.ndarray):
                 return plain
-            found = guarded("an array that it takes with empty", tuple(plain.shape), plain, math.nan)
-            taken.append(Guarded(found.name, found.buffer, found.inner, found.guard, _bytes(found.buffer)))
+            origin = f"an array from `{'torch' if tensor else 'np'}.empty`"
+            found = guarded(origin, tuple(plain.shape), plain, math.nan)
+            allocated.append(Guarded(found.name, found.buffer, found.inner, found.guard, _bytes(found.buffer)))
             return found.inner
 
         return empty

@@ -1,10 +1,10 @@
-"""The registry: every operation by its public name, with all that is known about it.
+"""The registry: every operation by its public name, with everything that is known about it.
 
-Checking, verification, the machine-code report and the benchmark read this table, so that none of them forgets an
-operation. To add one, write its two pages (`reference/<name>.py`, `kernels/<name>.py`), a row here, and a workload in
+Checking, verification, the machine-code report and the benchmark all read this table, so none of them can miss an
+operation. To add one, write its two files (`reference/<name>.py`, `kernels/<name>.py`), a row here, and a workload in
 `benchmark/workloads.py`.
 
-A row whose `kernel` is None is something that others write kernels for: it can be checked, and that is all.
+A row without a `kernel` is for kernels that others write: the operation can be checked, nothing else.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Inputs = dict[str, Any]
 class Operation:
     """One operation.
 
-    call: how a function that computes it is called.
-    expected: (format, inputs...) -> the truth, and a bound on the error of each number (see `bounds`).
+    call: how a function for it is called.
+    expected: (format, inputs...) -> the exact result, and a bound on the error of each number (see `bounds`).
     draw: draws inputs with hypothesis (see `drawing`).
-    fixed: (normal) -> fixed random inputs of realistic sizes, from a function that draws normal numbers of a shape.
+    fixed: (normal) -> fixed random inputs of realistic sizes; `normal(*shape)` draws normally distributed numbers.
     crop: (inputs, index) -> the part of the inputs that the result at `index` depends on; None: all of them.
     kernel: this package's function for it.
-    variants: target -> the compiled variants that are shipped of the kernel.
+    variants: target -> the kernel's compiled variants.
     examples: how many inputs `verify` draws for each dtype in Triton's interpreter.
     """
 
@@ -52,25 +52,25 @@ class Operation:
 
 
 def one_number(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """Of elementwise operations: the number at `index`, from arguments (rows, columns) and (columns,)."""
+    """For elementwise operations: the number at `index`, from arguments (rows, columns) and (columns,)."""
     row, column = (slice(i, i + 1) for i in index)
     return {name: value[row, column] if value.ndim == 2 else value[column] for name, value in inputs.items()}
 
 
 def one_row(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """Of operations on rows: the row of `index`; arguments that all rows share stay whole."""
+    """For operations on rows: the row of `index`; arguments that all rows share stay whole."""
     row = slice(index[0], index[0] + 1)
     return {name: value[row] if np.ndim(value) == 2 else value for name, value in inputs.items()}
 
 
 def one_token(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """Of the embeddings: the ids of one token."""
+    """For embeddings: the ids of one token."""
     row = slice(index[0], index[0] + 1)
     return inputs | {name: inputs[name][row] for name in ("input_ids", "position_ids")}
 
 
 def one_head(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """Of packed attention: one head of all sequences."""
+    """For packed attention: one head of all sequences."""
     return inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}
 
 
@@ -159,13 +159,13 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def with_kernel() -> dict[str, Operation]:
-    """The operations that this package has a kernel for."""
+    """The operations for which this package has a kernel."""
     return {name: operation for name, operation in OPERATIONS.items() if operation.kernel is not None}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an operation. `inputs`: by name, in the order of the call; floats as float64, ids as integers."""
+    """One call of an operation. `inputs`: arguments by name, in call order; floats as float64, ids as integers."""
 
     op: str
     dtype: str
@@ -174,7 +174,7 @@ class Case:
 
     @property
     def expected(self) -> Expected:
-        """The truth and its bound."""
+        """The exact result and its bound."""
         return OPERATIONS[self.op].expected(FORMATS[self.dtype], **self.inputs)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a check found: a `Report` if all is well, a `Failure`, in words and in arrays, if not."""
+"""What a check found: a `Report` if the function is right, a `Failure`, in words and arrays, if not."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ernie_m.reference.array import Array
 from .operations import Case
 from .verdicts import Verdict
 
-# Arrays of at most so many numbers are printed whole.
+# Arrays of at most this many numbers are printed in full.
 SHOWN = 12
 
 
 @dataclass(frozen=True)
 class DtypeReport:
-    """Of one dtype: how many drawn inputs, and the nearest that any came to each bound, as error over bound."""
+    """For one dtype: the number of drawn `inputs`, and for each bound the verdict with the worst error / bound."""
 
     inputs: int
     worst: Mapping[str, Verdict]
@@ -27,7 +27,7 @@ class DtypeReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All inputs of all dtypes were within all bounds. True; printed, a line for each dtype."""
+    """All errors were within all bounds. Always true; prints one line per dtype."""
 
     op: str
     function: str
@@ -37,7 +37,7 @@ class Report:
         return True
 
     def __str__(self) -> str:
-        lines = [f"{self.function} computes {self.op}: all within the bounds"]
+        lines = [f"{self.function} computes {self.op}: all errors within bounds"]
         for dtype, found in self.dtypes.items():
             worst = ", ".join(f"{bound} {verdict.ratio:.2f}" for bound, verdict in found.worst.items())
             lines.append(f"  {dtype:8}  {found.inputs} drawn inputs and fixed data; worst error / bound: {worst}")
@@ -45,15 +45,16 @@ class Report:
 
 
 class Failure(AssertionError):
-    """A function is wrong, shown on the smallest input that was found.
+    """A function is wrong, as shown on the smallest input that was found.
 
     Attributes:
-        case: the input: operation, dtype, arguments.
-        inputs: its arguments by name, float64 (integers as they are).
+        case: the failing call: operation, dtype, arguments.
+        inputs: its arguments by name, in float64 (integers unchanged).
         reason: what is wrong, in words.
-        verdict: the bound that does not hold, with error, limit and place; None if it never came to that: the function
-            raised, or gave another shape or dtype, or changed an argument.
-        got, expected, limit: the result, the truth and the bound, float64, all of one shape; None likewise.
+        verdict: the bound that does not hold, with error, limit and index; None for any other fault: the function
+            raised, returned a wrong type, dtype or shape, wrote where it must not, or does not repeat.
+        got, expected, limit: the result, the exact result and the bound, in float64, all of one shape; None if there
+            is no result to compare.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Failure(AssertionError):
         expected: Array | None = None,
         limit: Array | None = None,
     ) -> None:
-        super().__init__(f"{function} is no {case.op}: {reason}\n{_describe(case)}")
+        super().__init__(f"{function} does not compute {case.op}: {reason}\n{_describe(case)}")
         self.function, self.case, self.inputs = function, case, case.inputs
         self.reason, self.verdict = reason, verdict
         self.got, self.expected, self.limit = got, expected, limit
@@ -77,7 +78,7 @@ class Failure(AssertionError):
 
 
 def _describe(case: Case) -> str:
-    """The input, a line for each argument: all of its numbers, or what they are like."""
+    """The input, one line per argument: all its numbers, or their shape and range."""
     lines = [f"on {case.origin} ({case.dtype}):"]
     for name, value in case.inputs.items():
         if not isinstance(value, np.ndarray):
@@ -92,11 +93,11 @@ def _describe(case: Case) -> str:
 def judgement(verdict: Verdict, got: Array, expected: Array) -> str:
     """A verdict that does not hold, in words."""
     if verdict.index is not None:
-        place, value, truth = list(verdict.index), got[verdict.index], expected[verdict.index]
-        off = f"off by {verdict.error:.3g}, where {verdict.limit:.3g} is what rounding explains"
-        return f"at {place} it gives {value:.9g}, and the truth is {truth:.9g}: {off}"
-    what = {
-        "rms": "the root mean square of its errors, relative to that of the numbers,",
-        "signed_mean": "the mean of its errors, outwards positive, relative to the mean size of the numbers,",
+        index, value, exact = list(verdict.index), got[verdict.index], expected[verdict.index]
+        error = f"(error {verdict.error:.3g}, allowed {verdict.limit:.3g})"
+        return f"got {value:.9g} at {index}, expected {exact:.9g} {error}"
+    average, scale = {
+        "rms": ("rms error", "the rms of the exact numbers"),
+        "signed_mean": ("signed mean error", "the mean magnitude of the exact numbers"),
     }[verdict.bound]
-    return f"{what} is {verdict.error:.3g}, where rounding explains {verdict.limit:.3g}"
+    return f"{average} {verdict.error:.3g}, relative to {scale} (allowed {verdict.limit:.3g})"

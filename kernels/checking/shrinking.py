@@ -1,7 +1,7 @@
-"""From an input on which a kernel fails to a smaller, plainer one: what hypothesis cannot know about the operations.
+"""Reduces a failing input to a smaller, plainer one, using what hypothesis cannot know about the operations.
 
-Elementwise operations fail on one number, normalisations on one row, attention in one head: the rest is cut off. Then
-all numbers are rounded to as few bits as still fail, so that they can be read, and typed in.
+Elementwise operations fail at one number, normalisations in one row, attention in one head: the rest is cut off. Then
+all numbers are rounded to the fewest bits that still fail, so that they are easy to read and type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FEW_BITS = (1, 2, 3, 5, 8)
 
 
 def reduce(failure: Failure, run: Callable[[Case], Any]) -> Failure:
-    """The failure on the smallest of the candidates on which `run` raises one too; the same if there is none."""
+    """The failure on the smallest candidate on which `run` also raises one; `failure` itself if there is none."""
     if failure.verdict is None or failure.verdict.index is None:
         return failure
     for candidate in _cropped(failure.case, failure.verdict.index):
@@ -49,7 +49,7 @@ def _cropped(case: Case, index: tuple[int, ...]) -> Iterator[Case]:
 
 
 def _plainer(case: Case) -> Iterator[Case]:
-    """The same with all numbers rounded to few significant bits."""
+    """The same input, with all numbers rounded to few significant bits."""
     for bits in FEW_BITS:
         yield replace(
             case,
@@ -61,6 +61,6 @@ def _plainer(case: Case) -> Iterator[Case]:
 
 
 def few_bits(values: Array, bits: int) -> Array:  # (...) float64 -> (...) float64
-    """The nearest numbers with that many significant bits."""
+    """The nearest numbers with `bits` significant bits."""
     mantissas, exponents = np.frexp(values)  # values = m · 2^exponent, 1/2 <= |m| < 1
     return np.ldexp(np.rint(np.ldexp(mantissas, bits)), exponents - bits)

@@ -1,20 +1,19 @@
-"""Is a result right? Three bounds, of which each finds faults that the others miss.
+"""Is a result right? Three bounds, each of which finds faults that the others miss.
 
-    componentwise   |got − exact| <= limit for every number (`bounds.py`): any input. Finds a wrong row or column,
-                    a wrong formula, anything that is off where numbers are small.
+    componentwise   |got − exact| <= limit for every number (`bounds.py`), for any input. Finds a wrong row or column,
+                    a wrong formula, errors where numbers are small.
     rms             rms(got − exact) / rms(exact) <= 1.25 · 0.42 u √roundings  (float32: + 4 √terms 2⁻²⁴).
-                    Finds a scale that is slightly off, and sums kept in the format.
+                    Finds a scale that is slightly off, and sums accumulated in the format.
     signed mean     |mean((got − exact) · sign(exact))| / mean|exact| <= 0.1 u + 1.7 u / √n, half precision only.
                     Finds truncation, which rounds everything towards 0.
 
-The last two are about averages. Rounding to nearest is off by anything up to half a step, evenly: relative to the
-number u/√3 where that is just above a power of two, half as much just below the next one, and 0.42 u in the mean over
-all mantissas; independent roundings add by their squares; 1.25 leaves room for mantissas that are not evenly spread.
-The signed errors of n such roundings have a mean of about 0.42 u/√n, four times which is 1.7 u/√n; truncation has
-0.72 u. None of this holds for few numbers, or for equal ones: these two judge fixed random data alone, and at least
-MOST_FEW + 1 numbers of it.
+The last two bound averages. Errors of rounding to nearest are uniform, up to half a step. Their rms, relative to the
+number, is u/√3 just above a power of two, half as much just below the next one, and 0.42 u over all mantissas. The
+squares of independent rounding errors add; 1.25 leaves room for mantissas that are not evenly distributed. The signed
+mean of n such errors is about 0.42 u/√n, and 1.7 u/√n is four times that; truncation has 0.72 u. None of this holds
+for few or equal numbers, so these two bounds only judge fixed random data, and at least MOST_FEW + 1 numbers.
 
-Source: the mean over mantissas is √(∫ (u²/3) x⁻² dx/(x ln 2)) for x in [1, 2).
+Source: the rms over mantissas is √(∫ (u²/3) x⁻² dx/(x ln 2)) for x in [1, 2).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MOST_FEW = 4095
 
 @dataclass(frozen=True)
 class Verdict:
-    """One bound, and how near a result came to it. `index` is the worst number's place (componentwise only)."""
+    """One bound, and how close a result came to it. `index`: where the worst number is (componentwise only)."""
 
     bound: str
     error: float
@@ -43,7 +42,7 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """Error over bound; not above 1 if the bound holds."""
+        """Error over bound; at most 1 if the bound holds."""
         if math.isnan(self.error):
             return math.inf
         return 0.0 if self.error == 0 else self.error / self.limit if self.limit > 0 else math.inf
@@ -55,10 +54,10 @@ class Verdict:
 
 
 def componentwise(got: Array, expected: Expected) -> Verdict:
-    """The number that is worst, relative to its own limit.
+    """The worst number, relative to its own limit.
 
-    Infinity is right where the exact number, give or take the limit, is one that rounds to infinity; nan never is,
-    unless the limit is infinite.
+    Infinity is right where the exact number, give or take the limit, rounds to infinity; nan is right only where the
+    limit is infinite.
     """
     if got.size == 0:
         return Verdict("componentwise", 0.0, 0.0)
@@ -76,7 +75,7 @@ def componentwise(got: Array, expected: Expected) -> Verdict:
 
 
 def rms(got: Array, expected: Expected) -> Verdict:
-    """The root mean square of all errors, relative to that of the exact numbers."""
+    """The root mean square of the errors, relative to that of the exact numbers."""
     u = expected.format.u
     limit = 1.25 * 0.42 * u * math.sqrt(expected.roundings)
     if expected.format.name == "float32":
@@ -86,16 +85,16 @@ def rms(got: Array, expected: Expected) -> Verdict:
 
 
 def signed_mean(got: Array, expected: Expected) -> Verdict:
-    """The mean of the errors, counted positive where they make a number larger; relative to the mean size."""
+    """The mean of the errors, positive where they point away from 0, relative to the mean magnitude."""
     u = expected.format.u
     error = ((got - expected.exact) * np.sign(expected.exact)).mean() / np.abs(expected.exact).mean()
     return Verdict("signed_mean", abs(float(error)), 0.1 * u + 1.7 * u / math.sqrt(got.size))
 
 
 def judge(got: Array, expected: Expected, statistical: bool = False) -> list[Verdict]:
-    """The verdicts that apply: componentwise, and on fixed random data (`statistical`) the two on averages too.
+    """The verdicts that apply: componentwise and, for fixed random data (`statistical`), the two on averages.
 
-    `got`, in float64, has the shape of `expected.exact`. Raises ValueError for averages of too few numbers.
+    `got`, in float64, has the shape of `expected.exact`. Raises ValueError if it is too small for averages.
     """
     found = [componentwise(got, expected)]
     if not statistical:

@@ -1,6 +1,6 @@
-"""Does every kernel compute what its twin in NumPy defines, on this machine, in every dtype?
+"""Does every kernel compute what its twin in NumPy defines, in every dtype, on this machine?
 
-Each kernel is checked by itself, on drawn inputs and fixed random data (see `check`); `verify_model` then compares a
+Each kernel is checked on its own, on drawn inputs and fixed random data (see `check`); `verify_model` then compares a
 whole model, layer by layer, on real sentences. Kernels run on a GPU if there is one, otherwise in Triton's interpreter,
 whose bfloat16 is first compared with torch's.
 """
@@ -27,7 +27,7 @@ HEADINGS = ("kernel", "dtype", "drawn", "worst/limit", "rms error", "bound", "si
 
 @dataclass(frozen=True)
 class KernelRow:
-    """What was found about one kernel in one dtype: a report, or a failure."""
+    """What was found for one kernel in one dtype: a report or a failure."""
 
     op: str
     dtype: str
@@ -39,7 +39,7 @@ class KernelRow:
         return isinstance(self.found, DtypeReport)
 
     def cells(self) -> tuple[str, ...]:
-        """A line of the table, under HEADINGS."""
+        """The cells of a table row, under HEADINGS."""
         if isinstance(self.found, Failure):
             return (self.op, self.dtype, "", "", "", "", "", "", "FAILED")
         worst = self.found.worst
@@ -50,7 +50,7 @@ class KernelRow:
         return (self.op, self.dtype, str(self.found.inputs), f"{worst['componentwise'].ratio:.2f}", *averages, "ok")
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """The same, for JSON."""
         row: dict[str, Any] = {"kernel": self.op, "dtype": self.dtype, "passed": self.holds}
         if isinstance(self.found, Failure):
             return row | {"failure": str(self.found)}
@@ -77,15 +77,15 @@ def gpu_name() -> str | None:
 
 
 def where() -> str:
-    """What computes: a GPU, the interpreter, or plain torch."""
-    return gpu_name() or ("Triton's interpreter" if INTERPRETED else "plain torch, as there is no Triton here")
+    """What runs the operations: a GPU, the interpreter, or plain torch."""
+    return gpu_name() or ("Triton's interpreter" if INTERPRETED else "plain torch, without Triton")
 
 
 def prepare() -> None:
-    """Make results those of the kernels: exact bfloat16 in the interpreter, and float32 products without tf32."""
+    """Set up the arithmetic: exact bfloat16 in the interpreter, float32 products without tf32."""
     if INTERPRETED:
         interpreter.install()
         interpreter.self_test()
     elif HAS_TRITON:
-        # It would put the matrix products off, and with them the model, by 2⁻¹¹.
+        # tf32 would add an error of 2⁻¹¹ to matrix products, and so to the model.
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,18 +1,18 @@
 """A whole model, layer by layer, on real sentences: the second half of `verify`.
 
-Three ways through the same weights, rounded to the dtype, on one ragged batch of sentences in several languages:
+Three runs with the same weights, rounded to the dtype, on one ragged batch of sentences in several languages:
 
     exact     the reference in NumPy, float64
     plain     the torch model in the dtype, in plain torch
     kernels   the torch model in the dtype, with the kernels
 
-Everything that a layer computes has a name in the trace of each. For each name, the root mean square of the error,
-relative to that of the exact numbers, may be 1.25 times what plain torch has in the same dtype, the room that `judge`
-gives for mantissas that are not evenly spread. On top comes what two good float32 computations may differ by, which is
-all that there is in float32: 4 √n 2⁻²⁴ for an operation with sums of n numbers (`judge`), and √m times that after m
-operations in a row, as independent errors add by their squares.
+Everything that a layer computes has a name in each trace. For each name, the kernels' root mean square error, relative
+to that of the exact numbers, may be 1.25 times that of plain torch in the same dtype; `verdicts` leaves the same room
+for mantissas that are not evenly distributed. Added to this is how far two good float32 computations may differ:
+4 √n 2⁻²⁴ for an operation with sums of n numbers (`verdicts`), and √m times that after m operations in a row, because
+the squares of independent errors add.
 
-The demo checkpoint has heads of 8, for which there are no kernels: its 32 columns are taken as 2 heads of 16.
+The demo checkpoint has heads of size 8, which no kernel supports, so its 32 columns are split into 2 heads of 16.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..runtime.dtypes import TORCH_DTYPES
 from .bounds import EPS
 from .formats import FORMATS
 
-TITLE = "the demo checkpoint, as 2 heads of 16, on sentences of several languages, in float64, plain torch and kernels"
+TITLE = "demo checkpoint, as 2 heads of 16, on sentences in several languages: plain torch and kernels against float64"
 HEADINGS = ("layer", "dtype", "compared", "worst at", "error", "plain", "bound", "verdict")
 ROOM = 1.25
 HEADS = 2
@@ -48,7 +48,7 @@ QUICK_SENTENCES = 3
 
 @dataclass(frozen=True)
 class Compared:
-    """One name of the trace: relative errors of the kernels and of plain torch, and what the first may be."""
+    """One name in the traces: relative errors of the kernels and of plain torch, and the bound on the first."""
 
     name: str
     error: float
@@ -63,7 +63,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer in one dtype: all that was compared in it."""
+    """One layer in one dtype, with everything that was compared in it."""
 
     layer: str
     dtype: str
@@ -75,20 +75,20 @@ class LayerRow:
         return all(entry.ratio <= 1 for entry in self.compared)
 
     def cells(self) -> tuple[str, ...]:
-        """A line of the table, under HEADINGS: the entry that came nearest to its bound."""
+        """The cells of a table row, under HEADINGS: the entry that came closest to its bound."""
         worst = max(self.compared, key=lambda entry: entry.ratio)
         figures = (f"{worst.error:.2e}", f"{worst.plain:.2e}", f"{worst.bound:.2e}")
         name = worst.name.rsplit(".", 1)[-1]
         return (self.layer, self.dtype, str(len(self.compared)), name, *figures, "ok" if self.holds else "FAILED")
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs, with everything that was compared."""
+        """The same, for JSON, with everything that was compared."""
         entries = [dataclasses.asdict(entry) for entry in self.compared]
         return {"layer": self.layer, "dtype": self.dtype, "passed": self.holds, "compared": entries}
 
 
 def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[LayerRow]:
-    """Compare in each dtype. `change`, if given, is called with the torch model first, to plant a fault in it."""
+    """Compare in each dtype. `change`, if given, plants a fault in the torch model before the kernels run."""
     input_ids, mask = demo.batch(QUICK_SENTENCES if quick else None)
     base = reference.ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
     config = dataclasses.replace(base.config, num_attention_heads=HEADS)
@@ -102,7 +102,7 @@ def rows(dtypes: tuple[str, ...], quick: bool, change: Any = None) -> Iterator[L
 
 
 def torch_traces(model: Any, dtype: str, input_ids: Array, mask: Array, change: Any) -> tuple[Any, Any]:
-    """The traces of the torch model: in plain torch, which serves where gradients are wanted, and with kernels."""
+    """The torch model's traces: in plain torch, which runs when gradients are enabled, and with kernels."""
     from ..model import ErnieMModel
 
     device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -124,13 +124,13 @@ def compare(
     plain: Mapping[str, Entry],
     kernels: Mapping[str, Entry],
 ) -> Iterator[LayerRow]:
-    """A row for each layer, of the names that all three have. Raises ValueError if a layer has none."""
+    """One row per layer, with the names in all three traces. Raises ValueError if a layer has none."""
     layers = ["embeddings", *(f"encoder.layers.{i}" for i in range(config.num_hidden_layers)), "pooler"]
     terms = max(config.hidden_size, config.intermediate_size)
     for i, layer in enumerate(layers):
         names = [name for name in exact if name.startswith(f"{layer}.") and name in plain and name in kernels]
         if not names:
-            raise ValueError(f"{layer}: expected names in the traces of the torch model, got {list(kernels)[:5]}...")
+            raise ValueError(f"{layer}: expected names in the torch model's traces, got {list(kernels)[:5]}...")
         float32 = 4 * math.sqrt(terms * OPERATIONS_PER_LAYER * max(i, 1)) * EPS
         found = []
         for name in names:
@@ -140,7 +140,7 @@ def compare(
 
 
 def relative_error(got: Entry, exact: Entry) -> float:
-    """rms(got − exact) / rms(exact), over tokens; padding is 0 in both. Infinite if they differ in shape."""
+    """rms(got − exact) / rms(exact) over tokens (padding is 0 in both). Infinite if the shapes differ."""
     values, truth = np.asarray(got.padded(), np.float64), np.asarray(exact.padded(), np.float64)
     if values.shape != truth.shape:
         return math.inf

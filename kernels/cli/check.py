@@ -1,6 +1,6 @@
-"""`python -m ernie_m.kernels check --op gelu my_file.py:my_function`: `check.check` for a function in a file.
+"""`python -m ernie_m.kernels check --op gelu my_file.py:my_function`: `check` for a function in a file.
 
-Without a GPU it runs in a process with Triton's interpreter, so that nothing has to be set.
+Without a GPU it runs in a new process with Triton's interpreter, so no environment variable needs to be set.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..runtime.dtypes import TORCH_DTYPES
 from .interpreted import run_interpreted
 
 DESCRIPTION = """\
-Check a function that computes one of the model's operations: a launcher of a Triton kernel, or a function on torch
-tensors or NumPy arrays. It is called with inputs that are drawn to find what is wrong with it, and compared with the
-operation's definition in NumPy. Exit code 0: within all bounds. 1: wrong, and the smallest input that shows it is
-printed. 2: it could not be checked.
+Check a function that computes one of the model's operations: the launcher of a Triton kernel, or a function of torch
+tensors or NumPy arrays. It is called with inputs drawn to expose its faults, and compared with the operation's
+definition in NumPy. Exit codes: 0 within all bounds; 1 wrong, with the smallest failing input printed; 2 it could not
+be checked.
 """
-EPILOG = "operations, and how the function is called:\n" + "\n".join(
+EPILOG = "operations, and how their functions are called:\n" + "\n".join(
     f"  {name:22} {operation.call}" for name, operation in OPERATIONS.items()
 )
 
@@ -35,12 +35,12 @@ EPILOG = "operations, and how the function is called:\n" + "\n".join(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("function", metavar="FILE.py:NAME", help="the function, and the file that it is in")
-    parser.add_argument("--op", required=True, choices=OPERATIONS, metavar="OP", help="what it computes, see below")
-    parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="of these alone (may be repeated)")
-    parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch", help="what it is called with")
-    parser.add_argument("--examples", type=int, default=50, metavar="N", help="drawn inputs per dtype (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draw others")
+    parser.add_argument("function", metavar="FILE.py:NAME", help="a Python file and the function in it")
+    parser.add_argument("--op", required=True, choices=OPERATIONS, metavar="OP", help="the operation (see below)")
+    parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
+    parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch", help="arguments (default: torch)")
+    parser.add_argument("--examples", type=int, default=50, metavar="N", help="inputs drawn per dtype (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draw other inputs (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,19 +60,19 @@ def run(arguments: argparse.Namespace) -> int:
     except Failure as failure:
         print(failure)
         if failure.__cause__ is not None:
-            # The author of the function wants to know which of its lines raised.
+            # The traceback shows which line of the function raised.
             print("".join(traceback.format_exception(failure.__cause__)).rstrip())
         return DIFFERENCE
     return 0
 
 
 def load(file: Path, name: str) -> Callable[..., Any]:
-    """The function `name` of a Python file. Raises ImportError or ValueError in one line if there is none."""
+    """The function `name` of a Python file. Raises a one-line ImportError or ValueError if there is none."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file}: expected a Python file, whose name ends in .py")
+        raise ValueError(f"{file}: expected a file name that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    # What lies beside the file can be imported, and Triton finds the source of its functions, as if it were run.
+    # As if the file were run, it can import neighbouring modules, and Triton finds the source of its functions.
     sys.path.insert(0, str(file.resolve().parent))
     sys.modules[file.stem] = module
     try:
@@ -89,5 +89,6 @@ def load(file: Path, name: str) -> Callable[..., Any]:
         raise ImportError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"{file}: expected a function {name}, found {'none' if function is None else repr(function)}")
+        got = "none" if function is None else repr(function)
+        raise ValueError(f"{file}: expected a function named {name}, got {got}")
     return function

@@ -19,14 +19,14 @@ from .interpreted import run_interpreted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.description = "Verify every kernel against its twin in NumPy, then a whole model, layer by layer."
-    parser.epilog = "exit codes: 0 all within the bounds; 1 something is not; 2 it could not be verified"
-    parser.add_argument("--quick", action="store_true", help="few drawn inputs and few sentences: under a minute")
-    parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="of these alone (may be repeated)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on one line for each row")
+    parser.epilog = "exit codes: 0 all errors within bounds; 1 some are not; 2 the kernels could not be verified"
+    parser.add_argument("--quick", action="store_true", help="fewer drawn inputs and sentences: under a minute")
+    parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
+    parser.add_argument("--json", action="store_true", help="print each row as a JSON object on one line")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify, print, and give 1 if anything failed."""
+    """Verify, print, and return the exit code: 1 if anything failed."""
     status = run_interpreted(arguments.argv)
     if status is not None:
         return status
@@ -34,30 +34,30 @@ def run(arguments: argparse.Namespace) -> int:
     dtypes = tuple(arguments.dtype or TORCH_DTYPES)
     verify.prepare()
     write = Writer(arguments.json)
-    write.line(f"kernels against their twins in NumPy, in {verify.where()}")
+    write.line(f"kernels against their twins in NumPy ({verify.where()})")
     passed = write.rows(verify.HEADINGS, verify.kernel_rows(dtypes, arguments.quick))
     write.line("")
     write.line(verify_model.TITLE)
     passed &= write.rows(verify_model.HEADINGS, verify_model.rows(dtypes, arguments.quick))
     covered = f"{', '.join(dtypes)}; {'quick: few drawn inputs' if arguments.quick else 'in full'}"
     write.line("")
-    write.line(f"{'all within the bounds' if passed else 'FAILED'} ({covered}; {time.perf_counter() - start:.0f} s)")
+    write.line(f"{'all errors within bounds' if passed else 'FAILED'} ({covered}; {time.perf_counter() - start:.0f} s)")
     return 0 if passed else DIFFERENCE
 
 
 class Writer:
-    """Prints rows as they come, in columns or as JSON lines, and what failed below them."""
+    """Prints rows as they arrive, in columns or as JSON lines, each failure below its row."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
     def line(self, text: str) -> None:
-        """A line of prose; JSON has none."""
+        """Print a line of text; JSON output has none."""
         if not self.as_json:
             print(text, flush=True)
 
     def rows(self, headings: tuple[str, ...], rows: Iterator[Any]) -> bool:
-        """Print rows with `cells()`, `as_json()`, `holds`; give whether all hold."""
+        """Print rows with `cells()`, `as_json()` and `holds`; return whether all hold."""
         widths = (24, *(max(9, len(heading)) for heading in headings[1:]))
         passed = True
         self.line("  ".join(heading.ljust(width) for heading, width in zip(headings, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""The bounds are valid: the best results there are pass all that apply. And they are tight: worse ones do not."""
+"""The bounds are valid: the best possible results pass. And they are tight: worse results do not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_m import reference
-from ernie_m.kernels.checking import attention_bounds as bounds_attention
-from ernie_m.kernels.checking import bounds
+from ernie_m.kernels.checking import attention_bounds, bounds
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.operations import OPERATIONS, Case, cases, fixed_case
@@ -21,27 +20,27 @@ from ernie_m.kernels.checking.verdicts import MOST_FEW, componentwise, judge
 from ernie_m.kernels.runtime.dtypes import TORCH_DTYPES
 
 BOTH = [(op, dtype) for op in OPERATIONS for dtype in FORMATS]
-# Elsewhere than in continuous integration, others each time.
+# A new seed each time, except in continuous integration.
 SEED = 0 if settings.default.derandomize else int(np.random.default_rng().integers(2**31))
 BFLOAT16, FLOAT32 = FORMATS["bfloat16"], FORMATS["float32"]
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-160, 160))
-def test_round_is_that_of_torch(dtype: str, seed: int, exponent: int) -> None:
-    """Also on the ties: half of the numbers lie on a grid twice as fine as the format's."""
+def test_round_equals_torch(dtype: str, seed: int, exponent: int) -> None:
+    """Including ties: half of the numbers lie on a grid twice as fine as the format's."""
     format = FORMATS[dtype]
     x = np.random.default_rng(seed).uniform(-2, 2, 64)
     x[::2] = np.rint(x[::2] * 2.0**format.bits) / 2.0**format.bits
     x = np.ldexp(x, exponent)
-    # torch goes from float64 to the others by way of float32, which rounds twice.
+    # torch converts float64 to half precision via float32, which rounds twice.
     x = x if dtype == "float32" else np.float64(x.astype(np.float32)) if np.all(np.abs(x) < 3e38) else np.zeros(1)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(format.round(x), torch.from_numpy(x).to(TORCH_DTYPES[dtype]).double().numpy())
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_formats_are_those_of_torch(dtype: str) -> None:
+def test_formats_equal_torch(dtype: str) -> None:
     ours, theirs = FORMATS[dtype], torch.finfo(TORCH_DTYPES[dtype])
     assert (ours.largest, 2 * ours.u) == (theirs.max, theirs.eps)
     assert ours.smallest == theirs.smallest_normal * theirs.eps
@@ -70,7 +69,7 @@ def test_the_correctly_rounded_result_passes_all_bounds_on_fixed_data(op: str, d
 
 @pytest.mark.parametrize(("op", "dtype"), BOTH)
 def test_plain_float32_rounded_once_passes(op: str, dtype: str) -> None:
-    """Attention with probabilities that stay in float32, and with rounded ones."""
+    """For attention, with probabilities kept in float32 and with rounded ones."""
     functions = [planted.KERNELS[op]]
     if "attention" in op:
         functions.append(lambda *inputs: planted.KERNELS[op](*inputs, rounded_probs=False))
@@ -79,8 +78,8 @@ def test_plain_float32_rounded_once_passes(op: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_two_roundings_off_is_too_much(op: str) -> None:
-    """Everything moved outwards by 3 u: what no good computation does."""
+def test_an_error_of_three_roundings_fails(op: str) -> None:
+    """Every number moved away from 0 by 3 u, which no good computation does."""
     expected = fixed_case(op, "bfloat16").expected
     moved = expected.exact * (1 + 3 * BFLOAT16.u)
     assert {verdict.bound for verdict in judge(moved, expected, True) if not verdict.holds} >= {"rms", "signed_mean"}
@@ -88,8 +87,8 @@ def test_two_roundings_off_is_too_much(op: str) -> None:
         assert not componentwise(moved, expected).holds
 
 
-def test_every_bfloat16_has_its_gelu() -> None:
-    """All finite numbers of the format, the largest and the subnormal ones too."""
+def test_gelu_bounds_hold_for_every_bfloat16() -> None:
+    """All finite numbers of the format, including the largest and the subnormal ones."""
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).double().numpy()
     every = every[np.isfinite(every)]
     expected = bounds.gelu(BFLOAT16, every)
@@ -97,7 +96,7 @@ def test_every_bfloat16_has_its_gelu() -> None:
     assert componentwise(BFLOAT16.round(expected.exact), expected).holds
 
 
-def test_infinity_is_right_where_the_truth_rounds_to_it() -> None:
+def test_infinity_is_right_where_the_exact_result_rounds_to_it() -> None:
     format = FORMATS["float16"]
     expected = bounds.bias_gelu(format, np.array([[60000.0, -60000.0]]), np.array([60000.0, -60000.0]))
     assert componentwise(np.array([[np.inf, 0.0]]), expected).holds
@@ -108,8 +107,11 @@ def test_infinity_is_right_where_the_truth_rounds_to_it() -> None:
 
 
 @pytest.mark.parametrize("ratio", [30.0, 300.0, 3000.0])
-def test_layer_norm_far_from_zero_costs_digits_and_no_more(ratio: float) -> None:
-    """Two passes in float32 pass; mean(x²) - mean(x)² does not; nor would two passes by a bound without the mean."""
+def test_layer_norm_with_a_large_mean_may_lose_digits_but_no_more(ratio: float) -> None:
+    """Two float32 passes are within the bound; mean(x²) - mean(x)² is not, even of exact means that are rounded once.
+
+    Without the mean, the bound is tighter.
+    """
     rng = np.random.default_rng(0)
     case = Case(
         "layer_norm",
@@ -124,15 +126,17 @@ def test_layer_norm_far_from_zero_costs_digits_and_no_more(ratio: float) -> None
     x, gamma, beta = (torch.from_numpy(case.inputs[name]).float() for name in ("x", "gamma", "beta"))
     got = planted.layer_norm(x, gamma, beta, 1e-5).double().numpy()
     assert componentwise(got, case.expected).holds
-    assert not componentwise(
-        planted.layer_norm(x, gamma, beta, 1e-5, one_pass=True).double().numpy(), case.expected
-    ).holds
+    wide = case.inputs["x"]
+    mean, square = (FLOAT32.round(z.mean(-1, keepdims=True)) for z in (wide, np.square(wide)))
+    one_pass = (wide - mean) / np.sqrt(np.maximum(square - mean * mean, 0) + 1e-5)
+    one_pass = one_pass * case.inputs["gamma"] + case.inputs["beta"]
+    assert not componentwise(one_pass, case.expected).holds
     near = bounds.layer_norm(FLOAT32, case.inputs["x"] - ratio, gamma.double().numpy(), beta.double().numpy(), 1e-5)
     assert (near.limit < case.expected.limit).all()
 
 
-def test_what_cancels_in_a_sum_keeps_its_error() -> None:
-    """x + bias, with all of float32's digits taken up by x, of which the residual then leaves nothing."""
+def test_add_layer_norm_keeps_the_error_of_terms_that_cancel() -> None:
+    """In x + bias, x takes up float32's digits; then the residual cancels x."""
     rng = np.random.default_rng(0)
     x, bias = FLOAT32.round(rng.standard_normal((8, 64)) * 1e4), FLOAT32.round(rng.standard_normal(64))
     gamma, beta = FLOAT32.round(rng.standard_normal((2, 64)))
@@ -142,7 +146,7 @@ def test_what_cancels_in_a_sum_keeps_its_error() -> None:
     got = planted.layer_norm(z, wide[2], wide[3], 1e-5).double().numpy()
     assert np.abs(got - expected.exact).max() > 100 * FLOAT32.u
     assert componentwise(got, expected).holds
-    # The worst of it: all move outwards, which makes the variance larger, but for the outermost, which moves inwards.
+    # The worst case: all numbers move outwards, which raises the variance, except the outermost, which moves inwards.
     z = np.broadcast_to(bias, x.shape)
     outwards = np.sign(z - z.mean(-1, keepdims=True))
     outwards[:, np.abs(bias - bias.mean()).argmax()] *= -1
@@ -152,8 +156,8 @@ def test_what_cancels_in_a_sum_keeps_its_error() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 30.0])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_the_worst_layer_norm_that_float32_may_give_passes(ratio: float, sign: float) -> None:
-    """Every sum off by ε at each addition of its longest chain, all to one side; and 1/√ by 4 ε: in float64."""
+def test_the_worst_good_layer_norm_in_float32_passes(ratio: float, sign: float) -> None:
+    """In float64: every addition of the longest chain is off by ε in the same direction, and 1/√ by 4 ε."""
     rng = np.random.default_rng(1)
     x = FLOAT32.round(rng.standard_normal((8, 768)) + ratio)
     gamma, beta = FLOAT32.round(rng.standard_normal((2, 768)))
@@ -164,13 +168,13 @@ def test_the_worst_layer_norm_that_float32_may_give_passes(ratio: float, sign: f
     got = centred / np.sqrt(variance + 1e-5) * (1 + sign * 4 * bounds.EPS) * gamma + beta
     worst = componentwise(got, expected)
     assert worst.holds and worst.ratio > 0.5
-    # One and a half times as far off is too far.
+    # Twice that error is too much.
     further = expected.exact + 2 * (got - expected.exact)
     assert not componentwise(further, expected).holds
 
 
-def test_long_sums_of_softmax_may_run_one_by_one() -> None:
-    """4,096 probabilities added in a row: further off than a few roundings, which is allowed and is what S ε is for."""
+def test_softmax_may_sum_in_one_long_chain() -> None:
+    """4,096 probabilities added one by one: the error is more than a few roundings, which the S ε term allows."""
     scores = np.full((1, 4096), FLOAT32.round(np.array(-2.3)))
     scores[0, 0] = 0.0
     e = np.exp(scores).astype(np.float32)
@@ -181,27 +185,27 @@ def test_long_sums_of_softmax_may_run_one_by_one() -> None:
 
 
 def test_probabilities_too_small_for_float16_may_be_lost() -> None:
-    """e⁻¹⁸ rounds to 0 in float16; times a value of 30,000, it is most of the result."""
+    """e⁻¹⁸ rounds to 0 in float16, but times a value of 30,000 it is most of the result."""
     format = FORMATS["float16"]
     q, k, v = np.zeros((1, 16)), np.zeros((2, 16)), np.zeros((2, 16))
     q[0, 0], k[1, 0], v[1] = 4.0, -18.0, 30000.0
-    expected = bounds_attention.attention_head(format, q, k, v)
+    expected = attention_bounds.attention_head(format, q, k, v)
     tensors = [torch.from_numpy(array).to(torch.float16) for array in (q, k, v)]
     got = planted.attention_head(*tensors).double().numpy()
     assert (got == 0).all() and (expected.exact > 4e-4).all()
     assert componentwise(got, expected).holds
 
 
-def test_large_scores_cost_digits_and_no_more() -> None:
-    """Scores in the hundreds: float32 attention is off by more than 1e-6, as it has to be, and within the bound."""
+def test_attention_with_large_scores_may_lose_digits_but_no_more() -> None:
+    """Scores in the hundreds: float32 attention is inevitably off by more than 1e-6, and within the bound."""
     rng = np.random.default_rng(0)
     q, k, v = (FLOAT32.round(rng.standard_normal((100, 64)) * size) for size in (9.0, 9.0, 1.0))
-    expected = bounds_attention.attention_head(FLOAT32, q, k, v)
+    expected = attention_bounds.attention_head(FLOAT32, q, k, v)
     assert np.abs(q @ k.T / 8).max() > 300
     got = planted.attention_head(*(torch.from_numpy(x).float() for x in (q, k, v))).double().numpy()
     assert np.abs(got - expected.exact).max() > 1e-6
     assert componentwise(got, expected).holds
-    # The same scores, twice as large: off by as much as the bound says, and that is not everything.
+    # Scores that are 1 % too large are not within it.
     wrong = planted.attention_head(*(torch.from_numpy(x).float() for x in (q, k, v)), scale=1.01).double().numpy()
     assert not componentwise(wrong, expected).holds
 
@@ -211,19 +215,19 @@ def test_large_scores_cost_digits_and_no_more() -> None:
 def test_log_sum_exp_is_within_its_limit_in_float32(seed: int, size: float, n: int) -> None:
     rng = np.random.default_rng(seed)
     qkv = FLOAT32.round(rng.standard_normal((n, 3, 2, 16)) * size)
-    exact, limit = bounds_attention.log_sum_exp(qkv, np.array([0, n]))
+    exact, limit = attention_bounds.log_sum_exp(qkv, np.array([0, n]))
     q, k, _ = (torch.from_numpy(part).float().transpose(0, 1) for part in qkv.swapaxes(0, 1))
     got = torch.logsumexp(q @ k.mT / math.sqrt(16), -1).double().numpy()
     assert (np.abs(got - exact) <= limit).all()
     assert (np.abs(exact + 0.01 * np.maximum(np.abs(exact), 1) - exact) > limit).any() or size > 100
 
 
-def test_exact_is_the_reference() -> None:
+def test_exact_equals_the_reference() -> None:
     case = fixed_case("packed_attention", "float16")
     expected = reference.packed_attention(case.inputs["qkv"], case.inputs["cu_seqlens"])
     np.testing.assert_array_equal(case.expected.exact, expected)
 
 
-def test_bounds_on_averages_refuse_few_numbers() -> None:
+def test_judge_rejects_averages_of_few_numbers() -> None:
     with pytest.raises(ValueError, match=r"expected at least 4096 numbers"):
         judge(np.ones(10), bounds.gelu(FLOAT32, np.ones(10)), statistical=True)

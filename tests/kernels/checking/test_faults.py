@@ -1,4 +1,4 @@
-"""Faults that kernels have had, planted in functions that are right without them: each has to be caught."""
+"""Faults that kernels have had, planted in functions that are otherwise right: each must be caught."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ernie_m.kernels.checking.report import Failure
 BFLOAT16, HALF, ALL = ("bfloat16",), ("float16", "bfloat16"), ("float32", "float16", "bfloat16")
 EXAMPLES = 15
 
-# name -> operation, what is planted, the dtypes in each of which it has to be caught.
+# name -> operation, planted fault, and the dtypes in which it must be caught.
 FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "a key dropped at the tail": ("packed_attention", {"drop_tail": True}, ALL),
     "scale off by 0.3 %": ("packed_attention", {"scale": 1.003}, ALL),
@@ -28,9 +28,9 @@ FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "truncating stores in softmax": ("softmax", {"truncated": True}, BFLOAT16),
     "truncating stores in layer_norm": ("layer_norm", {"truncated": True}, BFLOAT16),
     "truncating stores in embedding": ("embed", {"truncated": True}, BFLOAT16),
-    "sums kept in the low dtype": ("packed_attention", {"accumulate_low": True}, HALF),
-    "a neighbour's token read": ("packed_attention", {"read_neighbour": True}, ALL),
-    "a neighbour's token read by the first token": ("first_token_attention", {"read_neighbour": True}, ALL),
+    "sums accumulated in the low dtype": ("packed_attention", {"accumulate_low": True}, HALF),
+    "a token of the next sequence read": ("packed_attention", {"read_neighbour": True}, ALL),
+    "a token of the next sequence read by the first token": ("first_token_attention", {"read_neighbour": True}, ALL),
     "the first token's scale off by 0.3 %": ("first_token_attention", {"scale": 1.003}, ALL),
     "tanh for erf": ("gelu", {"form": "tanh"}, ALL),
     "tanh for erf, with a bias": ("bias_gelu", {"form": "tanh"}, ALL),
@@ -55,7 +55,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.fixture(autouse=True)
 def no_shrinking() -> Iterator[None]:
-    """That a fault is caught is enough here; making the input small takes most of the time."""
+    """Here it is enough that a fault is caught; shrinking the input takes most of the time."""
     current = settings.default
     settings.register_profile("no shrinking", current, phases=[Phase.generate])
     settings.load_profile("no shrinking")
@@ -65,7 +65,7 @@ def no_shrinking() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("op", planted.KERNELS)
-def test_check_passes_what_is_right(op: str) -> None:
+def test_check_passes_right_functions(op: str) -> None:
     assert check(planted.KERNELS[op], op, examples=EXAMPLES)
 
 
@@ -83,13 +83,13 @@ def test_check_catches_each_planted_fault(name: str) -> None:
     [
         ("scale off by 0.3 %", "rms"),
         ("truncating stores in gelu", "signed_mean"),
-        ("sums kept in the low dtype", "rms"),
+        ("sums accumulated in the low dtype", "rms"),
         ("tanh for erf", "componentwise"),
         ("one column 2 % off", "componentwise"),
     ],
 )
-def test_each_bound_catches_what_the_others_miss(name: str, bound: str) -> None:
-    """On the fixed data, in bfloat16: a bound that is dropped would let these through."""
+def test_each_bound_catches_its_fault(name: str, bound: str) -> None:
+    """On the fixed data, in bfloat16."""
     from ernie_m.kernels.checking.guards import as_float64, place
     from ernie_m.kernels.checking.operations import fixed_case
     from ernie_m.kernels.checking.verdicts import judge

@@ -1,4 +1,4 @@
-"""verify: passes what is right, and says which kernel, or which layer of a model, is not."""
+"""verify: passes right kernels, and names the kernel or the layer of a model that is wrong."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_verify_prints_a_row_for_each_kernel_and_dtype(
     rows = [line.split() for line in lines if line.endswith("ok")]
     assert [(row[0], row[1]) for row in rows] == [(op, d) for op in few_kernels for d in ("float16", "bfloat16")]
     assert all(float(row[4]) <= float(row[5]) and float(row[6]) <= float(row[7]) for row in rows)
-    assert lines[-1].startswith("all within the bounds (float16, bfloat16; quick")
+    assert lines[-1].startswith("all errors within bounds (float16, bfloat16; quick")
 
 
-def test_verify_fails_with_the_kernel_that_is_wrong(
+def test_verify_names_the_wrong_kernel(
     few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, form="tanh"))
@@ -57,10 +57,10 @@ def test_verify_fails_with_the_kernel_that_is_wrong(
     assert cli.main(["verify", "--quick", "--dtype", "float32"]) == 1
     text = capsys.readouterr().out
     assert [line.split()[0] for line in text.splitlines() if line.endswith("FAILED")] == ["bias_gelu"]
-    assert "is no bias_gelu: at [0, 0] it gives" in text and text.splitlines()[-1].startswith("FAILED (float32")
+    assert "does not compute bias_gelu: got " in text and text.splitlines()[-1].startswith("FAILED (float32")
 
 
-def test_verify_gives_json_lines(
+def test_verify_prints_json_lines(
     few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, read_bias=False))
@@ -73,25 +73,25 @@ def test_verify_gives_json_lines(
         "embed",
         True,
     )
-    assert right["rms"]["error"] <= right["rms"]["bound"] and "is no bias_gelu" in wrong["failure"]
+    assert right["rms"]["error"] <= right["rms"]["bound"] and "does not compute bias_gelu" in wrong["failure"]
 
 
 @pytest.mark.parametrize(("dtype", "count"), [("float32", 1), ("bfloat16", 3)])
-def test_a_whole_model_holds_layer_by_layer(dtype: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_model_is_within_bounds_layer_by_layer(dtype: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_model, "QUICK_SENTENCES", count)
     rows = list(verify_model.rows((dtype,), quick=True))
     assert [row.layer for row in rows] == LAYERS
     assert all(row.holds for row in rows)
-    # What the layers are made of is compared, not only what comes out.
+    # Intermediate values of the layers are compared, not only their outputs.
     names = {entry.name.removeprefix("encoder.layers.0.") for entry in rows[1].compared}
     projections = {f"self_attn.self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "context")}
     assert names == projections | {"norm1", "activation", "norm2"}
     if dtype == "bfloat16":
-        # And it is bfloat16 that was computed in.
+        # The computation was in bfloat16.
         assert all(entry.error > 1e-4 for entry in rows[2].compared)
 
 
-def test_a_fault_in_one_layer_shows_there_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_first_shows_in_its_own_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_model, "QUICK_SENTENCES", 1)
 
     def spoil(model: torch.nn.Module) -> None:
@@ -103,12 +103,12 @@ def test_a_fault_in_one_layer_shows_there_first(monkeypatch: pytest.MonkeyPatch)
 
 
 def entries(values: np.ndarray) -> dict[str, Entry]:
-    """A trace in which everything is that array."""
+    """A trace with the same array in every layer."""
     return {f"{layer}.x": Entry(f"{layer}.x", values) for layer in LAYERS}
 
 
 @pytest.mark.parametrize(("error", "plain", "holds"), [(1.2, 1.0, True), (1.3, 1.0, False), (np.nan, 1.0, False)])
-def test_the_bound_is_a_quarter_above_what_plain_torch_does(error: float, plain: float, holds: bool) -> None:
+def test_the_bound_is_a_quarter_above_the_error_of_plain_torch(error: float, plain: float, holds: bool) -> None:
     class Config:
         num_hidden_layers, hidden_size, intermediate_size = 4, 32, 128
 
@@ -125,14 +125,14 @@ def test_traces_without_a_layer_are_an_error() -> None:
         num_hidden_layers, hidden_size, intermediate_size = 4, 32, 128
 
     exact = entries(np.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"pooler: expected names in the traces"):
+    with pytest.raises(ValueError, match=r"pooler: expected names in the torch model's traces"):
         list(
             verify_model.compare("float32", Config, exact, exact, {k: v for k, v in exact.items() if "pooler" not in k})
         )
 
 
 def test_verify_starts_the_interpreter_by_itself() -> None:
-    """From end to end, as `make demo` runs it, in one dtype."""
+    """End to end, as `make demo` runs it, in one dtype."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "ernie_m.kernels", "verify", "--quick", "--dtype", "bfloat16", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

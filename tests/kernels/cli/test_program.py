@@ -1,4 +1,4 @@
-"""`python -m ernie_m.kernels`: exit codes, errors in one line, what is imported, and `check` on files."""
+"""`python -m ernie_m.kernels`: exit codes, one-line errors, imports, and `check` on files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ernie_m.kernels.cli import interpreted
 from ernie_m.kernels.cli import program as cli
 
 PROGRAM = [sys.executable, "-m", "ernie_m.kernels"]
-# As a user starts it: nothing is set.
+# As a user starts it: without TRITON_INTERPRET.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
@@ -65,24 +65,24 @@ def mine(tmp_path: Path) -> str:
 
 
 def test_check_sets_up_the_interpreter_by_itself(mine: str) -> None:
-    """From end to end: this starts a process, which starts another."""
+    """End to end: this starts a process, which starts another."""
     command = [*PROGRAM, "check", "--op", "gelu", f"{mine}:right", "--examples", "3", "--dtype", "bfloat16"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("right computes gelu: all within the bounds\n  bfloat16  3 drawn inputs")
+    assert done.stdout.startswith("right computes gelu: all errors within bounds\n  bfloat16  3 drawn inputs")
 
 
 def test_check_fails_on_a_wrong_kernel(mine: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--op", "gelu", f"{mine}:wrong", "--dtype", "float16"]) == 1
     output, errors = capfd.readouterr()
-    assert output.startswith("wrong is no gelu: at [0, 0] it gives ") and "x = [[" in output
+    assert output.startswith("wrong does not compute gelu: got ") and "x = [[" in output
     assert errors == ""
 
 
 def test_check_shows_where_a_function_raises(mine: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--op", "gelu", f"{mine}:raises", "--dtype", "float32"]) == 1
     output = capfd.readouterr().out
-    assert output.startswith("raises is no gelu: it raises KeyError: 'missing'")
+    assert output.startswith("raises does not compute gelu: it raised KeyError: 'missing'")
     assert 'return {}["missing"]' in output
 
 
@@ -92,7 +92,7 @@ def test_interrupt_is_exit_code_130_without_a_traceback(mine: str, capfd: pytest
 
 
 class Child:
-    """In place of a process: what it was started with, and how it ends."""
+    """A stand-in for a process: how it was started, and how it ends."""
 
     ends: Any = 0
     started: ClassVar[list[tuple[list[str], dict[str, str]]]] = []
@@ -117,7 +117,7 @@ class Child:
         (-11, 1, "ernie_m.kernels: SIGSEGV ended the process: did a kernel access memory out of range?\n"),
     ],
 )
-def test_the_process_that_asks_gives_its_childs_exit_code(
+def test_the_parent_returns_the_exit_code_of_its_child(
     ends: Any,
     status: int,
     message: str,
@@ -148,8 +148,8 @@ def test_the_process_that_asks_gives_its_childs_exit_code(
         (["check", "--op", "relu", "f.py:f"], "argument --op: invalid choice: 'relu'"),
         (["check", "--op", "gelu", "f.py"], "function: expected FILE.py:NAME, got 'f.py'"),
         (["check", "--op", "gelu", "not_there.py:f"], "not_there.py: no such file"),
-        (["check", "--op", "gelu", "{mine}:none"], "mine.py: expected a function none, found none"),
-        (["check", "--op", "gelu", "{mine}:number"], "mine.py: expected a function number, found 3"),
+        (["check", "--op", "gelu", "{mine}:none"], "mine.py: expected a function named none, got none"),
+        (["check", "--op", "gelu", "{mine}:number"], "mine.py: expected a function named number, got 3"),
         (["check", "--op", "gelu", "{mine}:right", "--examples", "0"], "examples: expected at least 1, got 0"),
         (["check", "--op", "gelu", "{bad}:f"], "bad.py, line 2: ZeroDivisionError: division by zero"),
     ],
