@@ -1,5 +1,5 @@
-# Everything happens in .venv, which is made on first use and kept: a call installs again only what has changed.
-# All paths are relative, so the checkout may live in a folder whose name has spaces.
+# Everything happens in .venv, which is created on first use and kept; a call reinstalls only what has changed.
+# All paths are relative, so the path of the checkout may contain spaces.
 
 PYTHON ?= python3
 
@@ -18,7 +18,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 .PHONY: help demo notebooks test lint clean FORCE
 
 help:
-	@echo "make demo       make .venv, install the package with its kernels, run it on a few sentences, and verify the kernels"
+	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
 	@echo "                (needs Python 3.10 to 3.13 and pip)"
 	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
@@ -32,8 +32,8 @@ demo: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== running: python -m ernie_m.kernels verify --quick"
 	@$(BIN)/python -m ernie_m.kernels verify --quick
 
-# Rooted here, not in notebooks/, so that a notebook's links to the rooms' sources open. JupyterLab refuses to run as
-# root (in a container, say) unless it is told to.
+# The root is here, not in notebooks/, so that links from notebooks to the rooms' sources open. JupyterLab refuses to run
+# as root (in a container, say) unless it is told to.
 notebooks: $(STAMPS)/package $(STAMPS)/jupyter
 	@echo "== JupyterLab on notebooks/ (Ctrl-C ends it)"
 	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_first_sentence.ipynb \
@@ -46,7 +46,7 @@ lint: $(STAMPS)/package $(STAMPS)/tools
 	@$(BIN)/python -m mypy $(ROOMS:%=-p ernie_m.%)
 
 # Two workers for two cores, one thread each: more threads than cores make the tests slower, not faster.
-# With ERNIE_M_TEST_INSTALLED the tests also check that it is the wheel's files they import, and that nothing is missing.
+# With ERNIE_M_TEST_INSTALLED the tests also check that they import the wheel's files, and that none is missing.
 test: lint
 	@echo "== pytest: the installed wheel, 2 processes"
 	@ERNIE_M_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
@@ -56,23 +56,23 @@ clean:
 	@rm -rf .venv build dist ernie_m.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(ROOMS) tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-# Looked at on every call, touched only when made: another Python, or one that has vanished, means a new .venv.
-# Some Linux distributions ship venv without ensurepip; there the pip that runs outside puts one inside.
+# Checked on every call, touched only when .venv is created: a different Python, or one that is gone, means a new .venv.
+# Some Linux distributions ship venv without ensurepip; there, the pip outside installs one inside.
 $(STAMPS)/venv: FORCE
 	@want=`$(PYTHON) -c 'import sys; print("%s %d.%d.%d" % ((sys.base_prefix,) + sys.version_info[:3]))'` || \
-	  { echo "make: $(PYTHON) is no Python 3 that runs: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	  { echo "make: $(PYTHON) does not run as Python 3: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python" >&2; exit 1; }; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "make: Python 3.10 or newer is needed, $(PYTHON) is $${want##* }: name another: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	  { echo "make: expected Python 3.10 or newer, $(PYTHON) is $${want##* }; name another: make PYTHON=/path/to/python" >&2; exit 1; }; \
 	if [ -f $@ ] && [ "`cat $@`" = "$$want" ] && $(BIN)/python -c pass 2>/dev/null; then exit 0; fi; \
-	echo "== making .venv with Python $${want##* }"; \
+	echo "== creating .venv with Python $${want##* }"; \
 	rm -rf .venv; \
 	$(PYTHON) -m venv .venv >/dev/null 2>&1 || \
 	  { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
 	  { echo "make: $(PYTHON) -m venv failed, see above: this Python lacks venv or pip (Debian: python3-venv, python3-pip)" >&2; exit 1; }; \
 	mkdir -p $(STAMPS) && echo "$$want" > $@
 
-# No build isolation: the pinned setuptools builds, whichever pip this is. It builds inside .venv, from nothing: from
-# an earlier build's folder it would pack deleted files too, and build/ may hold somebody's strict editable install.
+# No build isolation, so that the pinned setuptools builds, whatever the version of pip. The build folder is inside .venv
+# and new: an earlier one would bring deleted files back, and build/ may hold somebody's strict editable install.
 $(STAMPS)/wheel: $(STAMPS)/venv constraints.txt $(SOURCES)
 	@echo "== building the wheel"
 	@$(INSTALL) setuptools
@@ -93,7 +93,7 @@ $(STAMPS)/package: $(STAMPS)/wheel $(STAMPS)/dependencies
 	@touch $@
 
 $(STAMPS)/kernels: $(STAMPS)/dependencies | $(STAMPS)/package
-	@echo "== installing what the kernels need: torch, triton (some minutes the first time)"
+	@echo "== installing what the kernels need: torch, triton (a few minutes the first time)"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[kernels]"
 	@touch $@
 
