@@ -1,11 +1,11 @@
-"""The same forward pass in Triton: each operation the twin of one in `ernie_m.reference`, and torch models on top.
+"""The same forward pass in Triton: each operation is the twin of one in `ernie_m.reference`, with torch models on top.
 
-Files have their twins' names: open `reference/attention.py` and `attention.py` side by side. Shapes are written in the
-letters of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers)
-and b_ (blocks).
+Twins share a file name: open `reference/attention.py` and `kernels/attention.py` side by side. Shapes use the letters
+of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers) and
+b_ (blocks).
 
 Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token`; then how the model stays packed
-(`padding`, `encoder`, `model`), and how all of it is held to the reference (`bounds`, `check`, `verify`).
+(`padding`, `encoder`, `model`), and how it is checked against the reference (`checking/`: `bounds`, `check`, `verify`).
 
     python -m ernie_m.kernels verify | bench | compile | check
 """

@@ -1,6 +1,6 @@
 """The activation functions that `hidden_act` can name, in plain torch. Half precision is computed in float32.
 
-The exact GELU has a kernel of its own, in gelu.py, which serves where no gradient is wanted.
+The exact GELU has its own kernel, in gelu.py, which is used when no gradient is needed.
 
 Twin: reference/activations.py.
 """
@@ -55,7 +55,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activate(name: str | Activation, x: Tensor) -> Tensor:  # (...) -> (...)
-    """Apply the function of that name, one of `ACTIVATIONS`, else ValueError; a callable is given the tensor itself."""
+    """Apply the activation `name`: one of `ACTIVATIONS`, or a callable that takes `x` itself; else raise ValueError."""
     if callable(name):
         return name(x)
     if name not in ACTIVATIONS:

@@ -1,15 +1,15 @@
-"""Attention over packed sequences, straight from the fused projection's output and without writing down a score.
+"""Attention over packed sequences, straight from the fused projection's output, without writing scores to memory.
 
     context[i] = Σ_j softmax_j(q_i · k_j / √D) v_j        over the keys j of i's own sequence
 
 Grid: (blocks of BM queries, heads, sequences). A program keeps its queries, walks over its sequence's keys BN at a
-time, and carries three things: `row_max`, the row_max score so far; `row_sum`, the sum of exp(score − row_max); and
-`acc`, the sum of exp(score − row_max)·v. When a larger score turns up, both sums rescale to it ("online softmax"). All
-steps but the last are whole blocks and need no mask; the last one masks what lies past the sequence.
+time, and carries three values: `row_max`, the largest score so far; `row_sum`, the sum of exp(score − row_max); and
+`acc`, the sum of exp(score − row_max)·v. When a larger score turns up, both sums are rescaled to it ("online softmax").
+Whole blocks need no mask; the last, partial one masks the keys past the end of the sequence.
 
-Scores are kept as the dot product gives them, and go into exp2(score · log2(e)/√D − row_max): one fused multiply-add
-and one exp2 for each. All three sums are float32, the probabilities are rounded to the inputs' dtype for the second
-product, and the row's log-sum-exp is saved for a backward pass.
+Scores stay as the dot product returns them and enter exp2(score · log2(e)/√D − row_max): one fused multiply-add and
+one exp2 each. All three values are float32. The probabilities are rounded to the inputs' dtype for the second product,
+and each row's log-sum-exp is saved for a backward pass.
 
 Twin: reference/attention.py. Source: M. Milakov, N. Gimelshein, arXiv:1805.02867, algorithm 3; T. Dao,
 "FlashAttention-2", arXiv:2307.08691, section 3.1.
@@ -37,7 +37,7 @@ LN_2 = tl.constexpr(math.log(2))
 
 @triton.jit
 def sequence_bounds(cu_seqlens, i_sequence, T):
-    """Start and length of a sequence, clamped into [0, T]: a wrong value is never a stray address."""
+    """Start and length of a sequence, clamped to [0, T], so that a wrong value never becomes a stray address."""
     start = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence), 0), T)
     end = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence + 1), start), T)
     return start, end - start
@@ -45,7 +45,7 @@ def sequence_bounds(cu_seqlens, i_sequence, T):
 
 @triton.jit
 def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.constexpr):
-    """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; `m_n` (BN,) says which keys exist, if MASKED."""
+    """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; if MASKED, `m_n` (BN,) says which keys exist."""
     scores = tl.dot(q, b_k, input_precision="ieee")
     if MASKED:
         scores = tl.where(m_n[None, :], scores, float("-inf"))
@@ -100,24 +100,24 @@ def packed_attention_kernel(
 
 
 def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> Configuration:
-    """Blocks, warps and stages. BN, the order of summation, depends on dtype and D alone, and so does the result.
+    """Blocks, warps and stages. BN sets the order of summation; it, and so the result, depends only on dtype and D.
 
-    Sequences that fit one block of keys need no loop: 77 registers for 109, and no pipeline to fill.
-    float32 products are exact ("ieee", where tf32 would err by 2⁻¹¹), without tensor cores: slow, and of small blocks.
+    Sequences that fit in one block of keys need no loop: 77 registers instead of 109, and no pipeline to fill.
+    float32 products are exact ("ieee"; tf32 would err by 2⁻¹¹) and use no tensor cores: slow, and in small blocks.
     """
     if dtype == torch.float32:
         return Configuration({"BM": 32, "BN": 32 if D <= 64 else 16, "LOOP": True}, num_warps=4, num_stages=1)
     if max_seqlen <= 64:
         return Configuration({"BM": 64, "BN": 64, "LOOP": False}, num_warps=4 if D <= 64 else 8, num_stages=1)
     if target == "sm_90" and D == 128:
-        # With 128 queries among 8 warps ptxas 12.8 runs the matrix instructions one after the other (C7515).
+        # With 128 queries across 8 warps, ptxas 12.8 serialises the matrix instructions (C7515).
         return Configuration({"BM": 64, "BN": 64, "LOOP": True}, num_warps=4, num_stages=2)
     stages = 1 if target == "gfx942" and D == 128 else 2
     return Configuration({"BM": 128, "BN": 64, "LOOP": True}, num_warps=8, num_stages=stages)
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at 12 heads of 64 (base), 16 of 64 (large), and 12 of every other size, for short rows and long."""
+    """The kernel for 12 heads of 64 (base), 16 of 64 (large) and 12 of every other size, with short and long rows."""
     for dtype, kind in TRITON_TYPES.items():
         for H, D in ((12, 64), (16, 64), (12, 16), (12, 32), (12, 128)):
             for longest in (64, 512) if dtype != torch.float32 else (512,):
@@ -165,9 +165,9 @@ def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]
 
 
 def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
-    """The same in plain torch, through which gradients flow, on a rectangle of B x max_seqlen; no value is read.
+    """The same in plain torch, differentiable, on a rectangle of B x max_seqlen; reads no values on the host.
 
-    Half precision as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
+    Half precision works as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
     """
     T, _, H, D = qkv.shape
     B, S = cu_seqlens.shape[0] - 1, max_seqlen
@@ -180,7 +180,7 @@ def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> 
     wide = wide_dtype(qkv)
     scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
     missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
-    # The lowest number and not -inf: a sequence without tokens is not looked at, but its gradients would be nan.
+    # The lowest finite number, not -inf: an empty sequence's result is unused, but its gradients would be nan.
     scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(wide).min)
     context = scores.softmax(dim=-1).to(qkv.dtype) @ v
     lse = scores.logsumexp(dim=-1)  # (B, H, S)
@@ -191,7 +191,7 @@ def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> 
 def packed_attention_unchecked(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
-    """`packed_attention` for callers that have checked the arguments: the context and the log-sum-exps."""
+    """`packed_attention` for callers that have checked the arguments. Returns the context and the log-sum-exps."""
     function = plain_packed_attention if wants_plain(qkv) else _packed_attention
     context, lse = function(qkv, cu_seqlens, max_seqlen)
     return context, lse
@@ -202,12 +202,12 @@ def packed_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
     """Attention within each of B sequences; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], and may be empty.
 
-    max_seqlen: at least the longest sequence's length. Without it the length is read from `cu_seqlens`, for which the
-        host waits; tokens past `max_seqlen` in a sequence are not computed.
-    validate: check the values of `cu_seqlens` on a GPU too, where looking means waiting.
-    return_lse: also give log Σ exp(scores) of every row, (H, T) float32.
+    max_seqlen: at least the longest sequence's length; a sequence's tokens past it are not computed. By default it is
+        read from `cu_seqlens`, which synchronises.
+    validate: also check the values of `cu_seqlens` on a GPU, which synchronises.
+    return_lse: also return log Σ exp(scores) of every row, (H, T) float32.
 
-    Raises TypeError or ValueError that names the argument, the value, and what was expected.
+    Raises TypeError or ValueError, naming the argument, the value and what was expected.
     """
     check_floats(qkv=qkv)
     check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")

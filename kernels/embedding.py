@@ -1,10 +1,10 @@
-"""From ids to vectors in one pass: gather the word's row and the position's, add, normalise.
+"""From ids to vectors in one pass: gather the word and position rows, add, normalise.
 
     y = LayerNorm(word[id] + position[position_id + 2])
 
-Grid: one program per token; BLOCK covers all E columns. Ids are packed, and each token's position id travels with it,
-so nothing here knows of rows or of padding. An id outside its table is clamped into it: never a stray address, and
-where values are checked an error comes first.
+Grid: one program per token; BLOCK covers all E columns. Tokens are packed and each has its own position id, so nothing
+here knows about rows or padding. An id outside its table is clamped, so it never becomes a stray address; where values
+are validated, an error is raised first.
 
 Twin: reference/embedding.py. Source: transformers 4.40.2, `ErnieMEmbeddings`.
 """
@@ -28,7 +28,7 @@ from .runtime.variants import Variant
 
 @triton.jit
 def table_row(ids, i_token, rows, OFFSET: tl.constexpr):
-    """The row of a table with `rows` rows that a token's id names, clamped into it."""
+    """The table row that a token's id selects, clamped to the table's `rows` rows."""
     row = tl.load(ids + i_token).to(tl.int64) + OFFSET
     return tl.minimum(tl.maximum(row, OFFSET), rows - 1)
 
@@ -51,7 +51,7 @@ def embed_kernel(
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at the sizes of the base and the large model."""
+    """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024):
             chosen = configuration(E)
@@ -94,7 +94,7 @@ def _(
 def plain_embed(
     input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:
-    """The same in plain torch, through which gradients flow; half precision is added and normalised in float32."""
+    """The same in plain torch, differentiable; half precision is added and normalised in float32."""
     rows = torch.nn.functional.embedding(position_ids + POSITION_OFFSET, position)
     v = widen(torch.nn.functional.embedding(input_ids, word)) + widen(rows)
     return plain_layer_norm(v, widen(gamma), widen(beta), eps)[0].to(word.dtype)
@@ -118,10 +118,10 @@ def embed(
     eps: float,
     validate: bool = False,
 ) -> Tensor:  # (...,), (...,), (V, E), (P, E), (E,), (E,) -> (..., E)
-    """Embed ids at positions; both int32 or int64, of one shape, packed (T,) or padded (B, S).
+    """Embed ids at positions; both are int32 or int64, of the same shape, packed (T,) or padded (B, S).
 
-    Raises TypeError or ValueError that names the argument; for an id outside [0, V) or a position outside [0, P - 2)
-    on a CPU, and on a GPU only with `validate=True`, as looking means waiting for it.
+    Raises TypeError or ValueError, naming the argument. Ids outside [0, V) and positions outside [0, P - 2) raise on a
+    CPU; on a GPU only with `validate=True`, because it synchronises.
     """
     check_floats(word=word, position=position, gamma=gamma, beta=beta)
     check_shape("word", word, (None, None), "(V, E)")

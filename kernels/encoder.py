@@ -1,15 +1,15 @@
-"""The encoder's parts: embeddings, Transformer layers of the post-norm kind, the pooler.
+"""The encoder's parts: embeddings, post-norm Transformer layers, the pooler.
 
     x = LayerNorm(x + out_proj(attention(x)))           norm1
     x = LayerNorm(x + linear2(activation(linear1(x))))  norm2
 
-Two ways to compute the same. The fast way is six steps a layer: a product for queries, keys and values; attention; and
-then product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where each bias waits for the step after
-its product. The plain way is torch's own operations with dropout in between, for gradients. Which of them it is, the
-layout says.
+There are two paths. The fast one takes eight steps a layer: a product for queries, keys and values; attention; then
+product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where each bias is added in the step after
+its product. The plain one uses torch's own operations with dropout in between, for gradients. The layout decides
+which path is taken.
 
-Modules are named as in Hugging Face's files, and hold the weights; the operations read them, so hooks on the inner
-modules do not fire.
+Modules are named as in Hugging Face's files and hold the weights. The operations read the weights directly, so hooks
+on the inner modules do not fire.
 
 Twin: reference/encoder.py.
 """
@@ -43,19 +43,19 @@ class Embeddings(Module):
 
     def __init__(self, config: ErnieMConfig, name: str, device: Any, dtype: Any) -> None:
         super().__init__()
-        E, made = config.hidden_size, {"device": device, "dtype": dtype}
-        # As in transformers, the row of the padding token, of both tables, gets no gradient.
+        E, factory = config.hidden_size, {"device": device, "dtype": dtype}
+        # As in transformers, the padding token's row gets no gradient in either table.
         pad = config.pad_token_id
-        self.word_embeddings = Embedding(config.vocab_size, E, padding_idx=pad, **made)
+        self.word_embeddings = Embedding(config.vocab_size, E, padding_idx=pad, **factory)
         positions = config.max_position_embeddings
-        self.position_embeddings = Embedding(positions, E, padding_idx=pad if pad < positions else None, **made)
-        self.layer_norm = LayerNorm(E, config.layer_norm_eps, **made)
+        self.position_embeddings = Embedding(positions, E, padding_idx=pad if pad < positions else None, **factory)
+        self.layer_norm = LayerNorm(E, config.layer_norm_eps, **factory)
         self.name, self.p = name, config.hidden_dropout_prob
 
     def forward(
         self, input_ids: Tensor | None, vectors: Tensor | None, position_ids: Tensor, layout: Layout
     ) -> Tensor:  # (...,) or (..., E), (...,) -> (..., E)
-        """Embed ids, or word vectors in their place, at positions; then dropout."""
+        """Embed ids, or word vectors in their place, at positions; then apply dropout."""
         norm, table = self.layer_norm, self.position_embeddings
         if input_ids is not None and not layout.plain:
             word = self.word_embeddings.weight
@@ -82,16 +82,16 @@ class Attention(Module):
 
 
 class EncoderLayer(Module):
-    """One Transformer layer. Pruned, it has fewer heads."""
+    """One Transformer layer; a pruned one has fewer heads."""
 
     def __init__(self, config: ErnieMConfig, i: int, name: str, device: Any, dtype: Any) -> None:
         super().__init__()
-        E, intermediate, made = config.hidden_size, config.intermediate_size, {"device": device, "dtype": dtype}
-        self.self_attn = Attention(config.num_attention_heads - len(config.pruned_heads.get(i, ())), config, **made)
-        self.linear1 = Linear(E, intermediate, **made)
-        self.linear2 = Linear(intermediate, E, **made)
-        self.norm1 = LayerNorm(E, config.layer_norm_eps, **made)
-        self.norm2 = LayerNorm(E, config.layer_norm_eps, **made)
+        E, intermediate, factory = config.hidden_size, config.intermediate_size, {"device": device, "dtype": dtype}
+        self.self_attn = Attention(config.num_attention_heads - len(config.pruned_heads.get(i, ())), config, **factory)
+        self.linear1 = Linear(E, intermediate, **factory)
+        self.linear2 = Linear(intermediate, E, **factory)
+        self.norm1 = LayerNorm(E, config.layer_norm_eps, **factory)
+        self.norm2 = LayerNorm(E, config.layer_norm_eps, **factory)
         self.name = name
         self.hidden_act = config.hidden_act
         self.p_hidden, self.p_attention = config.hidden_dropout_prob, config.attention_probs_dropout_prob
@@ -108,7 +108,7 @@ class EncoderLayer(Module):
         return self._after_attention(context, x, layout), probs
 
     def first_tokens(self, x: Tensor, layout: Packed, head_mask: Tensor | None = None) -> Tensor:  # (T, E) -> (B, E)
-        """The same for the first token of each sequence alone: of all others only keys and values are computed."""
+        """The same for each sequence's first token only; for the others, only keys and values are computed."""
         first = FirstTokens(layout)
         residual = first_tokens(x, layout.cu_seqlens)
         kv, q = self.self_attn.self_attn(x, 1, 3), self.self_attn.self_attn(residual, 0, 1)
@@ -126,7 +126,7 @@ class EncoderLayer(Module):
     def _after_attention(
         self, context: Tensor, residual: Tensor, layout: Layout | FirstTokens
     ) -> Tensor:  # (..., H, D), (..., E) -> (..., E)
-        """The rest of a layer, which works on each token alone."""
+        """The rest of the layer, which works on each token independently."""
         context = record(f"{self.name}.self_attn.self_attn.context", context.flatten(-2), layout)
         x = self._add_norm(context, self.self_attn.out_proj, "self_attn.out_proj", residual, "norm1", layout)
         linear1, exact = self.linear1, self.hidden_act in EXACT_GELU
@@ -142,7 +142,7 @@ class EncoderLayer(Module):
     def _add_norm(
         self, x: Tensor, linear: Linear, name: str, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
     ) -> Tensor:  # (..., inputs), ..., (..., E) -> (..., E)
-        """LayerNorm(residual + dropout(linear(x))), with padding set to 0 again."""
+        """LayerNorm(residual + dropout(linear(x))), with padding reset to 0."""
         norm: LayerNorm = getattr(self, norm_name)
         if layout.plain:
             y = record(f"{self.name}.{name}", F.linear(x, linear.weight, linear.bias), layout)
@@ -155,7 +155,7 @@ class EncoderLayer(Module):
 
 
 class Pooler(Module):
-    """`tanh(dense(h))` of each row's first token; a row without tokens has 0 for h, which gives tanh(bias)."""
+    """`tanh(dense(h))` of each row's first token h; a row without tokens has h = 0, so the result is tanh(bias)."""
 
     def __init__(self, hidden: int, name: str, device: Any, dtype: Any) -> None:
         super().__init__()

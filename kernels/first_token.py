@@ -1,10 +1,10 @@
-"""Attention for the first token of each sequence alone: what the last layer owes a head that reads only [CLS].
+"""Attention for the first token of each sequence: all that a head reading only [CLS] needs of the last layer.
 
     context[b] = Σ_j softmax_j(q_b · k_j / √D) v_j        over the keys j of sequence b
 
 Grid: (heads, sequences); a program holds one query and walks over its sequence's keys BN at a time, with the online
-softmax of attention.py. One query makes no matrix product: it is all elementwise, bound by reading each key and value
-once, and the probabilities stay in float32.
+softmax of attention.py. A single query needs no matrix product: the work is elementwise, bound by reading each key and
+value once, and the probabilities stay in float32.
 
 Twin: reference/first_token.py.
 """
@@ -41,7 +41,7 @@ def first_token_attention_kernel(
     b_q = tl.load(q + o_row).to(tl.float32) * scale2
     p_k = kv + start.to(tl.int64) * STRIDE + i_head * D + o_n[:, None] * STRIDE + o_d[None, :]
 
-    # Not -inf: a sequence without tokens would subtract it from itself.
+    # Not -inf, which a block of -inf scores would subtract from itself.
     row_max = -1.0e38
     row_sum = 0.0
     acc = tl.zeros((D,), tl.float32)
@@ -62,12 +62,12 @@ def first_token_attention_kernel(
 
 
 def configuration(D: int) -> Configuration:
-    """Blocks of 4,096 numbers of keys, 4,096 of values, among 4 warps."""
+    """Blocks of 4,096 numbers of keys and 4,096 of values, across 4 warps."""
     return Configuration({"BN": 4096 // D}, num_warps=4, num_stages=2)
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at the sizes of the base and the large model."""
+    """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for H, D in ((12, 64), (16, 64)):
             chosen = configuration(D)
@@ -109,13 +109,13 @@ def _(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The same in plain torch, through which gradients flow: each key meets its own query, sums run by sequence."""
+    """The same in plain torch, differentiable: each key is scored by its own query, and sums run over each sequence."""
     (B, H, D), T = q.shape, kv.shape[0]
     wide = wide_dtype(q)
     own = sequence_of_tokens(cu_seqlens, T)
     k, v = kv.to(wide).unbind(1)  # (T, H, D)
     scores = (q.to(wide)[own] * k).sum(-1) / math.sqrt(D)  # (T, H)
-    # Any number near the row_max score keeps exp from overflowing; it cancels, so no gradient has to flow through it.
+    # Subtracting the row maximum keeps exp from overflowing; it cancels, so it needs no gradient.
     rows = own[:, None].expand(T, H)
     row_max = scores.new_full((B, H), float("-inf")).scatter_reduce(0, rows, scores.detach(), "amax")
     weights = (scores - row_max[own]).exp()
@@ -135,10 +135,10 @@ def first_token_attention_unchecked(
 def first_token_attention(
     q: Tensor, kv: Tensor, cu_seqlens: Tensor, validate: bool = False
 ) -> Tensor:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
-    """Let query b look at the keys of sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`.
+    """Attend from query b to the keys of sequence b, rows cu_seqlens[b] to cu_seqlens[b+1] of `kv`.
 
-    A sequence without tokens gives 0. `validate`: check the values of `cu_seqlens` on a GPU too, where looking means
-    waiting. Raises TypeError or ValueError that names the argument, the value, and what was expected.
+    An empty sequence returns 0. `validate`: also check the values of `cu_seqlens` on a GPU, which synchronises.
+    Raises TypeError or ValueError, naming the argument, the value and what was expected.
     """
     check_floats(kv=kv, q=q)
     check_shape("kv", kv, (None, 2, None, None), "(T, 2, H, D)")

@@ -1,7 +1,7 @@
-"""Queries, keys and values from one matrix product: three projections whose weights lie one behind the other.
+"""Queries, keys and values from one matrix product: three projections with their weights stored back to back.
 
-One parameter holds all three. Files and `state_dict()` know them apart, as q_proj, k_proj and v_proj: these are views
-of it, so that reading and writing either is reading and writing the other, and nothing is ever out of date.
+One parameter holds all three. Files and `state_dict()` name them separately, as q_proj, k_proj and v_proj. In the
+`state_dict()` these are views of the parameter, so a change to either shows in both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARAMETERS = ("weight", "bias")
 
 
 class FusedQKV(Module):
-    """`weight` (3, H·D, E) and `bias` (3, H·D); in a state_dict `q_proj.weight` (H·D, E), and so on."""
+    """`weight` (3, H·D, E) and `bias` (3, H·D); in a state_dict, `q_proj.weight` (H·D, E) and so on."""
 
     weight: Parameter
     bias: Parameter
@@ -32,7 +32,7 @@ class FusedQKV(Module):
         self.bias = Parameter(torch.empty(3, heads * head_size, device=device, dtype=dtype))
 
     def forward(self, x: Tensor, first: int = 0, last: int = 3) -> Tensor:  # (..., E) -> (..., n, H, D)
-        """Project to the n = `last` - `first` of queries (0), keys (1) and values (2) that are asked for."""
+        """Project to queries (0), keys (1) and values (2): only the n = `last` - `first` of them from `first` on."""
         weight, bias = self.weight[first:last].flatten(0, 1), self.bias[first:last].flatten()
         return F.linear(x, weight, bias).unflatten(-1, (last - first, -1, self.head_size))
 
@@ -52,7 +52,7 @@ class FusedQKV(Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Each part loads as a module of its own, with torch's own checks and words, into a view of the whole."""
+        """Load each part as a separate module, with torch's own checks and messages, into a view of the whole."""
         for hook in self._load_state_dict_pre_hooks.values():
             hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         parts = []
@@ -70,13 +70,13 @@ class FusedQKV(Module):
             self._assign(parts, prefix, error_msgs)
 
     def _assign(self, parts: list[Module], prefix: str, error_msgs: list[str]) -> None:
-        """`load_state_dict(assign=True)`: take over dtype and device of what was loaded, which is put together."""
+        """`load_state_dict(assign=True)`: stack the loaded parts, keeping their dtype and device."""
         for name in PARAMETERS:
             found = [getattr(part, name).detach() for part in parts]
             kinds = {(x.dtype, x.device) for x in found}
             if len(kinds) > 1:
                 described = ", ".join(f"{part} {x.dtype} on {x.device}" for part, x in zip(NAMES, found, strict=True))
-                error_msgs.append(f"{prefix}*.{name}: expected three of one dtype on one device, got {described}")
+                error_msgs.append(f"{prefix}*.{name}: expected one dtype and device for all three, got {described}")
                 continue
             requires_grad = getattr(self, name).requires_grad
             setattr(self, name, Parameter(torch.stack(found), requires_grad=requires_grad))

@@ -1,14 +1,14 @@
-"""Bias and GELU in one pass over memory, with an error function that is cheap and whose error is known.
+"""Bias and GELU in one pass over memory, with a cheap error function of known accuracy.
 
     gelu(z) = max(z, 0) − a Φ(−a),    z = x + bias,  a = |z|
     Φ(−a) = exp(−a²/2) · M(a),    M(a) = ½ − a N(t),    N(t) = t (q₀t⁶ + q₁t⁵ + ... + q₆),    t = 1/(1 + a/4)
 
-M is smooth and falls from ½ to 1/(a√(2π)): a polynomial in t follows it over all of a >= 0. It starts from ½, so that
-errors of t do not count where gelu(z) ≈ z/2; and Φ is computed as the small number that it is, so that the tail keeps
-its digits, where ½(1 + erf) has none left at z = -5.5. libdevice's erf takes 38 instructions, all of this 23.
+M is smooth and falls from ½ to 1/(a√(2π)), so a polynomial in t fits it for all a >= 0. It starts from ½, so errors in
+t do not matter where gelu(z) ≈ z/2. The small number Φ(−a) is computed directly, so the tail keeps its digits, where
+½(1 + erf) has none left at z = -5.5. libdevice's erf takes 38 instructions; all of this takes 23.
 
-Grid: one program per ROWS rows and COLUMNS columns; it reads its part of the bias once. float32 inside, rounded once.
-Left out: the tanh approximation, which is another function.
+Grid: one program per tile of ROWS x COLUMNS; it reads its part of the bias once. float32 inside, rounded once.
+Left out: the tanh approximation, which is a different function.
 Twin: reference/gelu.py. Source: M. Abramowitz, I. Stegun, "Handbook of Mathematical Functions", 7.1.26, for a Gaussian
 times a polynomial in 1/(1 + pa); the form of M and the coefficients are this project's own.
 """
@@ -31,23 +31,23 @@ from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2, target_of
 
 # q₀ ... q₆, such that |M̃/M − 1| <= 0.73 · 2⁻²⁴ (1 + a²/2) for a in [0, 13.25], beyond which exp(−a²/2) < 2⁻¹²⁶. The
-# weight is what one rounding of the exponent costs. M stands beside 2^(EXPONENT a²), so it takes up the error of that
-# float32 constant, −½ log₂e. The minimax fit is done in tests/kernels/test_gelu.py, which compares these.
+# weight is what one rounding of the exponent costs. M multiplies 2^(EXPONENT a²), so it absorbs the error of that
+# float32 constant, −½ log₂e. tests/kernels/test_gelu.py repeats the minimax fit and compares.
 COEFFICIENTS = (-0.024422681, 0.06832016, -0.013207925, 0.07312477, 0.06924277, 0.10093815, 0.12494643)
 EXPONENT = -0.7213475108146667
 _Q = tl.constexpr(COEFFICIENTS)
 _EXPONENT = tl.constexpr(EXPONENT)
 
-# Elements of a program.
+# Elements per program.
 TILE = 4096
 EPS = 2.0**-24
 
 
 @triton.jit
 def gelu(z):  # (...) float32 -> (...)
-    """Infinity gives inf, -inf 0 and nan nan: `a` ends where the tail has long been 0, or inf · 0 would come up."""
+    """gelu(inf) = inf, gelu(-inf) = 0, gelu(nan) = nan. `a` is clamped where the tail is 0, to avoid inf · 0."""
     a = tl.minimum(tl.abs(z), 16.0)
-    # Division takes six instructions more than a square root's reciprocal, squared.
+    # Squaring a reciprocal square root takes six fewer instructions than a division.
     root = tl.math.rsqrt(1.0 + 0.25 * a)
     t = root * root
     q = _Q[0] * t + _Q[1]
@@ -55,7 +55,7 @@ def gelu(z):  # (...) float32 -> (...)
         q = q * t + _Q[k]
     b_m = 0.5 - a * t * q
     tail = a * tl.math.exp2(a * a * _EXPONENT) * b_m
-    # A GPU's plain minimum and maximum drop nan; one of the two has to keep it.
+    # On a GPU, plain minimum and maximum drop nan; one of the two has to propagate it.
     return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL) - tail
 
 
@@ -63,7 +63,7 @@ def gelu(z):  # (...) float32 -> (...)
 def bias_gelu_kernel(
     x, bias, y, N, F: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # (N, F), (F,) -> (N, F)
-    """A tile of ROWS x COLUMNS numbers of gelu(x + bias)."""
+    """One ROWS x COLUMNS tile of gelu(x + bias)."""
     i_block = tl.program_id(0)
     # Neighbouring programs work on neighbouring columns.
     blocks: tl.constexpr = (F + COLUMNS - 1) // COLUMNS
@@ -78,14 +78,14 @@ def bias_gelu_kernel(
 
 
 def configuration(F: int, target: str) -> Configuration:
-    """Blocks and warps for rows of F columns: 128 threads, each of which has 32 numbers of 8 (float32: 4) columns, so
-    that its part of the bias stays in registers. AMD's warps are of 64 threads."""
+    """Blocks and warps for rows of F columns: 128 threads with 32 numbers each, in 8 columns (float32: 4), so that a
+    thread's part of the bias stays in registers. AMD's warps have 64 threads."""
     columns = min(next_power_of_2(F), 1024)
     return Configuration({"ROWS": TILE // columns, "COLUMNS": columns}, num_warps=2 if target == "gfx942" else 4)
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at the sizes of the base and the large model."""
+    """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for F in (3072, 4096):
             chosen = configuration(F, target)
@@ -116,7 +116,7 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def plain_bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
-    """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
+    """The same in plain torch, differentiable; half precision is computed in float32 here too."""
     return torch.nn.functional.gelu(widen(x) + widen(bias)).to(x.dtype)
 
 
@@ -126,10 +126,10 @@ def bias_gelu_unchecked(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) ->
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
-    """gelu(x + bias), the activation of a linear map whose bias has not been added yet.
+    """gelu(x + bias), the activation after a linear map whose bias has not been added yet.
 
-    The error is at most `gelu_error_bound`, and half a unit in the last place of the result's dtype. gelu(inf) = inf,
-    gelu(-inf) = 0, gelu(nan) = nan. Raises TypeError or ValueError that names the argument.
+    The error is at most `gelu_error_bound` plus half a unit in the last place of the result's dtype. gelu(inf) = inf,
+    gelu(-inf) = 0, gelu(nan) = nan. Raises TypeError or ValueError, naming the argument.
     """
     check_floats(x=x, bias=bias)
     if x.dim() < 1:
@@ -139,19 +139,19 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
 
 
 def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) -> (...)
-    """What the kernel may be off by before its last rounding, for finite float64 z = x + bias; to first order in ε.
+    """Bound on the kernel's error before its last rounding, for finite float64 z = x + bias; to first order in ε.
 
-    ε = 2⁻²⁴, T = aΦ(−a). In units of ε the tail T is off, relative to itself, by
+    ε = 2⁻²⁴, T = aΦ(−a). In units of ε, the relative error of the tail T is at most the sum of
 
-        17.6 a              aN, which is 1.2 a M or less: N by 22 where a is small, 11 where it is large. They are 6.3
-                            of t (1 + a/4: 1; its rsqrt: 2^-22.9, as the PTX manual says, twice; the square: 1) times
-                            t N'/N, 1.2 to 2.5; 4.2 of Horner's rule, 2 of products
-        a²                  the exponent, two roundings of a² and of a²/2
+        17.6 a              aN, at most 1.2 a M. N has an error of 22 for small a, 11 for large a: 6.3 from t
+                            (1 + a/4: 1; its rsqrt: 2^-22.9 by the PTX manual, twice; the square: 1) times t N'/N,
+                            which is 1.2 to 2.5; 4.2 from Horner's rule, 2 from products
+        a²                  the exponent: two roundings, of a² and of a²/2
         0.73 (1 + a²/2)     the fit
-        4 + 3               exp2 (2⁻²², the PTX manual again), and the roundings of M and two products
+        4 + 3               exp2 (2⁻²², again by the PTX manual); the roundings of M and of two products
 
-    together less than 9 + 18 a + 1.5 a². z itself is rounded: |z gelu'(z)| <= max(z, 0) + (1 + a²) T. The subtraction
-    costs one more rounding of z > 0. Where exp2 flushes what is below 2⁻¹²⁶ to 0, another 2⁻¹²⁶ is lost.
+    which is less than 9 + 18 a + 1.5 a². z itself is rounded: |z gelu'(z)| <= max(z, 0) + (1 + a²) T. The subtraction
+    adds one more rounding of z > 0. Where exp2 flushes results below 2⁻¹²⁶ to 0, another 2⁻¹²⁶ is lost.
     """
     a = np.abs(z)
     tail = a * normal_tail(np.minimum(a, TAIL_END))

@@ -1,9 +1,9 @@
-"""The five heads as torch modules: what is put on top of the encoder for a task, and the loss it is trained with.
+"""The five heads as torch modules: what goes on top of the encoder for a task, and the loss it is trained with.
 
-The first two read only each text's first token, so only that is computed in the last layer. The others work on packed
-tokens, and padding comes back with their logits. Padding takes no part, as in the reference.
+The first two read only each text's first token, so the last layer computes only that. The others work on packed tokens,
+and padding is restored in their logits. Padding takes no part, as in the reference.
 
-Twin: reference/heads.py. Each `forward` does what its twin's `__call__` does, and has its documentation.
+Twin: reference/heads.py. Each `forward` does what its twin's `__call__` does and shares its docstring.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .trace import record
 
 
 def padded_logit(dtype: torch.dtype) -> float:
-    """The logit of a place that holds no token: so low that nothing picks it, and that a sum of two stays finite."""
+    """The logit at padding: low enough never to be picked, high enough that the sum of two stays finite."""
     return torch.finfo(dtype).min / 4
 
 
 class _Head(PretrainedModel):
-    """`ernie_m`, and the linear maps that `twin` names. `options` of a call are those of `ErnieMModel.forward`."""
+    """`ernie_m` and the linear maps that `twin` names. A call takes the `options` of `ErnieMModel.forward`."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -68,7 +68,7 @@ class _Head(PretrainedModel):
         return record("classifier", self._linear("classifier", self._drop(pooled)))
 
     def _span_logits(self, name: str, encoded: Encoded) -> Tensor:  # -> (B, S, outputs)
-        """Logits of each token; `padded_logit` where there is none."""
+        """The logits of each token; `padded_logit` at padding."""
         assert encoded.hidden is not None
         logits = record(name, self._linear(name, encoded.hidden), encoded.layout)
         logits = encoded.layout.on_rectangle(logits)
@@ -76,7 +76,7 @@ class _Head(PretrainedModel):
 
 
 class ErnieMForSequenceClassification(_Head):
-    """One answer for each text, of `config.num_labels`."""
+    """One answer per text, out of `config.num_labels`."""
 
     twin = reference.ErnieMForSequenceClassification
 
@@ -90,22 +90,23 @@ class ErnieMForSequenceClassification(_Head):
 
     def _loss(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:  # (B, C), ..., (B,) -> ()
         (B, C), validate = logits.shape, self._validates(logits)
-        kind = self.config.problem_type
-        if kind is None:
-            whole = not (labels.dtype.is_floating_point or labels.dtype == torch.bool)
-            kind = "regression" if C == 1 else "single_label_classification" if whole else "multi_label_classification"
-        if kind == "single_label_classification":
+        problem = self.config.problem_type
+        if problem is None:
+            integers = not (labels.dtype.is_floating_point or labels.dtype == torch.bool)
+            several = "single_label_classification" if integers else "multi_label_classification"
+            problem = "regression" if C == 1 else several
+        if problem == "single_label_classification":
             return cross_entropy(logits, targets.classes("labels", labels, (B,), C, logits, validate), counted)
         shapes = ((B, C), (B,)) if C == 1 else ((B, C),)
         values = targets.numbers("labels", labels, shapes, logits, validate).reshape(B, C)
         counted = counted[:, None].expand(B, C)
-        if kind == "regression":
+        if problem == "regression":
             return squared_error(logits, values, counted)
         return binary_cross_entropy(logits, targets.probabilities("labels", values, validate), counted)
 
 
 class ErnieMForMultipleChoice(_Head):
-    """Which of C texts: each gets one number, and they are compared."""
+    """Which of C texts: each gets one score, and the scores are compared."""
 
     twin = reference.ErnieMForMultipleChoice
 
@@ -130,7 +131,7 @@ class ErnieMForMultipleChoice(_Head):
 
 
 class ErnieMForTokenClassification(_Head):
-    """One answer for each token, of `config.num_labels`."""
+    """One answer per token, out of `config.num_labels`."""
 
     twin = reference.ErnieMForTokenClassification
 
@@ -175,7 +176,7 @@ class ErnieMForQuestionAnswering(_Head):
 
 
 class ErnieMForInformationExtraction(_Head):
-    """Where spans begin and end: each token is asked alone, so that there may be many spans, or none."""
+    """Where spans begin and end: each token is scored independently, so there may be many spans, or none."""
 
     twin = reference.ErnieMForInformationExtraction
 

@@ -1,12 +1,12 @@
 """The inputs of a call, validated: ids or vectors, masks, positions.
 
-Types, shapes and devices are always checked. Values are checked where the model is on a CPU; on a GPU only with
-`model.validate = True`, because it synchronises; in a graph that is being compiled, never. Nothing that the caller
-passed is changed.
+Types, shapes and devices are always checked. Values are checked if the model is on a CPU; on a GPU only with
+`model.validate = True`, because it synchronises; never in a graph that is being compiled. The caller's arguments are
+not changed.
 
-Nothing here branches on a value: whether there is padding, and how much, is not known until the GPU has counted it.
+Nothing here branches on a value: whether there is padding, and how much, is unknown until the GPU has counted it.
 
-Twin: reference/inputs.py, which has the checks of shapes and all messages.
+Twin: reference/inputs.py, which holds the shape checks and all messages.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def check_inputs(
     inputs_embeds: Any,
     validate: bool,
 ) -> Inputs[Tensor]:
-    """Validate what a call was given, and fill in what it left out: the mask, and positions that count columns.
+    """Validate a call's arguments and fill in those it left out: the mask, and positions that count columns.
 
-    `like` has the model's dtype and device; `validate`: whether to check values too. Raises TypeError or ValueError
-    that names the argument.
+    `like` has the model's dtype and device; `validate`: whether to check values too. Raises TypeError or ValueError,
+    naming the argument.
     """
     shared.check_one_given(input_ids, inputs_embeds)
     ids, vectors = None, None
@@ -80,9 +80,9 @@ def _masks(
 def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
     """Which positions hold real tokens, under a mask that says what each may attend to.
 
-    A token that may attend to nothing is padding, so nobody attends to it; that may leave another with nothing, and so
-    on. What remains are the tokens from which a walk of S steps is possible: squaring the matrix of one step doubles
-    the number of steps, so ⌈log2 S⌉ products find them without asking after each whether anything has changed.
+    A token that may attend to nothing is padding, so no token attends to it; that may leave another with nothing, and
+    so on. The real tokens are those from which a walk of S steps exists. Squaring the one-step matrix doubles the
+    number of steps, so ⌈log2 S⌉ products find them, with no test after each for whether anything changed.
     """
     steps, walks = 1, allowed.to(torch.float32)
     while steps < allowed.shape[1]:
@@ -94,7 +94,7 @@ def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
 def _positions(
     config: ErnieMConfig, like: Tensor, position_ids: Any, valid: Tensor | None, batch: tuple[int, int], validate: bool
 ) -> Tensor:
-    """The position of each place of the rectangle, (B, S); padding may lie beyond the table."""
+    """The position id of each token, (B, S); padding may have one beyond the table."""
     B, S = batch
     limit = config.max_position_embeddings - POSITION_OFFSET
     if position_ids is None:
@@ -105,7 +105,7 @@ def _positions(
         positions = positions.expand(B, S)
     used = positions.masked_fill(~valid, 0) if validate and valid is not None else positions
     if position_ids is None:
-        # Without padding the shape alone tells.
+        # Without padding, the shape alone is enough.
         shared.check_length(int(used.max()) + 1 if validate else S if valid is None else 0, limit)
     if validate:
         check_range("position_ids", used, limit, POSITIONS)
@@ -113,7 +113,7 @@ def _positions(
 
 
 def check_head_mask(config: ErnieMConfig, like: Tensor, head_mask: Any) -> list[Tensor | None]:
-    """One (H,) tensor for each layer, or None; for a pruned layer, only the heads that it still has.
+    """One (H,) tensor for each layer, or None; for a pruned layer, only its remaining heads.
 
     Raises ValueError unless the mask is (H,), for all layers, or (L, H), with the heads of the unpruned model.
     """
@@ -135,7 +135,7 @@ def is_number(values: Tensor) -> bool:
 
 
 def on_device(name: str, values: Any, like: Tensor) -> Tensor:
-    """`values`. Raises an error that names the argument unless it is a tensor on the device of `like`, the model's."""
+    """Return `values`. Raises an error, naming the argument, unless it is a tensor on the device of `like`."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(values).__name__}")
     check_device(name, values, "the model", like)
@@ -143,7 +143,7 @@ def on_device(name: str, values: Any, like: Tensor) -> Tensor:
 
 
 def integers(name: str, values: Any, like: Tensor) -> Tensor:
-    """`values` as int32 or int64. Raises TypeError, naming the argument, for anything else, booleans too."""
+    """`values` as int32 or int64. Raises TypeError, naming the argument, for any other type, even booleans."""
     on_device(name, values, like)
     if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {values.dtype}")

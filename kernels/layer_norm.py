@@ -3,9 +3,9 @@
     v = x + bias + residual
     y = (v − mean(v)) / √(var(v) + ε) · γ + β
 
-Grid: one program per row; BLOCK covers all E columns, so v stays in registers from the load to the store. Apart, the
-two additions and the normalisation would read and write the row three times. A row of up to 1,024 columns is one
-warp's: its two sums then need no barrier and no shared memory. All arithmetic is float32, rounded once at the end; the
+Grid: one program per row; BLOCK covers all E columns, so v stays in registers from load to store. As separate steps,
+the two additions and the normalisation would read and write the row three times. One warp handles a row of up to 1,024
+columns, so its two sums need no barrier and no shared memory. All arithmetic is float32, rounded once at the end; the
 statistics are saved in float32.
 
 Twin: reference/layer_norm.py. Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3.
@@ -27,7 +27,7 @@ from .runtime.variants import Configuration, Variant, next_power_of_2
 
 @triton.jit
 def normalise_row(v, m_e, gamma, beta, o_e, eps, E: tl.constexpr):
-    """(BLOCK,) float32 with zeros past E -> y, mean, rstd. Squaring before the mean is out would lose digits."""
+    """(BLOCK,) float32 with zeros past E -> y, mean, rstd. Squaring before subtracting the mean would lose digits."""
     mean = tl.sum(v, 0) / E
     centred = tl.where(m_e, v - mean, 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / E + eps)
@@ -40,7 +40,7 @@ def normalise_row(v, m_e, gamma, beta, o_e, eps, E: tl.constexpr):
 def add_layer_norm_kernel(
     x, bias, residual, gamma, beta, y, means, rstds, eps, E: tl.constexpr, BLOCK: tl.constexpr
 ):  # (N, E), (E,), (N, E), (E,), (E,) -> (N, E), (N,), (N,)
-    """One row of LayerNorm(x + bias + residual), and its mean and 1/√(var + ε)."""
+    """One row of LayerNorm(x + bias + residual), with its mean and 1/√(var + ε)."""
     i_row = tl.program_id(0).to(tl.int64)
     o_e = tl.arange(0, BLOCK)
     m_e = o_e < E
@@ -60,7 +60,7 @@ def configuration(E: int) -> Configuration:
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at the sizes of the base and the large model."""
+    """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024):
             chosen = configuration(E)
@@ -101,7 +101,7 @@ def _(
 
 
 def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer normalisation of float32 or float64 `x`, of the affine part's precision or a higher one: y, mean, rstd."""
+    """LayerNorm of a float32 or float64 `x`, at least as precise as gamma and beta. Returns y, mean and rstd."""
     mean = x.mean(dim=-1, keepdim=True)
     centred = x - mean
     rstd = (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
@@ -111,7 +111,7 @@ def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tupl
 def plain_add_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in plain torch, through which gradients flow; half precision is computed in float32 here too."""
+    """The same in plain torch, differentiable; half precision is computed in float32 here too."""
     v = widen(x) + widen(bias) + widen(residual)
     y, mean, rstd = plain_layer_norm(v, widen(gamma), widen(beta), eps)
     return y.to(x.dtype), mean, rstd
@@ -135,10 +135,10 @@ def add_layer_norm(
     eps: float,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E)
-    """LayerNorm(x + bias + residual), what ends each half of a Transformer layer.
+    """LayerNorm(x + bias + residual), the last step of each half of a Transformer layer.
 
-    `x` is a matrix product whose bias has not been added yet. With `return_statistics` also the row's mean and
-    1/√(var + ε), float32, of shape (...). Raises TypeError or ValueError that names the argument.
+    `x` is a matrix product whose bias has not been added yet. With `return_statistics`, also return each row's mean
+    and 1/√(var + ε), float32, of shape (...). Raises TypeError or ValueError, naming the argument.
     """
     check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
     if x.dim() < 1:

@@ -1,10 +1,10 @@
-"""How the tokens of a batch lie in a tensor, and how they attend to each other there.
+"""How a batch's tokens are laid out in a tensor, and how they attend to each other there.
 
-    Packed   (T, ...)      one row behind the other, padding left out
+    Packed   (T, ...)      one row after the other, without padding
     Padded   (B, S, ...)   a rectangle, with a mask
 
-Packed is the fast way. The rectangle serves what only it has, attention maps and (B, S, S) masks, and gradients.
-All the rest of a layer works on the last axis and does not care.
+Packed is fast. The rectangle is for attention maps, (B, S, S) masks and gradients. The rest of a layer works on the
+last axis and does not depend on the layout.
 
 Twin: reference/encoder.py, `Packed` and `Padded`.
 """
@@ -32,7 +32,7 @@ from .trace import record, to_numpy
 class Padded:
     """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask.
 
-    plain: compute in plain torch, through which gradients flow; dropout happens only there.
+    plain: compute in plain torch, for gradients and dropout.
     """
 
     valid: Tensor | None  # (B, S)
@@ -40,11 +40,11 @@ class Padded:
     plain: bool
 
     def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
-        """What of a rectangle is computed: all of it, whatever padding held (nan too) as 0."""
+        """The part of a rectangle to compute: all of it, with padding (even nan) set to 0."""
         return self.zero_padding(x)
 
     def on_rectangle(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
-        """The opposite of `keep`."""
+        """The inverse of `keep`."""
         return x
 
     def zero_padding(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
@@ -54,11 +54,11 @@ class Padded:
     def attend(
         self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, Tensor | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
-        """Attention on the rectangle, under the mask; `p`: how many probabilities are dropped."""
+        """Attention on the rectangle, under the mask; `p`: the dropout rate of the probabilities."""
         return padded_attention(qkv, self.mask, head_mask, p, name)
 
     def entry(self, name: str, value: Array) -> Entry:
-        """A recorded value, (B, S, ...), of which padding has no part."""
+        """A recorded value, (B, S, ...), with padding set to 0."""
         if self.valid is not None:
             valid = to_numpy(self.valid)
             value = value * valid.reshape(*valid.shape, *[1] * (value.ndim - 2))
@@ -67,9 +67,9 @@ class Padded:
 
 @dataclass(frozen=True)
 class Packed:
-    """T tokens and nothing else; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], `length` at most.
+    """T tokens without padding; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], at most `length` of them.
 
-    indices: (T,), their flat positions b·S + s in a rectangle of S = `length`; None: all of it, in order.
+    indices: (T,), the tokens' flat positions b·S + s in a rectangle with S = `length`; None if they fill it.
     """
 
     indices: Tensor | None
@@ -83,22 +83,22 @@ class Packed:
         return self.cu_seqlens.shape[0] - 1
 
     def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (T, ...)
-        """What of a rectangle is computed: the tokens."""
+        """The part of a rectangle to compute: the tokens."""
         return x.flatten(0, 1) if self.indices is None else unpad(x, self.indices)
 
     def on_rectangle(self, x: Tensor) -> Tensor:  # (T, ...) -> (B, S, ...)
-        """The opposite of `keep`: padding is 0."""
+        """The inverse of `keep`; padding is 0."""
         shape = (self.batch, self.length)
         return x.unflatten(0, shape) if self.indices is None else pad(x, self.indices, *shape)
 
     def zero_padding(self, x: Tensor) -> Tensor:  # (T, E) -> (T, E)
-        """There is none."""
+        """Return `x`: there is no padding."""
         return x
 
     def attend(
         self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, None]:  # (T, 3, H, D) -> (T, H, D)
-        """Attention within each sequence; on a rectangle if it has to be plain."""
+        """Attention within each sequence; on a rectangle if `plain`."""
         if self.plain:
             valid = torch.arange(self.length, device=qkv.device) < self.cu_seqlens.diff()[:, None]
             mask = valid[:, None, :, None] & valid[:, None, None, :]
@@ -108,7 +108,7 @@ class Packed:
 
     @property
     def tokens(self) -> Tokens | None:
-        """Where the tokens stand, for a trace. Reads the indices."""
+        """The tokens' positions, for a trace. Reads the indices on the host."""
         return None if self.indices is None else Tokens(to_numpy(self.indices), self.batch, self.length)
 
     def entry(self, name: str, value: Array) -> Entry:
@@ -120,9 +120,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """The first token of each sequence of a packed layout: (B, ...); of an empty sequence there is a row all the same.
+    """The first token of each sequence of a packed layout, (B, ...); empty sequences still get a row.
 
-    It is computed in the fast way only.
+    Used on the fast path only.
     """
 
     packed: Packed
@@ -133,7 +133,7 @@ class FirstTokens:
         return x.masked_fill((self.packed.cu_seqlens.diff() == 0)[:, None], 0.0)
 
     def entry(self, name: str, value: Array) -> Entry:
-        """A recorded value, (B, ...): of the tokens that there are, at their places in the rectangle."""
+        """A recorded value, (B, ...), without empty sequences, at the tokens' positions in the rectangle."""
         starts = to_numpy(self.packed.cu_seqlens)
         present = np.diff(starts) > 0
         tokens = self.packed.tokens
@@ -145,16 +145,16 @@ class FirstTokens:
 def padded_attention(
     qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, p: float, name: str
 ) -> tuple[Tensor, Tensor]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
-    """The context and the probabilities that it was mixed with, in plain torch; scores and softmax in float32.
+    """The context and its attention probabilities, in plain torch; scores and softmax in float32.
 
-    `mask` as in `Padded`; a row that may attend to nothing is 0. `p`: share of probabilities that are dropped.
+    `mask` as in `Padded`; a row that may attend to nothing is 0. `p`: the dropout rate of the probabilities.
     """
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
     scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
     if mask is None:
         probs = scores.softmax(dim=-1)
     elif mask.dtype == torch.bool:
-        # The lowest number and not -inf, which in a row of nothing else would make nan of the gradient.
+        # The lowest finite number, not -inf: in a fully masked row, -inf would turn the gradient into nan.
         lowest = torch.finfo(scores.dtype).min
         probs = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
     else:
@@ -166,7 +166,7 @@ def padded_attention(
 
 
 def rows_of_first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B + 1,) -> (B, E)
-    """Each sequence's first row; 0 where it has none."""
+    """Each sequence's first row; 0 for an empty sequence."""
     if x.shape[0] == 0:
         return x.new_zeros(cu_seqlens.shape[0] - 1, x.shape[1])
     rows = x[cu_seqlens[:-1].to(torch.int64).clamp(0, x.shape[0] - 1)]
@@ -175,7 +175,7 @@ def rows_of_first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B
 
 @torch.library.custom_op("ernie_m::first_tokens", mutates_args=())
 def first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """`rows_of_first_tokens` as one step of a compiled graph, in which T is not known, not even whether it is 0."""
+    """`rows_of_first_tokens` as one step of a compiled graph, where T, and even whether it is 0, is unknown."""
     return rows_of_first_tokens(x, cu_seqlens)
 
 
@@ -185,7 +185,7 @@ def _(x: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, validate: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
-    """The layout of T packed tokens, and each token's column in its sequence, found without reading a value."""
+    """The layout of T packed tokens, and each token's column in its sequence; reads values only to validate."""
     check_cu_seqlens(cu, T, validate)
     if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int) or max_seqlen < 0:
         raise TypeError(f"max_seqlen: expected an integer of at least 0, got {max_seqlen!r}")

@@ -1,7 +1,7 @@
 """The losses that the heads are trained with. Each is a mean over the targets that count.
 
-Nothing here asks which targets count: those that do not are multiplied away, so that no value is read on the host.
-Where nothing counts, the mean of nothing is nan. Half precision is computed in float32 and rounded at the end.
+Nothing here branches on which targets count: the others are set to 0, so no value is read on the host. If no target
+counts, the loss is nan. Half precision is computed in float32 and rounded at the end.
 
 Twin: reference/losses.py.
 """
@@ -18,7 +18,7 @@ from .runtime.dtypes import widen
 
 
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:  # two tensors of one shape -> ()
-    """Mean of the values that count; nan if none does. What does not count has no part in the gradient either."""
+    """Mean of the values that count; nan if none does. The others get no gradient."""
     return values.masked_fill(~counted, 0.0).sum() / counted.sum()
 
 
@@ -32,20 +32,20 @@ def cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor | None = None)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:  # (...) x 3 -> ()
-    """Mean over all elements that count of the binary cross-entropy with logits."""
+    """Mean binary cross-entropy with logits over all elements that count."""
     losses = F.binary_cross_entropy_with_logits(widen(logits), widen(targets), reduction="none")
     return mean_of(losses, counted).to(logits.dtype)
 
 
 def squared_error(values: Tensor, targets: Tensor, counted: Tensor) -> Tensor:  # (...) x 3 -> ()
-    """Mean over all elements that count of (value − target)²."""
+    """Mean of (value − target)² over all elements that count."""
     return mean_of((widen(values) - widen(targets)).square(), counted).to(values.dtype)
 
 
 def span_loss(logits: Tensor, positions: Tensor, valid: Tensor) -> Tensor:  # (B, S), (B,), (B, S) -> ()
-    """Cross-entropy over the valid positions of a row. A target below 0 counts as 0.
+    """Cross-entropy over a row's valid positions. A target below 0 counts as 0.
 
-    A target past the row, or on a position that is not valid, is left out.
+    A target past the row or at padding is ignored.
     """
     targets = positions.clamp(min=0)
     inside = targets < logits.shape[1]

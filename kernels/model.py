@@ -1,14 +1,14 @@
 """The bare model as a torch module: embeddings, encoder, pooler.
 
-    x = dropout(embed(ids))                     (T, E), the padding left out; or (B, S, E)
+    x = dropout(embed(ids))                     (T, E), without padding; or (B, S, E)
     x = layer(x) for each layer
     pooled = tanh(dense(first token))           (B, E)
 
-A call is packed on entry wherever it may be: padding is removed once, everything is computed on tokens alone, and
-padding comes back once. No value is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
+A call is packed on entry if possible: padding is removed once, everything is computed on tokens alone, and padding is
+restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
-Where gradients are wanted, or dropout is on, the same is computed in plain torch on the rectangle, as the kernels know
-no gradients yet.
+If gradients are needed or dropout is on, the same is computed in plain torch on the rectangle, as the kernels have no
+backward pass yet.
 
 Twin: reference/model.py.
 """
@@ -39,10 +39,10 @@ from .runtime.dispatch import should_validate
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder gives a head.
+    """What the encoder returns to a head.
 
-    `hidden`: (T, E) or (B, S, E), as `layout` says; or, if only they were asked for, `first`: the first tokens, (B, E).
-    `valid` (B, S): which places hold tokens. `hidden_states`, `attentions`: if asked for, on the rectangle.
+    `hidden`: (T, E) or (B, S, E), depending on `layout`; or, if that is enough, `first`: only the first tokens, (B, E).
+    `valid` (B, S): which positions hold real tokens. `hidden_states`, `attentions`: on the rectangle, if requested.
     """
 
     layout: Layout
@@ -59,7 +59,7 @@ class Encoded:
         return self.layout.on_rectangle(self.hidden)
 
     def first_token(self, rectangle: Tensor | None = None) -> Tensor:  # (B, S, E) -> (B, E)
-        """Of each row: column 0, or the first valid one where column 0 is masked; 0 in a row without tokens."""
+        """Each row's first token: column 0, or the first valid column if that is masked; 0 in a row without tokens."""
         if self.first is not None:
             return self.first
         hidden = self.on_rectangle if rectangle is None else rectangle
@@ -77,9 +77,9 @@ class Encoder(Module):
 
 
 class ErnieMModel(PretrainedModel):
-    """The encoder without a head. Make one with `from_pretrained(directory)`, or `from_config(config, seed=0)`.
+    """The encoder without a head. Build one with `from_pretrained(directory)` or `from_config(config, seed=0)`.
 
-    `ErnieMModel(config)` has random weights from torch's generator, and is in `train()` as any new module.
+    `ErnieMModel(config)` draws random weights from torch's generator and, like any new module, is in `train()` mode.
     """
 
     twin = reference.ErnieMModel
@@ -92,12 +92,12 @@ class ErnieMModel(PretrainedModel):
         add_pooling_layer: bool = True,
         name: str = "",
     ) -> None:
-        """`name`: what stands before names in a trace, "ernie_m." inside a head."""
+        """`name`: the prefix of names in a trace, "ernie_m." inside a head."""
         super().__init__(config)
-        made = {"device": device, "dtype": dtype}
-        self.embeddings = Embeddings(config, f"{name}embeddings", **made)
-        self.encoder = Encoder(config, f"{name}encoder", **made)
-        self.pooler = Pooler(config.hidden_size, f"{name}pooler", **made) if add_pooling_layer else None
+        factory = {"device": device, "dtype": dtype}
+        self.embeddings = Embeddings(config, f"{name}embeddings", **factory)
+        self.encoder = Encoder(config, f"{name}encoder", **factory)
+        self.pooler = Pooler(config.hidden_size, f"{name}pooler", **factory) if add_pooling_layer else None
         initialise(self, config)
 
     def forward(
@@ -112,16 +112,16 @@ class ErnieMModel(PretrainedModel):
     ) -> ModelOutput[Tensor]:
         """Encode a batch.
 
-        input_ids: (B, S) integers in [0, vocab_size). Or, in their place,
+        input_ids: (B, S) integers in [0, vocab_size). Alternatively,
         inputs_embeds: (B, S, E) word vectors, to which positions are still added.
         attention_mask: (B, S) of 0 and 1, 1 = token, 0 = padding; or (B, S, S) of booleans, True = the row's token may
-            attend to the column's. Without one, `config.default_mask` says what is masked.
+            attend to the column's. By default, `config.default_mask` decides what is masked.
         position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
         head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
-        output_hidden_states, output_attentions: whether to give them.
+        output_hidden_states, output_attentions: whether to return them.
 
-        All are tensors on the model's device. Raises TypeError or ValueError that names the argument, the value, and
-        what was expected.
+        All are tensors on the model's device. Raises TypeError or ValueError, naming the argument, the value and what
+        was expected.
         """
         given = (input_ids, attention_mask, position_ids, head_mask, inputs_embeds)
         encoded = self.encode(*given, output_hidden_states, output_attentions)
@@ -141,7 +141,7 @@ class ErnieMModel(PretrainedModel):
         first_only: bool = False,
         validate: bool | None = None,
     ) -> Encoded:
-        """Run embeddings and encoder, for a head. `first_only`: it reads nothing but each row's first token."""
+        """Run embeddings and encoder for a head. `first_only`: the head reads only each row's first token."""
         config, like = self.config, self.embeddings.word_embeddings.weight
         validate = should_validate(like, self.validate if validate is None else validate)
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
@@ -171,13 +171,13 @@ class ErnieMModel(PretrainedModel):
     def packed(
         self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_ids: Tensor | None = None
     ) -> ModelOutput[Tensor]:  # (T,), (B + 1,), (T,) -> (T, E), (B, E)
-        """Encode B sequences that lie one behind the other: sequence b is tokens cu_seqlens[b] to cu_seqlens[b+1].
+        """Encode B sequences stored one after the other: sequence b is tokens cu_seqlens[b] to cu_seqlens[b+1].
 
         input_ids: (T,) integers. cu_seqlens: (B + 1,) int32, from 0 to T; a sequence may be empty.
         max_seqlen: at least the longest sequence's length. position_ids: (T,); by default 0, 1, ... in each sequence.
 
         No value is read on the host, so that CUDA graphs apply; on a CPU, or with `validate`, values are checked.
-        Raises TypeError or ValueError that names the argument, the value, and what was expected.
+        Raises TypeError or ValueError, naming the argument, the value and what was expected.
         """
         like = self.embeddings.word_embeddings.weight
         validate = should_validate(like, self.validate)
@@ -199,7 +199,7 @@ class ErnieMModel(PretrainedModel):
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
     def _plain(self, vectors: Tensor | None) -> bool:
-        """Whether plain torch has to serve: gradients are wanted, or dropout is on, or autocast picks the dtypes."""
+        """Whether plain torch is needed: for gradients, dropout, or the dtypes that autocast picks."""
         config, like = self.config, self.embeddings.word_embeddings.weight
         p_activation = config.hidden_dropout_prob if config.act_dropout is None else config.act_dropout
         drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob, p_activation) > 0
@@ -211,7 +211,7 @@ class ErnieMModel(PretrainedModel):
 
 
 def choose_layout(inputs: Inputs[Tensor], plain: bool, output_attentions: bool) -> Layout:
-    """Packed where nothing needs the rectangle."""
+    """Packed unless something needs the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     B, S = inputs.position_ids.shape
     if mask is not None or plain or output_attentions:

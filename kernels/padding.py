@@ -1,11 +1,11 @@
-"""Leaving padding out: a batch of ragged rows as one run of tokens, and back.
+"""Removing and restoring padding: a batch of ragged rows as one run of tokens, and back.
 
     mask        indices (flat, b·S + s)    cu_seqlens (where each row starts, and the end)
     1 1 1 0     0 1 2                      0 3 5
     1 1 0 0     4 5
 
-All index arithmetic, a few microseconds once on entry and once on exit, so it is torch and not Triton. `token_indices`
-is the one step whose result has a size that depends on values: on a GPU the host waits for it.
+All of this is index arithmetic, a few microseconds on entry and on exit, so it is torch, not Triton. Only the size of
+`token_indices` depends on values: on a GPU, the host waits for it.
 
 Twin: reference/padding.py.
 """
@@ -21,7 +21,7 @@ from .runtime.arguments import check_integers
 
 
 def token_indices(mask: Tensor) -> Tensor:  # (B, S) -> (T,)
-    """The flat position b·S + s of every token, in order: the places where the (B, S) mask is true. int64."""
+    """The flat position b·S + s of every token, in order: where the (B, S) mask is true. int64."""
     return mask.reshape(-1).nonzero().squeeze(1)
 
 
@@ -43,9 +43,9 @@ def pad(packed: Tensor, indices: Tensor, batch: int, length: int) -> Tensor:  # 
 
 
 def sequence_of_tokens(cu_seqlens: Tensor, tokens: int) -> Tensor:  # (B + 1,) -> (T,)
-    """Which sequence each of T = `tokens` packed tokens belongs to, int64; no value is read on the host.
+    """The sequence that each of T = `tokens` packed tokens belongs to, int64; reads no values on the host.
 
-    Tokens that wrong `cu_seqlens` leave to no sequence are given to the last.
+    Tokens that wrong `cu_seqlens` assign to no sequence go to the last one.
     """
     places = torch.arange(tokens, device=cu_seqlens.device)
     owners = torch.searchsorted(cu_seqlens[1:].contiguous(), places, right=True)
@@ -60,7 +60,7 @@ def check_max_seqlen(cu_seqlens: Tensor, max_seqlen: int) -> None:
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, tokens: int, values: bool) -> None:
-    """Raise unless `cu_seqlens` is a 1-D int32 tensor that, if `values` are looked at, rises from 0 to `tokens`."""
+    """Raise unless `cu_seqlens` is a 1-D int32 tensor that, if `values` are checked, rises from 0 to `tokens`."""
     check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"cu_seqlens: expected shape (B + 1,), got {tuple(cu_seqlens.shape)}")

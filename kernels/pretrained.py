@@ -1,7 +1,7 @@
-"""What the six model classes have in common: where weights come from and go to.
+"""What the six model classes share: loading and exporting weights.
 
-`state_dict()` and `load_state_dict()` speak Hugging Face's names; files are read by the reference's loader, and weights
-go to and from the reference's classes of the same name.
+`state_dict()` and `load_state_dict()` use Hugging Face's names. The reference's loader reads files, and weights can be
+copied to and from the reference's class of the same name.
 
 Twin: reference/pretrained.py.
 """
@@ -33,10 +33,10 @@ Model = TypeVar("Model", bound="PretrainedModel")
 
 
 class PretrainedModel(Module):
-    """A torch module with a configuration, and a reference class of the same name as its `twin`.
+    """A torch module with a configuration and a `twin`, the reference class of the same name.
 
-    validate: whether to check values (ids in range, masks of 0 and 1, targets) on a GPU too, which waits for it at each
-        call. On a CPU they always are; in a graph that is being compiled never.
+    validate: whether to check values (ids in range, masks of 0 and 1, targets) on a GPU too, which synchronises at each
+        call. On a CPU they are always checked; in a graph that is being compiled, never.
     """
 
     twin: ClassVar[Any]
@@ -50,14 +50,14 @@ class PretrainedModel(Module):
     def from_config(
         cls: type[Model], config: ErnieMConfig, seed: int = 0, dtype: torch.dtype | None = None, device: Any = None
     ) -> Model:
-        """A model in `eval()` with random weights: those of the reference's `from_config` with that seed."""
+        """A model in `eval()` mode, newly initialised as by the reference's `from_config` with that seed."""
         return cls.from_reference(cls.twin.from_config(config, seed=seed), dtype=dtype, device=device)
 
     @classmethod
     def from_reference(cls: type[Model], model: Any, dtype: torch.dtype | None = None, device: Any = None) -> Model:
-        """A model in `eval()` with the weights of a reference model of the same class, by default in its dtype.
+        """A model in `eval()` mode with the weights of a reference model of the same class, by default in its dtype.
 
-        Raises TypeError for another class, or for a dtype that is none of torch's floating point types here.
+        Raises TypeError for another class, or for a dtype other than float16, bfloat16, float32 and float64.
         """
         if not isinstance(model, cls.twin):
             expected = f"ernie_m.reference.{cls.twin.__name__}"
@@ -74,18 +74,18 @@ class PretrainedModel(Module):
         seed: int = 0,
         **changes: Any,
     ) -> Any:
-        """Read a Hugging Face or a Paddle checkpoint directory into a model in `eval()`.
+        """Read a Hugging Face or a Paddle checkpoint directory into a model in `eval()` mode.
 
-        dtype: by default the file's, half precision as float32. device: by default torch's default device.
-        strict, seed, changes: as of the reference's `from_pretrained`; with `strict=False` a pair is returned, the
-            model and the report.
+        dtype: by default the file's, with half precision as float32. device: by default torch's default device.
+        strict, seed, changes: as in the reference's `from_pretrained`; with `strict=False`, return a pair, the model
+            and the report.
 
-        Errors are the reference's too.
+        Raises the same errors as the reference.
         """
-        kind = None if dtype is None else NUMPY_TYPES.get(float_dtype(dtype), np.float32)
+        numpy_dtype = None if dtype is None else NUMPY_TYPES.get(float_dtype(dtype), np.float32)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         head, pooler = cls.twin.head_sizes(config), cls.twin.has_pooler
-        arrays, report = load_parameters(directory, config, head, pooler, dtype=kind, strict=strict, seed=seed)
+        arrays, report = load_parameters(directory, config, head, pooler, dtype=numpy_dtype, strict=strict, seed=seed)
         model = cls._of_arrays(config, arrays, dtype, device)
         return model if strict else (model, report)
 
@@ -93,22 +93,22 @@ class PretrainedModel(Module):
     def _of_arrays(
         cls: type[Model], config: ErnieMConfig, arrays: dict[str, Array], dtype: torch.dtype | None, device: Any
     ) -> Model:
-        """A model with these weights, by path. Empties `arrays`, so that there are never two whole copies."""
+        """A model with these weights, by path. Empties `arrays`, so that two full copies never exist."""
         dtype = TORCH_TYPES[np.result_type(*arrays.values())] if dtype is None else float_dtype(dtype)
         build: Any = cls
         model: Model = build(config, device="meta", dtype=dtype).to_empty(device=device or torch.get_default_device())
-        places = model.state_dict()
+        state = model.state_dict()
         prefix = PREFIX if cls.twin.head_sizes(config) else ""
         with torch.no_grad(), warnings.catch_warnings():
-            # Arrays that are views of a file are read-only, and only read.
+            # Arrays that are views of a file are read-only, and are only read here.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             while arrays:
                 path, array = arrays.popitem()
-                places[file_name(path, HUGGINGFACE, prefix)].copy_(torch.from_numpy(array))
+                state[file_name(path, HUGGINGFACE, prefix)].copy_(torch.from_numpy(array))
         return model.eval()
 
     def to_reference(self) -> Any:
-        """The reference's model of the same class with copies of the weights; bfloat16, which NumPy lacks, as float32.
+        """A reference model of the same class, with copies of the weights; bfloat16, which NumPy lacks, as float32.
 
         `to_reference().save_pretrained(directory)` writes a checkpoint.
         """
@@ -117,31 +117,31 @@ class PretrainedModel(Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype, which is the outputs' too."""
+        """The dtype of the weights and of the outputs."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def num_parameters(self) -> int:
-        """How many numbers the model has."""
+        """The total number of weights."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
 def float_dtype(dtype: Any) -> torch.dtype:
-    """`dtype`, or a TypeError unless it is one that a model can have."""
+    """Return `dtype`; raise TypeError unless a model can have it."""
     allowed = (*TRITON_TYPES, torch.float64)
     if dtype not in allowed:
         raise TypeError(f"dtype: expected one of {', '.join(map(str, allowed))}, got {dtype!r}")
-    found: torch.dtype = dtype
-    return found
+    checked: torch.dtype = dtype
+    return checked
 
 
 @torch.no_grad()
 def initialise(module: Module, config: ErnieMConfig) -> None:
-    """Random weights from torch's generator, distributed as `reference.parameters.initialise` describes them."""
+    """Draw weights from torch's generator, distributed as in `reference.parameters.initialise`."""
     for child in module.modules():
         own: Mapping[str, Tensor] = dict(child.named_parameters(recurse=False))
         for name, parameter in own.items():

@@ -1,6 +1,6 @@
-"""Targets, validated like all other inputs: type, shape and device always, values where they are validated.
+"""Targets, validated like all other inputs: type, shape and device always, values when `validate` is true.
 
-Twin: reference/targets.py, which has the checks and all messages.
+Twin: reference/targets.py, which holds the checks and all messages.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def classes(name: str, values: Any, shape: Shape, C: int, logits: Tensor, valida
 
 
 def positions(name: str, values: Any, logits: Tensor) -> Tensor:
-    """Integers of any size, of shape (B,), or (B, 1) as transformers allows; `logits` has B rows."""
+    """Integers of any value, of shape (B,), or (B, 1) as transformers allows; `logits` has B rows."""
     values, rows = integers(name, values, logits), logits.shape[0]
     shared.check_shape(name, values.shape, (rows,), (rows, 1))
     return values.reshape(rows)
 
 
 def numbers(name: str, values: Any, shapes: tuple[Shape, ...], logits: Tensor, validate: bool) -> Tensor:
-    """Finite numbers (integers and booleans too) in one of `shapes`, in the dtype of `logits`."""
+    """Finite numbers, integers or booleans in one of `shapes`, converted to the dtype of `logits`."""
     on_device(name, values, logits)
     if not is_number(values):
         raise TypeError(f"{name}: expected numbers, got {values.dtype}")
@@ -45,7 +45,7 @@ def numbers(name: str, values: Any, shapes: tuple[Shape, ...], logits: Tensor, v
 
 
 def probabilities(name: str, values: Tensor, validate: bool) -> Tensor:
-    """`values`. Raises ValueError unless all are from 0 to 1."""
+    """Return `values`. Raises ValueError unless all are in [0, 1]."""
     if validate:
         shared.check_probabilities(name, widen(values).numpy(force=True))
     return values

@@ -3,9 +3,9 @@
     with ernie_m.reference.trace() as t:
         torch_model(input_ids, attention_mask=mask)
 
-Values become NumPy arrays (bfloat16 as float32). What fused operations never write down is not there: on the fast path
-`word_embeddings`, `position_embeddings`, `scores`, `probs`, `out_proj`, `linear1` and `linear2`. The plain path, where
-gradients are wanted, has them all. While a graph is being compiled nothing is recorded.
+Values become NumPy arrays (bfloat16 as float32). Values that fused operations never write to memory are missing: on the
+fast path `word_embeddings`, `position_embeddings`, `scores`, `probs`, `out_proj`, `linear1` and `linear2`. The plain
+path, used for gradients, records them all. Nothing is recorded while a graph is being compiled.
 
 Twin: reference/trace.py.
 """
@@ -22,19 +22,19 @@ from ernie_m.reference.trace import Entry, _scope
 
 
 class Places(Protocol):
-    """What knows where the rows of a recorded value stand."""
+    """Knows the positions of a recorded value's rows."""
 
     def entry(self, name: str, value: Array) -> Entry:
-        """The value as an entry of a trace."""
+        """The value as a trace entry."""
 
 
 def tracing() -> bool:
-    """Whether a trace is running, and this is no graph that is being compiled."""
+    """Whether a trace is running and no graph is being compiled."""
     return not torch.compiler.is_compiling() and _scope.get() is not None
 
 
 def record(name: str, value: Tensor, places: Places | None = None) -> Tensor:
-    """Give `value` back, and keep it under `name` if a trace is running; `places` None: it has no positions."""
+    """Return `value`; record it under `name` if a trace is running. Without `places`, it has no token positions."""
     if tracing():
         current: Any = _scope.get()
         name = current.prefix + name

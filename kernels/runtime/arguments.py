@@ -1,6 +1,6 @@
 """Argument checks that operations and models share: types, shapes, devices, and the ranges of ids.
 
-They run once, at the public edge of an operation or a model; what is called inside takes its arguments as they are.
+They run once, at the public edge of an operation or a model; inner functions trust their arguments.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: st
     """Raise ValueError unless `x` has that shape; None stands for any size."""
     fits = x.dim() == len(shape) and all(n is None or x.shape[i] == n for i, n in enumerate(shape))
     if not fits:
-        wanted = ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name}: expected shape {letters} = ({wanted}), got {tuple(x.shape)}")
+        sizes = ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name}: expected shape {letters} = ({sizes}), got {tuple(x.shape)}")
 
 
 def check_floats(**tensors: Tensor) -> None:
-    """Raise unless all are tensors of one floating-point dtype on one device; the first one sets both."""
+    """Raise unless all are tensors of one floating-point dtype on one device; the first sets both."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
@@ -43,7 +43,7 @@ def check_integers(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...] = (torc
 
 
 def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise ValueError unless both are on one device."""
+    """Raise ValueError unless both are on the same device."""
     if x.device != other.device:
         raise ValueError(f"{name}: expected a tensor on {other.device} like {other_name}, got one on {x.device}")
 

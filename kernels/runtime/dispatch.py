@@ -1,8 +1,8 @@
-"""How an operation computes. The choice depends on dtypes and devices, never on values:
+"""Which implementation an operation uses. The choice never depends on values:
 
-the plain torch form     where gradients are wanted (the kernels are forward only) and in float64
+the plain torch form     for gradients (the kernels are forward only) and in float64
 the Triton kernel        on a GPU, and on a CPU in Triton's interpreter (TRITON_INTERPRET=1)
-the plain torch form     on a CPU without the interpreter, so that the room runs wherever torch does
+the plain torch form     on a CPU without the interpreter, so that the package runs wherever torch does
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "").lower() in (
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether a kernel can work on `x`."""
+    """Whether a kernel can run on `x`."""
     return x.dtype in TRITON_TYPES and HAS_TRITON and (x.is_cuda or (INTERPRETED and x.device.type == "cpu"))
 
 

@@ -1,18 +1,18 @@
-"""The dtypes that kernels work in, and the wider ones that they compute in."""
+"""The dtypes that kernels support, and the wider ones that they compute in."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# The dtypes that there are kernels for, and Triton's word for each.
+# The dtypes that kernels support, and Triton's name for each.
 TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # The same by name.
 TORCH_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TRITON_TYPES}
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that arithmetic on `x` is done in: float64 for float64, float32 for everything else."""
+    """The dtype for arithmetic on `x`: float64 for float64, float32 for everything else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

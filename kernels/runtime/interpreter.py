@@ -1,18 +1,18 @@
 """Exact bfloat16 in Triton's interpreter.
 
 The interpreter (TRITON_INTERPRET=1) runs a kernel program by program in NumPy. NumPy has no bfloat16, so a block of it
-is held as its bit patterns in uint16, and upstream (3.6 to 3.9) treats them so:
+is stored as uint16 bit patterns, and upstream (3.6 to 3.9) gets these wrong:
 
     float32 -> bfloat16   drops the low bits: rounds towards zero, where GPUs and torch round to nearest even
-    subnormals, float64   come out as other numbers
-    a + b, tl.sum, fma    work on the bit patterns; so does tl.dot: no error, only garbage
-    2.5 * x, tl.full      AttributeError: there are no bfloat16 constants
+    subnormals, float64   are converted to wrong numbers
+    a + b, tl.sum, fma    work on the bit patterns, as does tl.dot: garbage, without an error
+    2.5 * x, tl.full      raise AttributeError: there are no bfloat16 constants
 
-`install()` puts this right: arithmetic widens to float32, which is exact, and rounds its result once. A sum is taken in
+`install()` fixes this: arithmetic widens to float32, which is exact, and rounds its result once. A sum is taken in
 float32 and rounded at the end, where compiled code may round in between; kernels here sum in float32 anyway.
-It also mends range(n) for a loaded n, a TypeError in Triton 3.6 with NumPy 2.5.
+It also fixes range(n) for a loaded n, which raises TypeError in Triton 3.6 with NumPy 2.5.
 
-Left as they are: bfloat16 atomics and scans, and conversions between bfloat16 and 8-bit floats.
+Not fixed: bfloat16 atomics and scans, and conversions between bfloat16 and 8-bit floats.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _as_bfloat16(handle: Any) -> Any:
 
 
 class ExactBuilder(_Builder):
-    """Upstream's table of operations, with those that meet bfloat16 done in float32."""
+    """Upstream's operations, with those on bfloat16 done in float32."""
 
     def get_bf16(self, value: float) -> Any:
         return upstream.TensorHandle(round_to_bfloat16(np.array([value], dtype=np.float32)), tl.bfloat16)
@@ -71,7 +71,7 @@ class ExactBuilder(_Builder):
         if not _is_bfloat16(lhs, rhs):
             return super().binary_op(lhs, rhs, op)
         result = super().binary_op(_as_float32(lhs), _as_float32(rhs), op)
-        # Comparisons give booleans, whatever dtype upstream writes on them.
+        # Comparisons return booleans, whatever dtype upstream declares for them.
         return result if result.data.dtype == np.bool_ else _as_bfloat16(result)
 
     def create_fma(self, x: Any, y: Any, z: Any) -> Any:
@@ -83,7 +83,7 @@ class ExactBuilder(_Builder):
 
 
 class ExactReduceOps(_ReduceOps):
-    """Upstream's reductions, with sums of bfloat16 taken in float32."""
+    """Upstream's reductions, with sums of bfloat16 done in float32."""
 
     def sum(self, input: Any) -> Any:
         if input.dtype.scalar != tl.bfloat16:
@@ -94,22 +94,22 @@ class ExactReduceOps(_ReduceOps):
 
 
 def _index(tensor: Any) -> int:
-    # What range() asks of a loaded bound: an array of one element, which NumPy 2.5 no longer takes for a number.
+    # range() calls this on a loaded bound, a one-element array, which NumPy 2.5 no longer converts to a number.
     return int(tensor.handle.data.item())
 
 
 def is_active() -> bool:
-    """Whether kernels of this process are interpreted: Triton's own are, or are not, from when it was imported."""
+    """Whether this process interprets kernels, which Triton decides when it is imported."""
     return HAS_TRITON and isinstance(tl.sum, upstream.InterpretedFunction)
 
 
 def install() -> None:
     """Make bfloat16 exact for every kernel that this process interprets; a second call changes nothing.
 
-    Raises RuntimeError where Triton is absent, or was imported without TRITON_INTERPRET=1.
+    Raises RuntimeError if Triton is absent or was imported without TRITON_INTERPRET=1.
     """
     if not HAS_TRITON:
-        raise RuntimeError("triton is not installed: there is no interpreter whose bfloat16 could be mended")
+        raise RuntimeError("triton is not installed: there is no interpreter to patch")
     if not is_active():
         raise RuntimeError(_INACTIVE)
     if upstream.ReduceOps is ExactReduceOps:
@@ -164,7 +164,7 @@ def _sums_kernel(x, w, n, sums, total, product, N: tl.constexpr):  # (N, N) x 2,
 
 
 def _expect(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise RuntimeError unless the numbers are the same, signs of zero included; one NaN is as good as another."""
+    """Raise RuntimeError unless the numbers are equal, including signs of zero; any NaN equals any other."""
     same = (got == expected) & (got.signbit() == expected.signbit()) | got.isnan() & expected.isnan()
     if not bool(same.all()):
         i = tuple((~same).nonzero()[0].tolist())
@@ -179,7 +179,7 @@ def _test_conversions(every: torch.Tensor) -> None:
     wide = torch.empty(every.shape)
     _copy_kernel[(1,)](every, wide, every.numel())
     _expect("bfloat16 to float32", wide, every.float())
-    # Each number itself, and below, at and above its tie with the next one; what follows infinity's bits are NaNs.
+    # Each number itself, and values below, at and above its tie with the next one; bits past infinity are NaNs.
     for low in (0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
         x = ((torch.arange(every.numel()) << 16) + low).to(torch.int32).view(torch.float32)
         y = torch.empty_like(every)
@@ -203,8 +203,8 @@ def _test_arithmetic(a: torch.Tensor, b: torch.Tensor) -> None:
         "max(a, b) + 0.375": torch.maximum(a, b) + 0.375,
         "fma(a, b, a)": (a.float() * b.float() + a.float()).to(torch.bfloat16),
     }
-    # Not bfloat16's affair: which operand the maximum takes when one is NaN, and, of a fused multiply-add whose product
-    # leaves float32's range, when that happens.
+    # Not compared, because bfloat16 is not the cause: the maximum when an operand is NaN, and a fused multiply-add
+    # whose product leaves float32's range.
     product = a.double() * b.double()
     undefined = torch.zeros(results.shape, dtype=torch.bool)
     undefined[5] = a.isnan() | b.isnan()
@@ -226,9 +226,9 @@ def _test_sums(generator: torch.Generator) -> None:
 
 
 def self_test() -> None:
-    """Compare with torch over all 65,536 bfloat16 numbers and over the ties between them; less than a second.
+    """Compare with torch on all 65,536 bfloat16 numbers and the ties between them; takes less than a second.
 
-    Raises RuntimeError that names the operation and the first number that differs.
+    Raises RuntimeError, naming the operation and the first number that differs.
     """
     if not is_active():
         raise RuntimeError(_INACTIVE)

@@ -1,4 +1,4 @@
-"""Triton, or stand-ins where there is none (macOS, Windows): the room imports there too, and plain torch serves."""
+"""Triton, or stand-ins without it (macOS, Windows): the package still imports, and uses plain torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["HAS_TRITON", "tl", "triton"]
 
 
 class _NoTriton:
-    """What modules need of `triton` and `triton.language` while they are imported, and nothing that runs."""
+    """What modules need of `triton` and `triton.language` at import time; it cannot run a kernel."""
 
     @staticmethod
     def jit(function: Any) -> Any:

@@ -1,8 +1,8 @@
-"""What is shipped: every kernel with the block sizes, warps and stages that it runs with, for each GPU target.
+"""The block sizes, warps and stages that each kernel runs with on each GPU target.
 
-There is no tuning at run time. Each kernel module picks its configuration by a small function of target, dtype and
-size; the launcher calls it, and `shipped(target)` lists what it gives, so that the compile report and the gates look
-at the very kernels that run.
+There is no tuning at run time. Each kernel module picks its configuration with a small function of target, dtype and
+size. The launcher calls that function, and the module's `variants(target)` lists its results, so that the compile
+report and the gates examine the very kernels that run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a kernel is launched: its block sizes by the names of the kernel's constants, warps, and pipeline stages."""
+    """How a kernel is launched: block sizes, by the names of the kernel's constants; warps; pipeline stages."""
 
     blocks: Mapping[str, int]
     num_warps: int
@@ -28,7 +28,7 @@ class Configuration:
     @property
     def options(self) -> dict[str, Any]:
         """What a launch passes besides the kernel's own arguments."""
-        # Contracting a·b + c into one instruction is relied on; newer Tritons will want it asked for.
+        # Kernels rely on a·b + c becoming one instruction, which newer versions of Triton will do only on request.
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
@@ -36,9 +36,9 @@ class Configuration:
 class Variant:
     """One kernel as it runs on one target.
 
-    `signature` has the Triton type of every argument that is no constant ("*bf16", "i32", "fp32"), `constants` the
-    rest. `tile` counts the elements that a program works on or, with `loop`, one step of its innermost loop: scores of
-    attention, rows of a normalisation, numbers of an elementwise kernel.
+    `signature` has the Triton type of every non-constant argument ("*bf16", "i32", "fp32"), `constants` the values of
+    the rest. `tile` is the number of elements that a program processes or, with `loop`, one step of its innermost loop:
+    attention scores, rows to normalise, numbers of an elementwise kernel.
     """
 
     operation: str
@@ -61,12 +61,12 @@ def _target_of(index: int) -> str:
 
 
 def target_of(device: torch.device) -> str:
-    """The target whose configurations serve a device; in the interpreter, on a CPU, those of sm_90."""
+    """The target whose configurations a device uses; on a CPU, in the interpreter, sm_90."""
     if device.type != "cuda":
         return "sm_90"
     return _target_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def next_power_of_2(n: int) -> int:
-    """The smallest power of two that is at least n; Triton's blocks have such sizes."""
+    """The smallest power of two that is at least n; Triton requires such block sizes."""
     return 1 << max(n - 1, 0).bit_length()
