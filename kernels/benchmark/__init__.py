@@ -1,9 +1,9 @@
-"""How fast the kernels and models are on a GPU, beside the alternatives.
+"""How fast the kernels and models are on a GPU, next to the alternatives.
 
-work        sizes, batches, and the least work that each step takes
-workloads   the competitors for one operation at a time
-encoders    the competitors for a whole encoder; `baselines` has the models of others
-timing      fair timing: in turns, out of cache
-runner      one case after the other, saved after each
+work        sizes, batches, and the minimum work of each step
+workloads   the competitors for each single operation
+encoders    the competitors for the whole encoder; `baselines` has the other implementations
+timing      fair timing: competitors take turns, inputs are not in the cache
+runner      runs one case after another and saves after each
 report      rows and tables; `figures` draws them
 """

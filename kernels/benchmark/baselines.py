@@ -1,13 +1,13 @@
-"""What the kernels are measured against: the same encoder, with the same weights, as others compute it.
+"""The baselines: other implementations of the same encoder, with the same weights.
 
-    PaddedEncoder("eager")  transformers' operations in plain torch, on padding: one product each for queries, keys and
-                            values, a mask that is added, softmax and LayerNorm in the model's dtype
+    PaddedEncoder("eager")  transformers' operations in plain torch on padded batches: separate products for queries,
+                            keys and values, an additive mask, softmax and LayerNorm in the model's dtype
     PaddedEncoder("sdpa")   the same with torch's scaled_dot_product_attention
-    PackedEncoder           tokens alone, one product for queries, keys and values, and torch's attention over packed
-                            sequences (torch.nn.attention.varlen): what torch itself offers for ragged batches
+    PackedEncoder           real tokens only, one product for queries, keys and values, and torch's own attention for
+                            packed ragged batches (torch.nn.attention.varlen)
 
-transformers' own ErnieM cannot serve in half precision (its mask stays float32, and the sum with it), so "eager" is
-our transcription; `transformers_model` is the original, for float32 and autocast. All stop after the encoder.
+transformers' own ErnieM does not run in half precision (its mask and the masked scores stay float32), so "eager" is our
+transcription; `transformers_model` is the original, for float32 and autocast. All stop after the encoder.
 
 Source: transformers 4.40.2, `ErnieMSelfAttention`, `ErnieMEncoderLayer`, `ErnieMEmbeddings`, for order and masks.
 """
@@ -28,16 +28,16 @@ from ..encoder import EncoderLayer
 from ..model import ErnieMModel
 
 
-def _sharing(weight: Tensor, bias: Tensor) -> Linear:
-    """A linear map on these very numbers, no copies."""
+def _joined(parts: list[Linear]) -> Linear:
+    """One linear map with the outputs of several; it holds copies of their weights."""
+    weight, bias = (torch.cat([getattr(part, name).detach() for part in parts]) for name in ("weight", "bias"))
     linear = Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight = Parameter(weight.detach(), requires_grad=False)
-    linear.bias = Parameter(bias.detach(), requires_grad=False)
+    linear.weight, linear.bias = (Parameter(x, requires_grad=False) for x in (weight, bias))
     return linear
 
 
 class _Layer(Module):
-    """The parts that the baselines' layers share; `attention` is what they differ in."""
+    """The parts that the baselines' layers share; they differ in attention."""
 
     def __init__(self, layer: EncoderLayer) -> None:
         super().__init__()
@@ -47,18 +47,18 @@ class _Layer(Module):
         self.norm1, self.norm2 = layer.norm1, layer.norm2
 
     def after_attention(self, x: Tensor, context: Tensor) -> Tensor:  # (..., E), (..., E) -> (..., E)
-        """The rest of a layer, operation by operation."""
+        """The rest of the layer, one operation at a time."""
         x = self.norm1(x + self.out_proj(context))
         return self.norm2(x + self.linear2(F.gelu(self.linear1(x))))
 
 
 class PaddedLayer(_Layer):
-    """A layer on the rectangle."""
+    """A layer on a padded batch."""
 
     def __init__(self, layer: EncoderLayer, attend: str) -> None:
         super().__init__(layer)
-        fused = layer.self_attn.self_attn
-        self.q, self.k, self.v = (_sharing(fused.weight[i], fused.bias[i]) for i in range(3))
+        attention = layer.self_attn.self_attn
+        self.q, self.k, self.v = attention.q_proj, attention.k_proj, attention.v_proj
         self.attend = attend
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, S, E), (B, 1, 1, S) -> (B, S, E)
@@ -74,15 +74,15 @@ class PaddedLayer(_Layer):
 
 
 class PackedLayer(_Layer):
-    """A layer on tokens alone."""
+    """A layer on packed tokens."""
 
     def __init__(self, layer: EncoderLayer) -> None:
         super().__init__(layer)
-        fused = layer.self_attn.self_attn
-        self.qkv = _sharing(fused.weight.flatten(0, 1), fused.bias.flatten())
+        attention = layer.self_attn.self_attn
+        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
 
     def forward(self, x: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:  # (T, E), (B + 1,) -> (T, E)
-        """Attention within each sequence, by torch."""
+        """Attention within each sequence by torch's `varlen_attn`."""
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = self.qkv(x).view(x.shape[0], 3, -1, self.head_size).unbind(1)
@@ -92,7 +92,7 @@ class PackedLayer(_Layer):
 
 
 class _Encoder(Module):
-    """Embeddings, and layers on top."""
+    """Embeddings and layers."""
 
     def __init__(self, model: ErnieMModel, layers: list[Module]) -> None:
         super().__init__()
@@ -101,18 +101,18 @@ class _Encoder(Module):
         self.layers = ModuleList(layers)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Each table's rows, their sum, its normalisation."""
+        """Look up both tables' rows, add and normalise them."""
         return self.norm(self.word(ids) + self.position(positions + POSITION_OFFSET))
 
 
 class PaddedEncoder(_Encoder):
-    """The encoder on the rectangle; `attend` is "eager" or "sdpa"."""
+    """The encoder on padded batches; `attend` is "eager" or "sdpa"."""
 
     def __init__(self, model: ErnieMModel, attend: str) -> None:
         super().__init__(model, [PaddedLayer(layer, attend) for layer in _layers(model)])
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:  # (B, S), (B, S) of 0 and 1 -> (B, S, E)
-        """`mask` None: no padding, and nothing to add."""
+        """`mask` None: no padding, so no mask is added."""
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         x = self.embed(ids, positions)
         added = None if mask is None else (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
@@ -122,13 +122,13 @@ class PaddedEncoder(_Encoder):
 
 
 class PackedEncoder(_Encoder):
-    """The encoder on tokens alone."""
+    """The encoder on packed tokens."""
 
     def __init__(self, model: ErnieMModel) -> None:
         super().__init__(model, [PackedLayer(layer) for layer in _layers(model)])
 
     def forward(self, ids: Tensor, positions: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:  # (T,) -> (T, E)
-        """Arguments as of `ErnieMModel.packed`."""
+        """Takes the arguments of `ErnieMModel.packed`."""
         x = self.embed(ids, positions)
         for layer in self.layers:
             x = layer(x, cu_seqlens, longest)
@@ -140,9 +140,9 @@ def _layers(model: ErnieMModel) -> list[EncoderLayer]:
 
 
 def transformers_model(model: ErnieMModel) -> Any:
-    """transformers' ErnieM with the same weights in float32, its pooler left out as it is out of what is measured.
+    """transformers' ErnieM with the same weights in float32, without the pooler, which is not timed.
 
-    Raises ImportError if there is none that has it.
+    Raises ImportError if transformers is missing or has no ErnieM.
     """
     from transformers import ErnieMConfig, ErnieMModel
 
@@ -150,7 +150,7 @@ def transformers_model(model: ErnieMModel) -> Any:
 
     fields = {name: value for name, value in Ours.to_dict(model.config).items() if name != "architectures"}
     with torch.device("meta"):
-        made = ErnieMModel(ErnieMConfig(**fields), add_pooling_layer=False)
+        original = ErnieMModel(ErnieMConfig(**fields), add_pooling_layer=False)
     weights = {name: x.float() for name, x in model.state_dict().items() if not name.startswith("pooler.")}
-    made.load_state_dict(weights, assign=True)
-    return made.eval()
+    original.load_state_dict(weights, assign=True)
+    return original.eval()

@@ -1,8 +1,8 @@
-"""The competitors for a whole encoder: ours, and the baselines of `baselines.py`, on the same weights and batch.
+"""The competitors for the whole encoder: ours, and the baselines of `baselines.py`, on the same weights and batch.
 
-Random weights and ids. Padding is right padding; nobody is told how much of it there is but by the mask. Without
-padding, eager adds a mask all the same, as transformers does; torch.compile + SDPA gets none, so that it can take its
-fastest way. All run under `inference_mode`, to the last layer's hidden states, without a pooler's product.
+Weights and ids are random. Padding is on the right; padded competitors learn its extent only from the mask. Without
+padding, eager still adds a mask, as transformers does; torch.compile + SDPA gets none, so that it can choose its
+fastest backend. All run under `inference_mode` up to the last layer's hidden states, without the pooler.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .baselines import PackedEncoder, PaddedEncoder, transformers_model
 from .work import Batch, Size, model_floor
 from .workloads import OURS, Measured, compiled, cumulative
 
-# Up to so many tokens a CUDA graph is worth its memory: the host is slower than the GPU.
+# Up to this many tokens, a CUDA graph is worth its memory because the host is slower than the GPU.
 GRAPH_TOKENS = 1024
 ROTATING = 4
 
 
 def build(size: Size, dtype: torch.dtype, device: str) -> ErnieMModel:
-    """The encoder without a pooler, with random weights drawn where it lives."""
-    made = ErnieMModel(size.config, device=device, dtype=dtype, add_pooling_layer=False)
-    return made.eval().requires_grad_(False)
+    """The encoder without a pooler, with random weights, which are drawn on the device."""
+    model = ErnieMModel(size.config, device=device, dtype=dtype, add_pooling_layer=False)
+    return model.eval().requires_grad_(False)
 
 
 def inputs_of(batch: Batch, vocabulary: int, device: str) -> list[dict[str, Any]]:
-    """Batches of random ids, none of them special, in both layouts."""
+    """ROTATING batches of random ids without special tokens, each in both layouts."""
     lengths = torch.tensor(batch.lengths)
     valid = torch.arange(batch.padded) < lengths[:, None]
     positions = torch.arange(batch.padded).expand_as(valid)[valid].to(device)
@@ -52,7 +52,7 @@ def inputs_of(batch: Batch, vocabulary: int, device: str) -> list[dict[str, Any]
 
 
 def graphed(function: Callable[[Tensor], Any], example: Tensor) -> Callable[[Tensor], Any]:
-    """`function` as a CUDA graph: captured once, replayed on whatever is copied into its input."""
+    """`function` as a CUDA graph: captured once, replayed after each input is copied into its buffer."""
     held = example.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -73,7 +73,7 @@ def graphed(function: Callable[[Tensor], Any], example: Tensor) -> Callable[[Ten
 
 
 def encoder(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """Everyone who can run the encoder on this batch."""
+    """All competitors for the encoder on this batch."""
     model = build(size, dtype, device)
     sets = inputs_of(batch, size.config.vocab_size, device)
     longest = max(batch.lengths)
@@ -109,7 +109,7 @@ def encoder(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measur
             "compile + SDPA, reduce-overhead": rectangle(compiled(sdpa, mode="reduce-overhead"), batch.ragged),
         }
         competitors |= graphs
-        uncounted = frozenset(graphs)  # graphs have pools of their own
+        uncounted = frozenset(graphs)  # CUDA graphs have their own memory pools
     competitors |= _transformers(model, device, dtype)
 
     def call(function: Callable[[dict[str, Any]], Any], i: int) -> Any:
@@ -133,13 +133,13 @@ def _hidden(output: Any) -> Tensor:
 
 
 def _later(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """A competitor that is made on its first call, so that what fails there is its own failure."""
-    made = cache(make)
-    return lambda x: made()(x)
+    """A competitor that is created on its first call, so that a failure there counts as its own."""
+    created = cache(make)
+    return lambda x: created()(x)
 
 
 def _transformers(model: ErnieMModel, device: str, dtype: torch.dtype) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """transformers' ErnieM, in float32 and, for the other dtypes, with autocast to them."""
+    """transformers' ErnieM in float32 and, for other dtypes, also with autocast to that dtype."""
     original = cache(lambda: transformers_model(model))
 
     def call(autocast: torch.dtype | None, x: dict[str, Any]) -> Any:

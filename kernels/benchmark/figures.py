@@ -1,4 +1,4 @@
-"""Figures of what was measured: bars of time for each case, and the share of the floor that our kernels reach."""
+"""Figures of the results: bars of time for each case, and the share of the floor that our kernels reach."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OUR_COLOUR, OTHERS_COLOUR = "#d1495b", "#8d99ae"
 
 
 def figures(rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
-    """(file name, PNG): for each dtype, the times of each operation and of the encoder, and the shares of the floor.
+    """Yield (file name, PNG): per dtype, the times of each operation and the encoder, and the shares of the floor.
 
-    Raises ImportError where matplotlib is missing.
+    Raises ImportError if matplotlib is missing.
     """
     measured = [row for row in rows if isinstance(row.found, Timing)]
     for dtype in dict.fromkeys(row.case.dtype for row in measured):
@@ -28,8 +28,8 @@ def figures(rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
             yield f"bench-share-{dtype}.png", _shares(ours)
 
 
-def _drawn(height: float, panels: int) -> tuple[Any, Any]:
-    """A figure that belongs to no window, and its panels, one above the other."""
+def _blank(height: float, panels: int) -> tuple[Any, Any]:
+    """A figure without a window, and its panels, from top to bottom."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -49,10 +49,10 @@ def _colours(rows: Iterable[Row]) -> list[str]:
 
 
 def _times(rows: Sequence[Row]) -> bytes:
-    """One panel for each size and batch."""
+    """One panel per size and batch."""
     cases = list(dict.fromkeys(row.case for row in rows))
-    figure, panels = _drawn(0.6 + sum(0.8 + 0.24 * sum(row.case == case for row in rows) for case in cases), len(cases))
-    figure.suptitle(f"{rows[0].case.what}, {rows[0].case.dtype}: median time, with the 10th and 90th percentile")
+    figure, panels = _blank(0.6 + sum(0.8 + 0.24 * sum(row.case == case for row in rows) for case in cases), len(cases))
+    figure.suptitle(f"{rows[0].case.what}, {rows[0].case.dtype}: median time, with 10th and 90th percentiles")
     for case, panel in zip(cases, panels, strict=True):
         members = [row for row in rows if row.case == case]
         found = [row.found for row in members if isinstance(row.found, Timing)]
@@ -67,14 +67,14 @@ def _times(rows: Sequence[Row]) -> bytes:
 
 
 def _shares(rows: Sequence[Row]) -> bytes:
-    """One bar for each of ours."""
+    """One bar for each result of ours."""
     labels = [f"{row.case.what}: {row.who}, {row.case.size}, {row.case.batch}" for row in rows]
     shares = [100 * row.floor / row.found.median for row in rows if isinstance(row.found, Timing)]
-    figure, (panel,) = _drawn(0.8 + 0.2 * len(rows), 1)
+    figure, (panel,) = _blank(0.8 + 0.2 * len(rows), 1)
     panel.barh(labels, shares, color=OUR_COLOUR)
     panel.invert_yaxis()
     panel.tick_params(axis="y", labelsize="small")
     panel.margins(y=0.01)
     panel.set_xlabel("share of the floor (the roofline), %")
-    figure.suptitle(f"How near the floor, {rows[0].case.dtype}")
+    figure.suptitle(f"Share of the floor, {rows[0].case.dtype}")
     return _png(figure)

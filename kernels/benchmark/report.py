@@ -1,8 +1,8 @@
-"""What was measured, for people (a table) and for programs (JSON), and where.
+"""The results, for people (a table) and for programs (JSON), and the environment in which they were measured.
 
-Every row has its time, its spread, how many times ours it is, the share of the floor (the time that the work takes at
-least, over the time that it took), and how far its result is from ours: root mean square of the difference over that of
-ours. Peak memory is what a call allocates, beyond weights and inputs.
+Each row has a time, its spread, its ratio to our time, the share of the floor (minimum time of the work divided by the
+measured time), and the difference of its result from ours: the RMS of the difference divided by the RMS of ours. Peak
+memory is what a call allocates, beyond weights and inputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What a row is about, by the names that the command knows."""
+    """What was timed, in the names that the command takes."""
 
     what: str
     size: str
@@ -44,7 +44,7 @@ class Case:
 class Row:
     """One competitor on one case.
 
-    floor, ours: seconds; `ours` is the median of the first of ours. difference: of the result from that of ours.
+    floor, ours: seconds; `ours` is the median of our first competitor. difference: of the result from its result.
     held: bytes of the weights.
     """
 
@@ -58,11 +58,11 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """The median, if it was measured."""
+        """The median; None if the competitor could not run."""
         return self.found.median if isinstance(self.found, Timing) else None
 
     def cells(self) -> tuple[str, ...]:
-        """A line of the table, under HEADINGS."""
+        """The row's cells, in the order of HEADINGS."""
         about = (self.case.what, self.case.size, self.case.batch, self.case.dtype, self.who)
         t = self.found
         if isinstance(t, Missing):
@@ -74,7 +74,7 @@ class Row:
         return (*about, duration(t.median), spread, against, f"{self.floor / t.median:.0%}", differs, peak)
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs; times in seconds, memory in bytes."""
+        """The row as JSON; times in seconds, memory in bytes."""
         row: dict[str, Any] = {**vars(self.case), "who": self.who}
         if isinstance(self.found, Missing):
             return row | {"not_measured": self.found.why}
@@ -85,7 +85,7 @@ class Row:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Row:
-        """What `as_json` gave."""
+        """The inverse of `as_json`."""
         case = Case(row["what"], row["size"], row["batch"], row["dtype"])
         if "not_measured" in row:
             return cls(case, row["who"], Missing(row["not_measured"]))
@@ -115,9 +115,9 @@ def duration(seconds: float) -> str:
 
 
 def aligned(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table that reads in a terminal too."""
+    """A Markdown table that is also readable in a terminal."""
     cells = [headings, *lines]
-    # Why something was not measured may be long: it does not make its column wide.
+    # A long reason why something was not measured does not widen its column.
     columns = zip(*cells, strict=True)
     widths = [max(len(cell) for cell in column if not cell.startswith("not measured")) for column in columns]
     found = ["| " + " | ".join(x.ljust(width) for x, width in zip(line, widths, strict=True)) + " |" for line in cells]
@@ -126,12 +126,12 @@ def aligned(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """All rows."""
+    """A table of all rows."""
     return aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in row.cells()) for row in rows])
 
 
 def environment() -> dict[str, Any]:
-    """Where it is measured: GPU, driver, versions, commit."""
+    """Where and when the results are measured: GPU, driver, versions, commit, date."""
     query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     read = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={_uuid(properties)}")
@@ -151,13 +151,13 @@ def environment() -> dict[str, Any]:
 
 
 def _uuid(properties: Any) -> str:
-    """The GPU's name for nvidia-smi, which numbers GPUs in another order than CUDA."""
+    """The GPU's UUID for nvidia-smi, whose numbering of GPUs differs from CUDA's."""
     uuid = str(getattr(properties, "uuid", 0))
     return uuid if len(uuid) < 32 or uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
 def commit(path: Path) -> str | None:
-    """The commit of a file's repository, with "-dirty" if files have changed; None if git does not know the file."""
+    """The commit of a file's repository, with "-dirty" if files have changed; None if git does not track the file."""
     git = ("git", "-C", str(path.parent))
     if _output(*git, "ls-files", "--error-unmatch", path.name) is None:
         return None
@@ -165,7 +165,7 @@ def commit(path: Path) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, the first line; None if it cannot be run."""
+    """The first line that a command prints; None if it fails or prints nothing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,6 @@
-"""Running the benchmark: one case after the other, saved after each, so that an interruption loses only one.
+"""Run the benchmark: one case after another, saved after each, so that an interruption loses only the current case.
 
-Ceilings come first, a large copy and a large product, so that every time can be given as a share of what this GPU
-reaches.
+`timing.ceilings` comes first (a large copy and a large matrix product); each time is compared with what they allow.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 
 
 def makers() -> dict[str, Maker]:
-    """What can be measured, by name: the whole encoder, and every operation."""
+    """What can be measured, by name: the whole encoder and every operation."""
     return {"encoder": encoder, **WORKLOADS}
 
 
 class Output:
-    """What was measured so far, and the folder, if any, where it is kept.
+    """The results so far, and the directory, if any, in which they are saved.
 
-    Raises FileExistsError if results are there already, unless they may be replaced.
+    Raises FileExistsError if the directory contains results, unless `overwrite` is true.
     """
 
     def __init__(self, directory: Path | None, overwrite: bool = False) -> None:
@@ -47,10 +46,10 @@ class Output:
         directory.mkdir(parents=True, exist_ok=True)
         for path in (directory / JSON_FILE, directory / TABLE_FILE, *sorted(directory.glob("bench-*.png"))):
             if path.exists() and not overwrite:
-                raise FileExistsError(f"{path} exists: name another folder, or --overwrite")
+                raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
 
     def add(self, rows: list[Row]) -> None:
-        """More rows; all are saved."""
+        """Add rows and save all of them."""
         self.rows += rows
         if self.directory:
             found = {"environment": self.about, "rows": [row.as_json() for row in self.rows]}
@@ -76,41 +75,42 @@ class Output:
 
 
 def load(directory: Path) -> Output:
-    """What an earlier run saved there. Raises ValueError that names the file if it is something else."""
+    """Load the results of an earlier run. Raises ValueError, with the file's name, if they are not valid."""
     path = directory / JSON_FILE
     try:
         found = json.loads(path.read_text())
         rows = [Row.from_json(row) for row in found["rows"]]
         about = dict(found["environment"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected what bench saved: {first_line(error)}") from None
+        raise ValueError(f"{path}: expected results that bench saved, got {first_line(error)}") from None
     output = Output(directory, overwrite=True)
     output.about, output.rows = about, rows
     return output
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, all of it or nothing."""
+    """Write a file completely or not at all."""
     with replacing(path) as (file,):
         file.write(content)
 
 
 def measure(cases: Sequence[Case], output: Output, runs: int, timer: Timer = time_calls, device: str = "cuda") -> None:
-    """Measure case by case, each made when its turn comes (together they would not fit); print it, and save all."""
+    """Measure, print and save case by case. Each is built when its turn comes: together they would not fit."""
     start = time.perf_counter()
     for i, case in enumerate(cases, start=1):
         print(f"{time.perf_counter() - start:.0f} s: {i} of {len(cases)}: {case}", file=sys.stderr, flush=True)
         rows = measured(case, output.about, runs, timer, device)
         print(f"\n{table(rows)}", end="", flush=True)
         output.add(rows)
-        # Compiled code is looked up by function: shapes of another case would make it general, or be too many for it.
+        # torch.compile caches by function: without a reset, the next case's shapes would make the code dynamic, or
+        # exceed the limit on recompilations.
         torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def measured(case: Case, about: dict[str, Any], runs: int, timer: Timer, device: str) -> list[Row]:
-    """The rows of one case; a single one if it could not even be made."""
+    """The rows of one case; a single row if the case cannot be built."""
     try:
         made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
     except (RuntimeError, MemoryError, ImportError) as error:
@@ -121,7 +121,7 @@ def measured(case: Case, about: dict[str, Any], runs: int, timer: Timer, device:
 
 
 def differences(made: Measured, found: dict[str, Timing | Missing]) -> dict[str, float]:
-    """How far each result is from that of the first of ours, on the same inputs."""
+    """Relative RMS difference of each result from that of our first competitor, on the same inputs."""
 
     def result(name: str) -> Tensor | None:
         x = made.packed(name, made.calls[name](0))

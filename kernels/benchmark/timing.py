@@ -1,11 +1,11 @@
 """Timing: events around each call, competitors in turn, inputs that are not in the cache.
 
-Competitors take turns within one loop, in an order drawn anew for each round, so that a clock that drifts drifts for
-all. Each call takes the next of several sets of inputs, which together are larger than the L2 cache: nobody finds in it
-what another has just read. What is given is the median, with the 10th and 90th percentile as its spread.
+Competitors take turns within one loop, in a random order that changes every round, so that clock drift affects all of
+them alike. Each call takes the next of several sets of inputs, which together exceed the L2 cache, so that nobody finds
+in it what another has just read. The result is the median, with the 10th and 90th percentiles as its spread.
 
-A kernel of 20 µs takes the host longer to launch than the GPU to run. To time the kernel, the GPU is first made to
-spin while the host queues the whole round (`hide_host`); to time what a user waits for, it is not.
+The host takes longer to launch a kernel of 20 µs than the GPU to run it. With `hide_host`, the GPU spins while the host
+queues the whole round, so that the kernel alone is timed; without it, what a user waits for is timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-# Cycles that the GPU spins for each competitor while the host queues calls: about half a millisecond.
+# Cycles that the GPU spins per competitor while the host queues calls: about half a millisecond.
 SPIN = 1_000_000
 COPY_BYTES = 1 << 31
 PRODUCT = 8192
@@ -27,9 +27,9 @@ MOST_COPIES = 1024
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median of `runs`, and the percentiles around it.
+    """Seconds per call: the median of `runs` calls, and the 10th and 90th percentiles.
 
-    `peak`: bytes that a call allocates at the most; None where they are not the allocator's to count.
+    `peak`: peak bytes allocated by a call; None if the allocator does not see them.
     """
 
     median: float
@@ -41,60 +41,60 @@ class Timing:
 
 @dataclass(frozen=True)
 class Missing:
-    """A competitor that could not run, and why."""
+    """A competitor that could not run, and the reason."""
 
     why: str
 
 
-Call = Callable[[int], Any]  # i: which of the rotating inputs to take, modulo their number
+Call = Callable[[int], Any]  # i: the index of the rotating inputs, modulo their number
 Timer = Callable[[Mapping[str, Call], int, bool], "dict[str, Timing | Missing]"]
 
 
 class Clock(Protocol):
-    """What tells the time of work that a host queues for a device."""
+    """Times the work that the host queues for a device."""
 
     def mark(self) -> Any:
-        """A place in the queue."""
+        """Mark a place in the queue."""
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Between two places, once both are past."""
+        """Seconds between two marks, once both have passed."""
 
     def wait(self) -> None:
-        """Until the queue is empty."""
+        """Wait until the queue is empty."""
 
     def spin(self, calls: int) -> None:
-        """Keep the device busy for as long as it takes to queue so many calls."""
+        """Keep the device busy while the host queues `calls` calls."""
 
     def peak(self, call: Call) -> int | None:
-        """Bytes that one call allocates at the most, beyond what is allocated already."""
+        """Peak bytes that one call allocates, beyond what is already allocated."""
 
     def free(self) -> None:
-        """Give back memory that nothing holds."""
+        """Release unused memory."""
 
 
 class GpuClock:
     """CUDA events, on the current stream."""
 
     def mark(self) -> Any:
-        """An event."""
+        """Record an event."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Between two events; a device tells milliseconds."""
+        """Seconds between two events, which CUDA reports in milliseconds."""
         return float(start.elapsed_time(end)) / 1e3
 
     def wait(self) -> None:
-        """For the device."""
+        """Synchronise with the device."""
         torch.cuda.synchronize()
 
     def spin(self, calls: int) -> None:
-        """An empty loop on the device."""
+        """Queue an empty loop on the device."""
         torch.cuda._sleep(SPIN * calls)
 
     def peak(self, call: Call) -> int:
-        """By torch's allocator."""
+        """Peak bytes, by torch's allocator."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -103,7 +103,7 @@ class GpuClock:
         return torch.cuda.max_memory_allocated() - before
 
     def free(self) -> None:
-        """Of torch's allocator."""
+        """Empty the cache of torch's allocator."""
         torch.cuda.empty_cache()
 
 
@@ -116,13 +116,13 @@ def summary(seconds: list[float], peak: int | None = None) -> Timing:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a table."""
+    """The type of an error and its first line, short enough for a table."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
 
 
 class Race:
-    """Competitors that are still running, and what became of the others."""
+    """The competitors that still run, and why the others dropped out."""
 
     def __init__(self, calls: Mapping[str, Call], clock: Clock) -> None:
         self.clock, self.running = clock, dict(calls)
@@ -130,7 +130,7 @@ class Race:
         self.turn = 0
 
     def attempt(self, name: str, function: Callable[[], Any]) -> Any:
-        """What `function` gives; if it raises, `name` is out, and that is why."""
+        """Return what `function` returns; if it raises, `name` drops out with the error as the reason."""
         try:
             return function()
         except Exception as error:
@@ -140,18 +140,18 @@ class Race:
         return None
 
     def call(self, name: str) -> None:
-        """On the inputs whose turn it is."""
+        """Call a competitor on the next inputs."""
         self.turn += 1
         self.running[name](self.turn)
 
     def timed(self, name: str) -> tuple[Any, Any]:
-        """The places before and after one call."""
+        """The marks before and after one call."""
         start = self.clock.mark()
         self.call(name)
         return start, self.clock.mark()
 
     def warm_up(self, name: str) -> int | None:
-        """Compile, and call a few times; what a call allocates."""
+        """Call a few times, which also compiles; return the bytes that a call allocates."""
         for _ in range(3):
             self.call(name)
         self.clock.wait()
@@ -161,7 +161,7 @@ class Race:
 def time_calls(
     calls: Mapping[str, Call], runs: int, hide_host: bool, clock: Clock | None = None
 ) -> dict[str, Timing | Missing]:
-    """Time each competitor `runs` times, in turn, after a tenth as many rounds that do not count."""
+    """Time each competitor `runs` times, in turn, after a tenth as many warm-up rounds."""
     clock = GpuClock() if clock is None else clock
     race, rng = Race(calls, clock), random.Random(0)
     peaks = {name: race.attempt(name, lambda name=name: race.warm_up(name)) for name in calls}  # type: ignore[misc]
@@ -183,14 +183,14 @@ def time_calls(
 
 
 def copies_beyond_cache(bytes_of_one: int) -> int:
-    """How many copies of what one call reads are 2.5 times the L2 cache, and at least two."""
+    """How many copies of what one call reads fill 2.5 times the L2 cache: at least 2, at most MOST_COPIES."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
     cache = 0 if device is None else torch.cuda.get_device_properties(device).L2_cache_size
     return min(max(2, -(-5 * cache // (2 * max(bytes_of_one, 1)))), MOST_COPIES)
 
 
 def ceilings(dtypes: tuple[str, ...], runs: int, timer: Timer = time_calls, device: str = "cuda") -> dict[str, Any]:
-    """What this GPU does: bytes per second of a large copy (read and written), operations of a large product."""
+    """What this GPU reaches: bytes per second (read and written) of a large copy, and FLOP/s of a large product."""
     source = torch.randint(0, 256, (COPY_BYTES,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     factors = {
@@ -202,7 +202,7 @@ def ceilings(dtypes: tuple[str, ...], runs: int, timer: Timer = time_calls, devi
     found = timer(calls, max(runs // 5, 3), True)
     medians = {name: timing.median for name, timing in found.items() if isinstance(timing, Timing)}
     if missing := found.keys() - medians.keys():
-        raise RuntimeError(f"the ceilings could not be measured: {', '.join(map(str, missing))}")
+        raise RuntimeError(f"cannot measure the ceilings: {', '.join(map(str, missing))} failed")
     return {
         "copy_bytes_per_s": 2 * COPY_BYTES / medians.pop("copy"),
         "matrix_flops_per_s": {name: 2.0 * PRODUCT**3 / median for name, median in medians.items()},

@@ -1,10 +1,10 @@
-"""What is measured, and how much work it is at least: sizes, batches, floating point operations and bytes.
+"""What is measured and its minimum work: sizes, batches, floating-point operations and bytes.
 
-Bytes: each input read once, each output written once. The floor of a step is the longer of operations / matrix rate
-and bytes / copy rate, with rates measured in the same run; a model's floor is the sum of its steps'.
+Bytes count each input read once and each output written once. The floor of a step is the longer of operations / matrix
+rate and bytes / copy rate, with rates measured in the same run; a model's floor is the sum over its steps.
 
-The batches: full rows; ragged rows, as real text is, padded to the longest that the model takes; and small ones, where
-not the GPU's work but its idling counts.
+The batches: full rows; ragged rows, like real text, padded to the longest that the model takes; and small batches, for
+which idle time of the GPU matters more than its work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VOCABULARY, POSITIONS = 250_002, 514
 
 @dataclass(frozen=True)
 class Size:
-    """A model's size; E and F as everywhere, heads of 64."""
+    """A model's size; `hidden` is E, `intermediate` is F, heads have size 64."""
 
     name: str
     layers: int
@@ -35,7 +35,7 @@ class Size:
 
     @property
     def config(self) -> ErnieMConfig:
-        """Its configuration."""
+        """The model's configuration."""
         return ErnieMConfig(
             vocab_size=VOCABULARY,
             hidden_size=self.hidden,
@@ -48,7 +48,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of `lengths` tokens; `padded` is the length of the rectangle that they would fill."""
+    """Rows of `lengths` tokens; `padded` is their length with padding."""
 
     name: str
     lengths: tuple[int, ...]
@@ -61,29 +61,29 @@ class Batch:
 
     @property
     def pairs(self) -> int:
-        """Σ n², the scores of one head."""
+        """Σ n², the number of scores per head."""
         return sum(n * n for n in self.lengths)
 
     @property
     def ragged(self) -> bool:
-        """Whether there is padding."""
+        """Whether any row is padded."""
         return min(self.lengths) < self.padded
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating point operations and bytes of one step."""
+    """Floating-point operations and bytes of one step."""
 
     flops: float
     bytes: float
 
     def floor(self, matrix_rate: float, copy_rate: float) -> float:
-        """Seconds; rates in operations and bytes per second."""
+        """The minimum time in seconds; rates in operations and bytes per second."""
         return max(self.flops / matrix_rate, self.bytes / copy_rate)
 
 
 def ragged_lengths(rows: int, mean: int, longest: int, seed: int) -> tuple[int, ...]:
-    """Lengths from a gamma distribution with a coefficient of variation of 0.75, of that very mean."""
+    """Lengths from a gamma distribution with a coefficient of variation of 0.75, adjusted to exactly this mean."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.gamma(1 / 0.75**2, mean * 0.75**2, rows).round(), 4, longest).astype(int)
     while (missing := rows * mean - int(lengths.sum())) != 0:
@@ -96,7 +96,7 @@ SIZES = {
     "base": Size("base", 12, 768, 3072),
     "large": Size("large", 24, 1024, 4096),
 }
-# Seed 17 draws lengths whose own coefficient of variation is 0.744, and whose longest fills the rectangle.
+# With seed 17 the sample's coefficient of variation is 0.744 and its longest row has the full length.
 BATCHES = {
     "ragged": Batch("64 rows of mean length 128, padded to 512", ragged_lengths(64, 128, 512, seed=17), 512),
     "dense": Batch("64 x 512", (512,) * 64, 512),
@@ -106,42 +106,42 @@ BATCHES = {
 
 
 def bias_gelu(size: Size, T: int, width: int) -> Work:
-    """`width`: bytes of a number. About 25 operations for each."""
+    """`width`: bytes per number. The roughly 25 operations per number are not counted."""
     return Work(0.0, (2 * T + 1) * size.intermediate * width)
 
 
 def add_layer_norm(size: Size, T: int, width: int) -> Work:
-    """x, residual and y; three vectors; two statistics of each row in float32."""
+    """x, residual and y; three vectors; two float32 statistics per row."""
     return Work(0.0, (3 * T + 3) * size.hidden * width + 8 * T)
 
 
 def embed(size: Size, batch: Batch, width: int) -> Work:
-    """A row of the word table for each token, the used rows of the position table once, ids, and what is written."""
+    """A row of the word table per token, the used rows of the position table once, ids, and the output."""
     rows = 2 * batch.tokens + max(batch.lengths) + 2
     return Work(0.0, rows * size.hidden * width + 16 * batch.tokens)
 
 
 def packed_attention(size: Size, batch: Batch, width: int) -> Work:
-    """Two products of n x n x D for each head and sequence; qkv read, context and log-sum-exps written."""
+    """Two n x n x D products per head and sequence; qkv read, context and log-sum-exps written."""
     moved = 4 * batch.tokens * size.hidden * width + 4 * size.heads * batch.tokens
     return Work(4.0 * size.hidden * batch.pairs, moved)
 
 
 def first_token_attention(size: Size, batch: Batch, width: int) -> Work:
-    """Two products of 1 x n x D for each head and sequence; keys and values read, queries and contexts once each."""
+    """Two 1 x n x D products per head and sequence; keys, values and queries read, contexts written."""
     rows = 2 * batch.tokens + 2 * len(batch.lengths)
     return Work(4.0 * size.hidden * batch.tokens, rows * size.hidden * width)
 
 
 def products(size: Size, T: int, width: int) -> Iterator[tuple[str, Work]]:
-    """A layer's four matrix products, of weights (outputs, inputs)."""
+    """A layer's four matrix products; each weight is (outputs, inputs)."""
     E, F = size.hidden, size.intermediate
     for name, inputs, outputs in (("qkv", E, 3 * E), ("out", E, E), ("ffn1", E, F), ("ffn2", F, E)):
         yield name, Work(2.0 * T * inputs * outputs, (T * (inputs + outputs) + inputs * outputs) * width)
 
 
 def model_floor(size: Size, batch: Batch, width: int, matrix_rate: float, copy_rate: float) -> float:
-    """Seconds that the encoder takes at least, without computing padding, step by step."""
+    """Minimum seconds of the encoder, without padding: the sum of its steps' floors."""
     T = batch.tokens
     layer = [work for _, work in products(size, T, width)]
     layer += [packed_attention(size, batch, width), bias_gelu(size, T, width), *2 * [add_layer_norm(size, T, width)]]

@@ -1,6 +1,6 @@
-"""The competitors for one operation at a time: our kernel, plain torch, torch.compile, and torch's own attention.
+"""The competitors for single operations: our kernel, plain torch, torch.compile, and torch's own attention.
 
-Every case gives calls by name, each of which takes one of several sets of random inputs that rotate.
+Each case returns calls by name, which take their random inputs from several rotating sets.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ HEAD = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """Something to measure: who does it, and how long it takes at least.
+    """One case to measure: its competitors' calls, and the floor of its time.
 
-    hide_host: see `bench_timing`.
-    packed: a competitor's result as ours has it, so that they can be compared; None if it is of other inputs.
-    held: bytes of the weights. uncounted: competitors whose memory is not the allocator's to count.
+    hide_host: see `timing`.
+    packed: converts a competitor's result to the layout of ours, for comparison; None if it cannot be compared.
+    held: bytes of the weights. uncounted: competitors whose memory the allocator does not see.
     """
 
     calls: dict[str, Call]
@@ -51,12 +51,12 @@ def cumulative(lengths: Sequence[int], device: str) -> Tensor:
 
 
 def compiled(function: Any, **options: Any) -> Any:
-    """torch.compile for these very shapes."""
+    """torch.compile with static shapes."""
     return torch.compile(function, dynamic=False, **options)
 
 
 def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any]]) -> dict[str, Call]:
-    """Each function on one set of inputs after the other."""
+    """Calls of each function on the sets of inputs in turn."""
 
     def rotate(function: Callable[..., Any]) -> Call:
         return lambda i: function(*inputs[i % len(inputs)])
@@ -65,12 +65,12 @@ def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., A
 
 
 def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:
-    """As many sets of inputs as are not in the cache together, by what a call reads: its bytes less those `written`."""
+    """Enough sets of inputs to exceed the cache, given that a call reads `work.bytes` - `written` bytes."""
     return [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
 
 
 def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """bias_gelu on a batch's tokens, against plain torch and what torch.compile makes of it."""
+    """bias_gelu on a batch's tokens, next to plain torch and torch.compile."""
     T, intermediate = batch.tokens, size.intermediate
 
     def plain(x: Tensor, bias: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """add_layer_norm on a batch's tokens, against plain torch and what torch.compile makes of it."""
+    """add_layer_norm on a batch's tokens, next to plain torch and torch.compile."""
     T, E = batch.tokens, size.hidden
 
     def plain(x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
 
 
 def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """The embeddings of a batch's tokens, with the whole vocabulary; other ids, and so other rows, each time."""
+    """The embeddings of a batch's tokens with the whole vocabulary; each set of inputs has other ids."""
     T, E = batch.tokens, size.hidden
     word, position, gamma, beta = (
         torch.randn(*shape, device=device, dtype=dtype) for shape in ((VOCABULARY, E), (POSITIONS, E), (E,), (E,))
@@ -127,7 +127,7 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
 
 
 def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """Attention: torch's own over packed sequences, and its dense backends on the rectangle, with a mask if ragged."""
+    """Packed attention, next to torch's own and to its dense backends on padded rows (masked if ragged)."""
     T, H, longest = batch.tokens, size.heads, max(batch.lengths)
     B, S = len(batch.lengths), batch.padded
     cu = cumulative(batch.lengths, device)
@@ -138,7 +138,7 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
         qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
         if not batch.ragged:
             return qkv, qkv.view(B, S, 3, H, HEAD).permute(2, 0, 3, 1, 4)
-        # The rectangle has numbers in its padding too, which the mask takes out.
+        # Padding holds random numbers too, which the mask excludes.
         rectangle = torch.randn(B, S, 3, H, HEAD, device=device, dtype=dtype)
         rectangle[valid] = qkv
         return qkv, rectangle.permute(2, 0, 3, 1, 4)
@@ -176,7 +176,7 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
 
 
 def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """Attention for first tokens alone: torch's own with one query for each row of the rectangle."""
+    """Attention for first tokens only, next to torch's own with one query per padded row."""
     T, H = batch.tokens, size.heads
     B, S = len(batch.lengths), batch.padded
     cu = cumulative(batch.lengths, device)

@@ -1,4 +1,4 @@
-"""The commands of this package: one file for each command, and what they share."""
+"""The package's commands, one file each, and the code that they share."""
 
 from .program import main
 

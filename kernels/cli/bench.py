@@ -1,10 +1,10 @@
-"""`python -m ernie_m.kernels bench`: how fast the kernels are on this GPU, beside the alternatives.
+"""Time the kernels and the whole encoder on this GPU, next to plain torch, torch.compile and transformers.
 
-The kernels are verified first: a wrong one is not timed. Then the ceilings are measured, a large copy and a large
-product, and after that one case after the other. With `--output`, results are saved after each case; an interruption
-loses only the case that it falls into. To measure everything in every dtype: `--all --output DIR`.
+The kernels are verified first: nothing is timed if one is wrong. Then the ceilings are measured, with a large copy and
+a large matrix product, and then each case in turn. With `--output`, results are saved after each case, so that an
+interruption loses only the current one. To measure everything in every dtype: `--all --output DIR`.
 
-Without a GPU there is nothing to time, and the command fails; `compile` reports on the machine code.
+This needs a GPU. Without one, `compile` reports on the machine code.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = __doc__
-    parser.epilog = "exit codes: 0 measured; 1 a kernel is wrong; 2 it could not be measured"
+    parser.epilog = "exit codes: 0 success; 1 a kernel is wrong; 2 error"
     for name, choices, default in (
         ("--operation", makers(), "all"),
         ("--model", SIZES, "both"),
         ("--case", BATCHES, "all"),
-        ("--dtype", DTYPES, f"{DTYPES[0]}, with --all all"),
+        ("--dtype", DTYPES, f"{DTYPES[0]}; with --all, all"),
     ):
         help = f"one of {', '.join(choices)} (may be repeated; default: {default})"
         parser.add_argument(name, action="append", metavar="NAME", choices=tuple(choices), help=help)
-    parser.add_argument("--all", action="store_true", help="every dtype")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each instead of {RUNS}")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, table and figures there")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in --output")
-    parser.add_argument("--saved", type=Path, metavar="DIR", help="measure nothing: redraw table and figures of DIR")
+    parser.add_argument("--all", action="store_true", help="measure every dtype")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each competitor instead of {RUNS}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, a table and figures in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    parser.add_argument("--saved", type=Path, metavar="DIR", help="only redraw the table and figures in DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify, measure, print, save."""
+    """Verify, measure, print and save."""
     if arguments.saved:
         return redraw(arguments.saved)
     require_gpu()
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
     wrong = [row for row in kernel_rows(dtypes, quick=True) if not row.holds]
     for row in wrong:
-        print(f"ernie_m.kernels: not timed, because it is wrong: {row.op}, {row.dtype}: {row.found}", file=sys.stderr)
+        print(f"ernie_m.kernels: wrong kernel, nothing timed: {row.op}, {row.dtype}: {row.found}", file=sys.stderr)
     if wrong:
         return DIFFERENCE
     runs = QUICK_RUNS if arguments.quick else RUNS
@@ -75,20 +75,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def require_gpu() -> None:
-    """Raise RuntimeError unless kernels run on a GPU here."""
+    """Raise RuntimeError unless kernels run on a GPU in this process."""
     if INTERPRETED:
-        why = "TRITON_INTERPRET is set, so no kernel would run on a GPU"
+        why = "TRITON_INTERPRET is set, so kernels would not run on the GPU"
     elif not torch.cuda.is_available():
         why = "there is no GPU"
     elif not HAS_TRITON:
         why = "triton is not installed"
     else:
         return
-    raise RuntimeError(f"nothing to time: {why} (`compile` reports on the machine code without one)")
+    raise RuntimeError(f"cannot time kernels: {why} (`compile` reports on their machine code without a GPU)")
 
 
 def redraw(directory: Path) -> int:
-    """Write table and figures again from what was saved."""
+    """Rewrite the table and figures from saved results."""
     output = load(directory)
     output.tell()
     output.draw()
@@ -97,7 +97,7 @@ def redraw(directory: Path) -> int:
 
 
 def plan(arguments: argparse.Namespace, dtypes: Sequence[str]) -> list[Case]:
-    """Every case that is asked for."""
+    """The selected cases."""
     return [
         Case(what, size, batch, dtype)
         for dtype in dtypes

@@ -1,4 +1,4 @@
-"""`python -m ernie_m.kernels compile`: the machine code of every kernel, for GPUs that you need not have."""
+"""`python -m ernie_m.kernels compile`: report on the machine code of every kernel; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from ..runtime.variants import TARGETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the subcommand."""
+    """Add the command's arguments."""
     parser.description = report.__doc__
-    parser.add_argument("--json", action="store_true", help="print JSON: the versions, and one object for each kernel")
+    parser.add_argument("--json", action="store_true", help="print JSON: versions, and one object per kernel")
     for name, choices, what in (
-        ("--target", TARGETS, "for this target only"),
-        ("--operation", None, "this operation only, for instance packed_attention"),
-        ("--dtype", tuple(TORCH_DTYPES), "this dtype only"),
+        ("--target", TARGETS, "compile for this target only"),
+        ("--operation", None, "compile this operation only, e.g. packed_attention"),
+        ("--dtype", tuple(TORCH_DTYPES), "compile for this dtype only"),
     ):
         listed = f": {', '.join(choices)}" if choices else ""
         parser.add_argument(name, action="append", metavar="NAME", choices=choices, default=[], help=what + listed)
     parser.add_argument(
         "--gates",
         action="store_true",
-        help="judge what continuous integration gates: compile as far as that takes, and exit with 1 on a failure",
+        help="evaluate the gates of continuous integration instead: compile only as far as they need, print failures",
     )
-    parser.epilog = "Each of --target, --operation and --dtype may be given several times."
+    parser.epilog = (
+        "--target, --operation and --dtype may be repeated.\n"
+        "exit codes: 0 success; 1 a kernel did not compile or failed a gate; 2 error"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile and print; 0 if everything compiled, else 1."""
+    """Compile and print. Return 1 if a kernel does not compile or, with --gates, fails a gate; otherwise 0."""
     if not HAS_TRITON:
         raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
     if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def command_line(arguments: argparse.Namespace) -> list[str]:
-    """The arguments that give `arguments`, for another process."""
+    """The command line that parses to `arguments`, for another process."""
     line = ["compile"]
     line += [f"--{name}" for name in ("json", "gates") if getattr(arguments, name)]
     for name in ("target", "operation", "dtype"):

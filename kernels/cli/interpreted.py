@@ -1,6 +1,6 @@
-"""Running a command again in a process in which Triton's interpreter is on.
+"""Rerun a command in a new process with Triton's interpreter on.
 
-Triton reads TRITON_INTERPRET when it is imported, so nothing can be changed in the process that asks.
+Triton reads TRITON_INTERPRET when it is imported, so the current process cannot switch the interpreter on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..runtime.optional_triton import HAS_TRITON
 
 
 def run_interpreted(argv: Sequence[str]) -> int | None:
-    """Run the command in a process with Triton's interpreter and return its exit code; None if there is no need to.
+    """Run the command in a process with Triton's interpreter and return its exit code.
 
-    There is no need on a machine with a GPU, in the interpreter, or without Triton.
+    Returns None if that is not needed: with a GPU, with the interpreter already on, or without Triton.
     """
     if dispatch.INTERPRETED or torch.cuda.is_available() or not HAS_TRITON:
         return None
@@ -32,7 +32,7 @@ def run_interpreted(argv: Sequence[str]) -> int | None:
     try:
         status = child.wait()
     except KeyboardInterrupt:
-        # A terminal's Ctrl-C reaches the child too, which reports it.
+        # Ctrl-C in a terminal also reaches the child, which reports it.
         try:
             child.wait(timeout=5)
         except subprocess.TimeoutExpired:

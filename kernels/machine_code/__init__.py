@@ -1,8 +1,8 @@
-"""What the compiler makes of the kernels, for GPUs that need not be there: registers, spills, instructions.
+"""What the kernels compile to, for GPUs that need not be present: registers, spills, instructions.
 
-compiler   one kernel compiled for one target
-figures    reading the figures out of what compilers and assemblers print
+compiler   compiling one kernel for one target
+figures    reading figures from the output of compilers and assemblers
 listing    reading disassembled machine code
-gates      what the machine code of shipped kernels has to satisfy
-report     every kernel for every target, as a table
+gates      the requirements on the machine code of every kernel variant
+report     a table of every kernel for every target
 """

@@ -1,11 +1,11 @@
-"""One kernel compiled for one GPU target, and what the machine code says about it. No GPU is needed, and no CUDA:
-Triton's own package has the assembler (ptxas) and the disassembler (cuobjdump).
+"""Compile one kernel for one GPU target and read the figures of its machine code. This needs neither a GPU nor CUDA:
+Triton's package contains the assembler (ptxas) and the disassembler (cuobjdump).
 
-A launch compiles for the arguments it is given: that a pointer is a multiple of 16 bytes, as every new tensor's is,
-turns 2-byte loads into 16-byte loads. The same is said here. The registers are those that ptxas reports while Triton
-runs it, with Triton's own options.
+A launch specialises a kernel for its arguments: pointers aligned to 16 bytes, as in every new tensor, turn 2-byte loads
+into 16-byte loads. Kernels are specialised the same way here. The register counts are those that ptxas reports when
+Triton runs it with its own options.
 
-Nothing in Triton's compiler compares shared memory with what the GPU has: a launch is where it would fail.
+Triton's compiler does not compare a kernel's shared memory with the GPU's limit: only a launch would fail.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .figures import TARGETS, Target, amdgcn_figures, occupancy, ptx_load_widths
 
 
 class Depth(enum.IntEnum):
-    """How far to compile: each step takes about as long again as all before it, and tells more."""
+    """How far to compile: each step adds figures and takes longer."""
 
     MEMORY = 0  # shared memory
     CODE = 1  # registers, spills, tensor cores, loads
@@ -37,12 +37,12 @@ class Depth(enum.IntEnum):
 
 
 def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
-    """Compile for one of TARGETS; the metrics that the report prints, as JSON has them, down to `depth`.
+    """Compile a variant for one of TARGETS, up to `depth`; return its figures, under the keys of the JSON report.
 
-    `instructions` counts the hot loop if `variant.loop`, else the whole kernel; `instructions_per` is what falls on
-    one of the `tile`'s elements or, where threads share an element (`per`: "row"), the warps' instructions for it.
+    `instructions` counts the hot loop if `variant.loop`, else the whole kernel. `instructions_per` is thread
+    instructions per element of the tile or, where threads share an element (`per`: "row"), warp instructions per row.
 
-    Must run in a process whose Triton is not interpreted. Raises RuntimeError where Triton or its tools are missing.
+    Raises RuntimeError if Triton or one of its tools is missing, or if Triton's interpreter is on in this process.
     """
     if not HAS_TRITON:
         raise RuntimeError("triton is not installed: kernels cannot be compiled")
@@ -73,7 +73,7 @@ def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) 
 
 
 def _source(variant: Variant, gpu: Target) -> Any:
-    """The kernel, specialised as a launch with new tensors specialises it."""
+    """The kernel, specialised as in a launch with new tensors."""
     names = variant.kernel.arg_names
     signature = {name: "constexpr" if name in variant.constants else variant.signature[name] for name in names}
     of_pointer = [["tt.divisibility", 16]]
@@ -89,12 +89,12 @@ def _source(variant: Variant, gpu: Target) -> Any:
 
 
 def _compile(variant: Variant, gpu: Target) -> tuple[Any, str]:
-    """The compiled kernel, and what ptxas printed."""
+    """Return the compiled kernel and the output of ptxas."""
     target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
     source = _source(variant, gpu)
     log = io.StringIO()
     knobs = triton.knobs
-    # A kernel that lies in Triton's cache would come without ptxas's report: it is compiled into a cache of its own.
+    # ptxas does not run, and prints no report, for a kernel in Triton's cache: an empty cache makes sure that it runs.
     with tempfile.TemporaryDirectory() as folder, knobs.cache.scope(), knobs.nvidia.scope():
         knobs.cache.dir = folder
         knobs.nvidia.dump_ptxas_log = True
@@ -103,25 +103,38 @@ def _compile(variant: Variant, gpu: Target) -> tuple[Any, str]:
     return compiled, log.getvalue()
 
 
-class _Enough(Exception):
-    """Ends a compilation as soon as the shared memory is known."""
+class _Lowering(Exception):
+    """Raised where Triton would lower a kernel to LLVM; holds the passes up to there."""
+
+
+class _Allocated(Exception):
+    """Ends a compilation once shared memory is allocated; holds its bytes."""
 
 
 def shared_memory(variant: Variant, gpu: Target) -> int:
-    """Bytes of shared memory of a block. The compiler settles them before it goes over to LLVM, and is stopped there:
-    what follows takes most of its time."""
-    target = triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp)
-    module = importlib.import_module(type(triton.compiler.make_backend(target)).__module__)
+    """Bytes of shared memory per block. Triton allocates it just before it lowers a kernel to LLVM. Compilation stops
+    there, because the rest takes most of the time."""
+    backend = triton.compiler.make_backend(triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp))
+    library = getattr(importlib.import_module(type(backend).__module__), "nvidia" if gpu.backend == "cuda" else "amd")
+    make_llir = backend.make_llir
 
-    def stop(lowered: Any, context: Any) -> None:
-        raise _Enough(lowered.get_int_attr("ttg.shared"))
+    def stop(pipeline: Any, *options: Any) -> None:
+        raise _Lowering(pipeline)
 
-    with unittest.mock.patch.object(module.llvm, "to_module", stop):
+    def allocate(_: Any, module: Any, *options: Any) -> None:
+        try:
+            make_llir(module, *options)
+        except _Lowering as lowering:
+            lowering.args[0].run(module, "shared_memory")
+        raise _Allocated(module.get_int_attr("ttg.shared"))
+
+    patch = unittest.mock.patch.object
+    with patch(library.passes.ttgpuir, "add_to_llvmir", stop), patch(type(backend), "make_llir", allocate):
         try:
             _compile(variant, gpu)
-        except _Enough as enough:
-            return int(enough.args[0])
-    raise RuntimeError("triton's compiler was expected to make an LLVM module, and did not")
+        except _Allocated as allocated:
+            return int(allocated.args[0])
+    raise RuntimeError("expected Triton to call make_llir, which allocates shared memory; it did not")
 
 
 def _of_cuda(compiled: Any, log: str, gpu: Target) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def _of_hip(compiled: Any, gpu: Target) -> dict[str, Any]:
     text = compiled.asm["amdgcn"]
     figures = amdgcn_figures(text)
     shared = max(compiled.metadata.shared, figures.pop("group_segment"))
-    # LLVM's occupancy is in wavefronts for each of the four units that make a compute unit.
+    # LLVM reports occupancy as wavefronts per SIMD unit; a compute unit has four.
     fits = [figures.pop("waves") * 4 // compiled.metadata.num_warps]
     if shared:
         fits.append(gpu.shared_total // shared)
@@ -178,7 +191,7 @@ def _instructions(variant: Variant, compiled: Any, gpu: Target) -> dict[str, Any
 
 def _disassemble(cubin: bytes) -> str:
     tool = triton.knobs.nvidia.cuobjdump.path
-    # cuobjdump finds nvdisasm on the PATH: both lie in one folder.
+    # cuobjdump looks for nvdisasm, which is in the same folder, on the PATH.
     environment = {**os.environ, "PATH": os.pathsep.join((os.path.dirname(tool), os.environ.get("PATH", "")))}
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

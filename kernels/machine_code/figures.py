@@ -1,4 +1,4 @@
-"""Figures out of what compilers and assemblers print, and what a GPU has to set against them.
+"""Figures from the output of compilers and assemblers, and the GPU limits to compare them with.
 
 Source: CUDA C++ programming guide 13, "Technical specifications per compute capability"; CDNA 3 instruction set
 reference guide, section 3.
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Target:
-    """What a GPU has, per multiprocessor (on AMD: per compute unit); memory in bytes."""
+    """A GPU's limits per multiprocessor (on AMD: per compute unit), `shared_limit` per block; memory in bytes."""
 
     backend: str
     arch: int | str
@@ -31,10 +31,10 @@ TARGETS = {
     "sm_100": Target("cuda", 100, 227 * _KIB, 228 * _KIB, 2048, 32),
     "gfx942": Target("hip", "gfx942", 64 * _KIB, 64 * _KIB, 2048, 32, warp=64),
 }
-# Registers of 32 bits, and columns of tensor memory (sm_100), of a multiprocessor.
+# 32-bit registers, and columns of tensor memory (sm_100), per multiprocessor.
 _REGISTERS = 65536
 _TENSOR_COLUMNS = 512
-# Shared memory that the driver takes for itself, per block.
+# Shared memory that the driver reserves per block.
 _RESERVED = 1024
 
 TENSOR_CORES = {
@@ -43,12 +43,12 @@ TENSOR_CORES = {
     "mma.sync": r"\bmma\.sync",
     "mfma": r"v_mfma_",
 }
-# What ptxas tells besides its figures: warnings, and that it gave up overlapping products with other work.
+# Lines of ptxas that are not figures: warnings, and notes that wgmma products are not overlapped with other work.
 _WARNING = re.compile(r"^.*(?:warning|Performance Loss|ignored).*$", re.MULTILINE | re.IGNORECASE)
 
 
 def ptxas_figures(log: str) -> dict[str, Any]:
-    """Registers of a thread, bytes of stack and of spills (stored and loaded), and warnings, from ptxas -v."""
+    """Registers per thread, bytes of stack and of spills (stores and loads), and warnings, from ptxas -v."""
 
     def figure(pattern: str) -> int:
         found = re.search(pattern, log)
@@ -65,7 +65,7 @@ def ptxas_figures(log: str) -> dict[str, Any]:
 
 
 def amdgcn_figures(text: str) -> dict[str, int]:
-    """The same from the comments and notes of an AMD listing; here spills are 4 bytes for each register and lane."""
+    """The same from the comments and notes of an AMD listing, with spills at 4 bytes per register and lane."""
 
     def figure(name: str) -> int:
         found = re.search(rf"{name}:\s+(\d+)", text)
@@ -83,10 +83,10 @@ def amdgcn_figures(text: str) -> dict[str, int]:
 
 
 def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: int = 0) -> int:
-    """How many blocks of so many threads an NVIDIA multiprocessor holds at once; 0 if not even one fits."""
-    # Registers are handed out to warps, 8 to each thread at a time.
-    of_warp = -(-registers // 8) * 8 * 32
-    fits = [gpu.blocks, gpu.threads // threads, _REGISTERS // of_warp // (threads // 32)]
+    """How many blocks of `threads` threads an NVIDIA multiprocessor holds at once; 0 if not even one fits."""
+    # Registers are allocated per warp, in multiples of 8 per thread.
+    per_warp = -(-registers // 8) * 8 * 32
+    fits = [gpu.blocks, gpu.threads // threads, _REGISTERS // per_warp // (threads // 32)]
     fits.append(gpu.shared_total // (shared + _RESERVED))
     if columns:
         fits.append(_TENSOR_COLUMNS // columns)
@@ -94,15 +94,15 @@ def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: i
 
 
 def tensor_cores(text: str) -> dict[str, int]:
-    """How many instructions of each kind of tensor core stand in PTX or in an AMD listing, of the kinds that do."""
+    """Count tensor-core instructions by kind in PTX or an AMD listing; kinds that do not occur are left out."""
     counts = {kind: len(re.findall(pattern, text)) for kind, pattern in TENSOR_CORES.items()}
     return {kind: n for kind, n in counts.items() if n}
 
 
 def ptx_load_widths(text: str) -> list[int]:
-    """Bytes that one thread reads from global memory with each load in PTX, asynchronous copies included.
+    """Bytes per thread of each load from global memory in PTX, including asynchronous copies.
 
-    The assembler keeps these widths: it drops loads that are not needed, and neither joins nor splits the others.
+    The assembler keeps these widths: it drops unneeded loads, but neither merges nor splits the others.
     """
     plain = re.findall(r"\bld\.global(?:\.[\w:]+?)*?(?:\.v(\d))?\.[busf](\d+)\s", text)
     copies = re.findall(r"\bcp\.async\.c[ag]\.shared\.global\S*\s*\[[^\]]*\],\s*\[[^\]]*\],\s*(0x[0-9a-f]+|\d+)", text)

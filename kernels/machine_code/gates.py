@@ -1,8 +1,8 @@
-"""What the machine code of shipped kernels has to satisfy, as continuous integration checks it without a GPU.
+"""Requirements on the machine code of every kernel variant, which continuous integration checks without a GPU.
 
-The gates stand on figures that stay put from one version of the compilers to the next: that nothing spills, that tensor
-cores are used, that loads are wide. Register counts and totals move by ten per cent, and are reported, not gated.
-float32 attention is exact, slow, and may spill: like everything else it has to fit into shared memory.
+Gates use figures that are stable across compiler versions: no spills, tensor cores in use, wide loads. Register counts
+and totals vary by ten per cent, so they are reported but not gated. float32 attention is exact and slow and may spill,
+but like every kernel it must fit into shared memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _half(row: Row) -> bool:
 
 
 def _attention_loop(row: Row) -> bool:
-    """The loop over whole blocks of keys, at the base model's 12 heads of 64."""
+    """The loop over whole blocks of keys, with the base model's 12 heads of size 64."""
     sized = row["operation"] == "packed_attention" and row["label"].startswith("H=12 D=64 ")
     return sized and row["loop"] and row["dtype"] in HALF and row["target"] == "sm_90"
 
@@ -41,12 +41,12 @@ def _layer_norm(row: Row) -> bool:
 
 @dataclass(frozen=True)
 class Gate:
-    """`holds(row)` must be true of every compiled kernel for which `applies(row)` is."""
+    """A requirement: `holds(row)` must be true for every compiled kernel for which `applies(row)` is true."""
 
     name: str
     applies: Callable[[Row], bool]
     holds: Callable[[Row], bool]
-    # Whether the machine code has to be disassembled and its instructions counted.
+    # Whether the gate counts instructions, for which the machine code must be disassembled.
     counts: bool = False
 
 
@@ -55,7 +55,7 @@ GATES = (
     Gate("no spills", _half, lambda row: row["spills"] == 0),
     Gate("no stack", _half, lambda row: row["stack"] == 0),
     Gate("no 2-byte loads", _half, lambda row: row["loads_2"] == 0),
-    Gate("no warnings of ptxas", _half, lambda row: not row["warnings"]),
+    Gate("no ptxas warnings", _half, lambda row: not row["warnings"]),
     Gate(
         "wgmma in attention",
         lambda row: _half(row) and row["operation"] == "packed_attention" and row["target"] == "sm_90",
@@ -67,19 +67,19 @@ GATES = (
         lambda row: set(row["tensor_cores"]) == {"tcgen05"},
     ),
     Gate(
-        "at most 9.0 instructions for a score of attention",
+        "at most 9.0 instructions per attention score",
         _attention_loop,
         lambda row: row["per"] == "element" and row["instructions_per"] <= 9.0,
         counts=True,
     ),
     Gate(
-        "at most 28 instructions for a number of GELU",
+        "at most 28 instructions per element of GELU",
         _gelu,
         lambda row: row["per"] == "element" and row["instructions_per"] <= 28.0,
         counts=True,
     ),
     Gate(
-        "at most 500 instructions for a row of LayerNorm",
+        "at most 500 instructions per row of LayerNorm",
         _layer_norm,
         lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
         counts=True,
@@ -88,14 +88,14 @@ GATES = (
 
 
 def failures(row: Row) -> list[str]:
-    """What a row of the report violates: names of gates, or that it did not compile."""
+    """The names of the gates that a row of the report violates, or one message if the kernel did not compile."""
     if "error" in row:
         return [f"does not compile: {row['error']}"]
     return [gate.name for gate in GATES if gate.applies(row) and not gate.holds(row)]
 
 
 def depth(variant: Variant, target: str) -> Depth:
-    """How far a kernel has to be compiled for its gates to be judged."""
+    """How far a kernel must be compiled to evaluate its gates."""
     row = {**vars(variant), "target": target}
     applying = [gate for gate in GATES if gate.applies(row)]
     if any(gate.counts for gate in applying):

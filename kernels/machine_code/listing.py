@@ -1,8 +1,8 @@
-"""Machine code as a list: read what a disassembler prints, count, and find the loop in which the time is spent.
+"""Machine code as a list of instructions: parse a disassembler's output and find the hot loop.
 
-A loop is not whatever lies between a branch and an earlier address: compilers move rare code, such as the second try
-of a wait, behind the end and branch back from there. So the listing is cut into blocks, and a loop is what can go
-round: from a block h over others back to h (a natural loop: F. Allen, "Control flow analysis", 1970).
+A backward branch alone does not make a loop: compilers move rare code, such as the retry of a wait, past the end of the
+kernel and branch back from there. A loop here is a natural loop: an instruction h and all instructions from which a
+back edge to h is reached without passing h (F. Allen, "Control flow analysis", 1970).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _SASS = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)
 # ".LBB0_2:     ; %loop" or "	s_cbranch_scc1 .LBB0_2"
 _AMDGCN = re.compile(r"^(?:(\.?\w+):|\t([a-z]\w*)[ \t]*([^;\n]*))", re.MULTILINE)
 
-# A loop that only waits for a barrier is shorter than this; it does not make what surrounds it an outer loop.
+# A loop that only waits for a barrier is shorter than this; a loop around it still counts as innermost.
 _WAIT = 16
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction. `target` is the index that it may branch to; `falls`: it may go on with the next one."""
+    """One instruction. `target`: the index that it may branch to; `falls`: it may continue with the next one."""
 
     opcode: str
     operands: str = ""
@@ -31,14 +31,14 @@ class Instruction:
 
 
 def parse_sass(text: str) -> list[Instruction]:
-    """What `cuobjdump -sass` prints for a cubin with one kernel."""
+    """Parse the output of `cuobjdump -sass` for a cubin with one kernel."""
     found = _SASS.findall(text)
     index = {int(address, 16): i for i, (address, *_) in enumerate(found)}
     instructions = []
     for _, predicate, opcode, operands in found:
         name = opcode.partition(".")[0]
         address = re.search(r"0x([0-9a-f]+)\s*\)?\s*$", operands) if name == "BRA" else None
-        # "BRA.DIV UR4, 0x80" and "BRA.U UP0, 0x80" have a condition without an @.
+        # "BRA.DIV UR4, 0x80" and "BRA.U UP0, 0x80" are conditional without an @.
         conditional = bool(predicate) or ("," in operands and name == "BRA")
         ends = name in ("BRA", "EXIT", "RET", "BRX", "JMX", "JMP")
         target = index.get(int(address[1], 16)) if address else None
@@ -47,7 +47,7 @@ def parse_sass(text: str) -> list[Instruction]:
 
 
 def parse_amdgcn(text: str) -> list[Instruction]:
-    """The assembly that Triton keeps for an AMD GPU, with one kernel: what stands before its `s_endpgm` and in it."""
+    """Parse the assembly with one kernel that Triton keeps for an AMD GPU."""
     lines = [(label, opcode, operands.strip()) for label, opcode, operands in _AMDGCN.findall(text)]
     index: dict[str, int] = {}
     count = 0
@@ -68,13 +68,13 @@ def parse_amdgcn(text: str) -> list[Instruction]:
 
 
 def body(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """The instructions without the padding: NOPs, and the branch to itself that stands behind the end."""
+    """The instructions without padding: NOPs, and the branch to itself after the end."""
     padding = ("NOP", "s_nop", "s_code_end")
     return [x for i, x in enumerate(instructions) if x.opcode not in padding and (x.target != i or x.falls)]
 
 
 def hot_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """The largest loop in which there is no further one, in the order of the listing; empty where nothing loops."""
+    """The largest innermost loop, in the order of the listing; empty if there is no loop."""
     loops = _loops(instructions)
     big = [loop for loop in loops if len(loop) > _WAIT]
     inner = [loop for loop in big if not any(other < loop for other in big)]
@@ -82,7 +82,7 @@ def hot_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
 
 
 def _loops(instructions: Sequence[Instruction]) -> list[frozenset[int]]:
-    """Every natural loop, as indices of instructions; loops with the same first instruction are one."""
+    """All natural loops, as indices of instructions; loops with the same first instruction are merged."""
     n = len(instructions)
     after: list[list[int]] = []
     before: list[list[int]] = [[] for _ in range(n)]
@@ -104,7 +104,7 @@ def _loops(instructions: Sequence[Instruction]) -> list[frozenset[int]]:
 
 
 def _back_edges(after: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Steps that lead back to where the walk came through, in a depth-first walk from the first instruction."""
+    """Edges to an instruction on the current path, in a depth-first walk from the first instruction."""
     if not after:
         return []
     edges = []

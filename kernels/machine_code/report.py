@@ -1,11 +1,13 @@
-"""Every kernel as it is variant, compiled for every GPU target, and the figures that come out.
+"""Compile every kernel for every GPU target and report the figures of the machine code.
 
-    registers       of one thread, of 255 at most (AMD: of 512); what does not fit is spilled to memory
-    spills, stack   bytes of a thread's memory traffic for that (stored and loaded), and of its frame
-    shared          bytes of a block, and what the target gives one at most; the compiler does not compare
-    occupancy       blocks that a multiprocessor (AMD: compute unit) holds at once
-    16-byte loads   the widest but for sm_100's; 2-byte loads are a sign that alignment was not seen
-    instructions    in the hot loop for a score of attention, in the kernel for a number or, by all its warps, for a row
+    warps           warps per block
+    regs            registers per thread, at most 255 (AMD: 512); values that do not fit are spilled to memory
+    spills, stack   bytes per thread: spill stores and loads, and the stack frame
+    shared          bytes of shared memory per block; "!" marks more than the target's limit
+    occ             occupancy: blocks that a multiprocessor (AMD: compute unit) holds at once
+    tensor cores    tensor-core instructions, by kind
+    16 B, 2 B       loads of 16 bytes (or more, on sm_100) and of 2; 2-byte loads suggest that alignment was not seen
+    instructions    per attention score in the hot loop; in other kernels per element, or per row for all its warps
 
 No GPU is needed. Two processes compile, without Triton's interpreter.
 """
@@ -30,9 +32,9 @@ _PROCESSES = 2
 
 
 def select(targets: Sequence[str], operations: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, int]]:
-    """What is asked for, as target and place among all that is shipped for it; other processes find it by that.
+    """The selected kernels as pairs (target, index in `all_variants(target)`), which other processes can look up.
 
-    Empty sequences ask for all. Raises ValueError for an operation that there is not.
+    Empty sequences select everything. Raises ValueError for an unknown operation.
     """
     names = sorted({variant.operation for variant in all_variants(TARGETS[0])})
     for operation in operations:
@@ -47,8 +49,8 @@ def select(targets: Sequence[str], operations: Sequence[str], dtypes: Sequence[s
 
 
 def compile_all(wanted: Sequence[tuple[str, int]], gates: bool = False) -> Iterator[dict[str, Any]]:
-    """The metrics of each, in order, from two processes; a kernel that does not compile has "error" instead."""
-    # A fresh interpreter for each process: a fork of one with torch's threads may hang.
+    """Compile in two processes; yield each kernel's figures in order, or "error" if it does not compile."""
+    # Spawn fresh interpreters: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(_PROCESSES, len(wanted)), mp_context=context) as pool:
         yield from pool.map(_row, *zip(*wanted, strict=True), [gates] * len(wanted))
@@ -56,7 +58,7 @@ def compile_all(wanted: Sequence[tuple[str, int]], gates: bool = False) -> Itera
 
 @lru_cache(maxsize=len(TARGETS))
 def all_variants(target: str) -> list[Variant]:
-    """All that is shipped for a target (one of TARGETS), in the order of the registry."""
+    """All variants for a target (one of TARGETS), in the order of the registry."""
     if target not in TARGETS:
         raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
     return [x for operation in OPERATIONS.values() if operation.variants for x in operation.variants(target)]
@@ -67,13 +69,13 @@ def _row(target: str, i: int, gates: bool) -> dict[str, Any]:
     try:
         return compile_kernel(variant, target, compile_gates.depth(variant, target) if gates else Depth.LISTING)
     except Exception as error:
-        # Whatever a compiler raises is a result here; the others are reported all the same.
+        # A compiler may raise anything. It becomes a row, so that the other kernels are still reported.
         name = {"operation": variant.operation, "dtype": variant.dtype, "label": variant.label, "target": target}
         return {**name, "error": f"{type(error).__name__}: {error}"}
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """What a row is about, in words."""
+    """Target, operation, dtype and label of a row."""
     return f"{row['target']} {row['operation']} {row['dtype']} {row['label']}"
 
 
@@ -81,7 +83,7 @@ _HEADS = ("", "warps", "regs", "spills", "stack", "shared", "occ", "tensor cores
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A table for each target, and below it what the assembler warned of and what did not compile."""
+    """A table for each target; below it, the assembler's warnings and the kernels that did not compile."""
     text = [f"triton {triton.__version__}, torch {torch.__version__}\n"]
     for target in TARGETS:
         of_target = [row for row in rows if row["target"] == target]

@@ -1,4 +1,4 @@
-"""What is printed and saved, how it is shown once more, and where it was measured."""
+"""Printing, saving and reloading results, and recording their environment."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ernie_m.kernels.cli.program import main
 
 
 @pytest.mark.parametrize("name", ["bench.json", "bench.md", "bench-share-bfloat16.png"])
-def test_results_are_never_replaced_unasked(name: str, tmp_path: Path) -> None:
+def test_results_are_replaced_only_with_overwrite(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("old")
-    with pytest.raises(FileExistsError, match=rf"{name} exists: name another folder, or --overwrite"):
+    with pytest.raises(FileExistsError, match=rf"{name} exists: choose another directory or pass --overwrite"):
         Output(tmp_path)
     assert (tmp_path / name).read_text() == "old"
     Output(tmp_path, overwrite=True)
 
 
-def test_what_was_saved_is_shown_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_redraws_saved_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case, timing = Case("encoder", "base", "one", "bfloat16"), Timing(1e-3, 1e-3, 2e-3, 9, 5)
     rows = [Row(case, "ours, packed", timing, 5e-4, 1e-3, 0.5, 7), Row(case, "eager, padded", Missing("no"))]
     assert [Row.from_json(json.loads(json.dumps(row.as_json()))) for row in rows] == rows
@@ -38,15 +38,15 @@ def test_what_was_saved_is_shown_once_more(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"rows": [{"what": 1}], "environment": {}}', '{"rows": []}'])
-def test_what_bench_did_not_save_is_refused(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_rejects_other_files(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bench.json").write_text(content)
     assert main(["bench", "--saved", str(tmp_path)]) == 2
-    assert "bench.json: expected what bench saved: " in capsys.readouterr().err
+    assert "bench.json: expected results that bench saved, got " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
-def test_the_commit_is_this_projects_or_none(tmp_path: Path) -> None:
-    """Seen red without asking git for the file: a package installed inside another repository had that one's commit."""
+def test_commit_is_this_projects_or_none(tmp_path: Path) -> None:
+    """Seen red without asking git for the file: a package installed inside another repository got its commit."""
     git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example")
     try:
         subprocess.run([*git, "init", "-q"], check=True)
@@ -63,13 +63,13 @@ def test_the_commit_is_this_projects_or_none(tmp_path: Path) -> None:
     assert bench_report.commit(tmp_path / "known.py") == f"{head}-dirty"
 
 
-def test_a_command_that_is_not_there_says_nothing() -> None:
+def test_output_is_none_if_a_command_is_missing_or_fails() -> None:
     assert bench_report._output("no-such-command-anywhere") is None
     assert bench_report._output(sys.executable, "-c", "raise SystemExit(3)") is None
     assert bench_report._output(sys.executable, "-c", "print('a\\nb')") == "a"
 
 
-def test_times_have_their_units() -> None:
+def test_duration_chooses_the_unit() -> None:
     assert [bench_report.duration(t) for t in (1.234e-5, 1.5e-3, 0.0999, 2.5)] == [
         "12.3 µs", "1.500 ms", "99.900 ms", "2.500 s"
     ]  # fmt: skip

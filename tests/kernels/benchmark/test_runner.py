@@ -1,4 +1,4 @@
-"""The command, all but the GPU: what is refused, planned, printed, saved, and drawn."""
+"""The command without a GPU: what is refused, planned, printed, saved and drawn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ABOUT = {"gpu": "none", "matrix_flops_per_s": {"bfloat16": 1e12, "float32": 1e10
 
 
 def fake_timer(calls: Mapping[str, Call], runs: int, hide_host: bool) -> dict[str, Timing | Missing]:
-    """Calls everyone, as the real one does, and says who could not run; the times are made up: 1 ms, 2 ms, ..."""
+    """Calls every competitor and records failures, like the real timer; the times are fake: 1 ms, 2 ms, ..."""
     found: dict[str, Timing | Missing] = {}
     for t, (name, call) in enumerate(calls.items(), start=1):
         try:
@@ -41,7 +41,7 @@ def fake_timer(calls: Mapping[str, Call], runs: int, hide_host: bool) -> dict[st
 
 
 def maker(size: Any, batch: Any, dtype: torch.dtype, device: str) -> Measured:
-    """A case of three, of which one cannot run and one is 1 % off; ours takes half a millisecond at least."""
+    """A case of three competitors: one cannot run and one is 1 % off. The floor in bfloat16 is half a millisecond."""
 
     def broken(i: int) -> None:
         raise RuntimeError("out | of memory")
@@ -56,19 +56,19 @@ def maker(size: Any, batch: Any, dtype: torch.dtype, device: str) -> Measured:
 
 @pytest.fixture(autouse=True)
 def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So there is nothing to forget; the compiler, which takes seconds to import, stays out."""
+    """Nothing is compiled, so nothing needs a reset, and torch's compiler, which takes seconds, is not imported."""
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
-def everything_is(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on `made` makes every case."""
+def use_maker(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `maker` build every case."""
     names = tuple(makers())
-    monkeypatch.setattr(runner, "makers", lambda: dict.fromkeys(names, made))
+    monkeypatch.setattr(runner, "makers", lambda: dict.fromkeys(names, maker))
 
 
 @pytest.fixture
 def fake_makers(monkeypatch: pytest.MonkeyPatch) -> None:
-    everything_is(maker, monkeypatch)
+    use_maker(maker, monkeypatch)
 
 
 def arguments(*argv: str) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def arguments(*argv: str) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def test_everything_is_planned_and_filters_choose() -> None:
+def test_plan_filters_and_defaults_to_everything() -> None:
     whole = plan(arguments(), ("bfloat16",))
     assert len(whole) == len(set(whole)) == 2 * 4 * 6
     assert whole[0] == Case("encoder", "base", "ragged", "bfloat16")
@@ -90,7 +90,7 @@ def test_everything_is_planned_and_filters_choose() -> None:
 
 
 @pytest.mark.usefixtures("fake_makers")
-def test_what_is_measured_is_printed_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measure_prints_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(tmp_path / "made")
     output.about = ABOUT
     measure([Case("bias_gelu", "base", "dense", "bfloat16")], output, 7, fake_timer, "cpu")
@@ -123,7 +123,7 @@ def test_what_is_measured_is_printed_and_saved(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("fake_makers")
-def test_each_dtype_has_its_own_ceiling() -> None:
+def test_measure_uses_each_dtypes_ceiling() -> None:
     output = Output(None)
     output.about = ABOUT
     cases = [Case("encoder", "base", "one", dtype) for dtype in ("bfloat16", "float32")]
@@ -133,7 +133,7 @@ def test_each_dtype_has_its_own_ceiling() -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole command on a CPU: kernels pass, ceilings are given, times made up."""
+    """The whole command on a CPU: kernels pass, ceilings and times are fake."""
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     monkeypatch.setattr(bench, "kernel_rows", lambda dtypes, quick: iter(()))
     monkeypatch.setattr(bench, "environment", dict)
@@ -142,8 +142,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_interruption_loses_only_its_own_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the third case; figures are drawn all the same."""
+def test_an_interruption_loses_only_the_current_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the third case; figures are still drawn."""
     made = 0
 
     def interrupted(*sizes: Any) -> Measured:
@@ -153,7 +153,7 @@ def test_an_interruption_loses_only_its_own_case(tmp_path: Path, monkeypatch: py
             raise KeyboardInterrupt
         return maker(*sizes)
 
-    everything_is(interrupted, monkeypatch)
+    use_maker(interrupted, monkeypatch)
     assert main(["bench", "--all", "--output", str(tmp_path)]) == 130
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert [row["what"] for row in saved["rows"]] == ["encoder"] * 3 + ["packed_attention"] * 3
@@ -164,7 +164,7 @@ def test_an_interruption_loses_only_its_own_case(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("gpu", "fake_makers")
-def test_a_second_run_replaces_the_first_only_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_needs_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "bench",
         "--quick",
@@ -182,15 +182,15 @@ def test_a_second_run_replaces_the_first_only_if_told(tmp_path: Path, capsys: py
     first = (tmp_path / "bench.json").read_bytes()
     assert {row.get("runs") for row in json.loads(first)["rows"]} == {bench.QUICK_RUNS, None}
     assert main([*argv, "--dtype", "float32"]) == 2
-    assert "exists: name another folder, or --overwrite" in capsys.readouterr().err
+    assert "exists: choose another directory or pass --overwrite" in capsys.readouterr().err
     assert (tmp_path / "bench.json").read_bytes() == first
     assert main([*argv, "--dtype", "float32", "--overwrite"]) == 0
     assert {row["dtype"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]} == {"float32"}
 
 
 @pytest.mark.usefixtures("fake_makers")
-def test_what_was_compiled_for_one_case_is_forgotten_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile looks compiled code up by function: other shapes would make it general, or be too many for it."""
+def test_measure_resets_the_compiler_after_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile caches by function: more shapes would make the code dynamic or exceed the recompilation limit."""
     log: list[str] = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: log.append("reset"))
 
@@ -214,7 +214,7 @@ def test_without_matplotlib_there_are_no_figures(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
 
 
-def test_a_case_that_cannot_be_made_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*sizes: Any) -> Measured:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -226,15 +226,13 @@ def test_a_case_that_cannot_be_made_is_a_row(monkeypatch: pytest.MonkeyPatch) ->
     assert [row.who for row in output.rows] == ["all", "ours", "eager", "cuDNN"]
 
 
-def test_without_a_gpu_there_is_nothing_to_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bench_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(bench, "INTERPRETED", False)
     assert main(["bench", "--output", str(tmp_path / "results")]) == 2
     output, errors = capsys.readouterr()
     assert output == "" and errors.count("\n") == 1
-    assert "nothing to time: there is no GPU (`compile` reports" in errors
+    assert "cannot time kernels: there is no GPU (`compile` reports" in errors
     assert not (tmp_path / "results").exists()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     bench.require_gpu()
@@ -246,13 +244,13 @@ def test_without_a_gpu_there_is_nothing_to_time(
         bench.require_gpu()
 
 
-def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Past the question for a GPU, with one kernel that forgets its bias."""
+def test_a_wrong_kernel_stops_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With one kernel that omits its bias; the check for a GPU is skipped."""
     row = operations.OPERATIONS["bias_gelu"]
     wrong = dataclasses.replace(row, kernel=lambda x, bias: torch.nn.functional.gelu(x), examples=5)
     monkeypatch.setattr(operations, "OPERATIONS", {"bias_gelu": wrong})
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     assert bench.kernel_rows is kernel_rows
-    monkeypatch.setattr(bench, "ceilings", lambda *rest: pytest.fail("timed all the same"))
+    monkeypatch.setattr(bench, "ceilings", lambda *rest: pytest.fail("timed a wrong kernel"))
     assert main(["bench", "--dtype", "float32"]) == 1
-    assert "not timed, because it is wrong: bias_gelu, float32" in capsys.readouterr().err
+    assert "wrong kernel, nothing timed: bias_gelu, float32" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Taking turns, with a clock that counts calls in place of a GPU's."""
+"""Competitors take turns; a fake clock replaces the GPU's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, ceilings, co
 
 
 class FakeClock:
-    """Time passes only when it is told to; what was asked of the clock is written down."""
+    """A clock that advances only when told to, and logs its calls."""
 
     def __init__(self) -> None:
         self.now, self.log = 0.0, list[str]()
@@ -40,7 +40,7 @@ class FakeClock:
 
 
 def working(clock: FakeClock, seconds: float, seen: list[int] | None = None) -> Call:
-    """A competitor that takes so long."""
+    """A competitor that takes `seconds`."""
 
     def call(i: int) -> None:
         clock.now += seconds
@@ -50,31 +50,31 @@ def working(clock: FakeClock, seconds: float, seen: list[int] | None = None) -> 
     return call
 
 
-def test_summary_gives_median_and_percentiles() -> None:
+def test_summary_returns_median_and_percentiles() -> None:
     timing = summary([float(x) for x in (10, 3, 1, 2, 0, 5, 4, 7, 6, 9, 8)], 4)
     assert timing == Timing(5.0, 1.0, 9.0, 11, 4)
 
 
-def test_each_competitor_gets_its_own_times() -> None:
-    """Seen red: marks of the round's start for all, the spinning counted, a warm-up round counted."""
+def test_time_calls_times_each_competitor() -> None:
+    """Seen red: the round's start used for all, spinning counted, a warm-up round counted."""
     clock = FakeClock()
     found = time_calls({"a": working(clock, 1.0), "b": working(clock, 2.5)}, 20, True, clock)
     assert found == {"a": Timing(1.0, 1.0, 1.0, 20, 77), "b": Timing(2.5, 2.5, 2.5, 20, 77)}
-    assert clock.log.count("spin 2") == 22  # a tenth more, that do not count
+    assert clock.log.count("spin 2") == 22  # including a tenth more, to warm up
 
 
-def test_a_user_waits_for_each_call() -> None:
+def test_time_calls_without_hide_host_waits_for_each_call() -> None:
     clock = FakeClock()
     time_calls({"a": working(clock, 1.0), "b": working(clock, 1.0)}, 5, False, clock)
     assert not any(line.startswith("spin") for line in clock.log)
-    assert clock.log.count("wait") == 2 + 5 * 3  # one each to warm up; then after each call, and after each round
+    assert clock.log.count("wait") == 2 + 5 * 3  # one per warm-up, then one per call and per round
 
 
-def test_nobody_finds_the_inputs_of_the_one_before() -> None:
-    """All calls, whoever makes them, go round through the inputs; seen red with the round's number for everyone."""
+def test_no_call_reuses_the_inputs_of_the_call_before() -> None:
+    """The inputs rotate over all competitors' calls. Seen red with the round's number as everyone's index."""
     clock, seen = FakeClock(), list[int]()
     time_calls({name: working(clock, 1.0, seen) for name in "abc"}, 10, True, clock)
-    timed = [i for i in seen if i][9:]  # but for the warm-up's, and the measuring of memory, on inputs 0
+    timed = [i for i in seen if i][9:]  # without the warm-up and the memory measurement (on inputs 0)
     assert timed == list(range(10, 10 + 3 * 11))
 
 
@@ -88,8 +88,8 @@ def test_the_order_changes_from_round_to_round() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 3, 9])
-def test_who_cannot_run_is_named_with_the_reason_and_the_others_go_on(last: int) -> None:
-    """In the warm-up, the measuring of memory, or later."""
+def test_a_failing_competitor_is_missing_and_the_others_go_on(last: int) -> None:
+    """It fails in the warm-up, in the memory measurement, or later."""
     clock, calls = FakeClock(), 0
 
     def broken(i: int) -> None:
@@ -106,7 +106,7 @@ def test_who_cannot_run_is_named_with_the_reason_and_the_others_go_on(last: int)
     assert "free" in clock.log
 
 
-def test_an_interruption_is_no_competitors_fault() -> None:
+def test_an_interruption_is_not_recorded_as_a_failure() -> None:
     def interrupted(i: int) -> None:
         raise KeyboardInterrupt
 
@@ -114,11 +114,11 @@ def test_an_interruption_is_no_competitors_fault() -> None:
         time_calls({"a": interrupted}, 3, True, FakeClock())
 
 
-def test_copies_are_two_and_a_half_times_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_fill_two_and_a_half_times_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     class Properties:
         L2_cache_size = 50_000_000
 
-    assert copies_beyond_cache(10) == 2  # nothing to get past on a CPU
+    assert copies_beyond_cache(10) == 2  # on a CPU the cache size is unknown
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
@@ -126,7 +126,7 @@ def test_copies_are_two_and_a_half_times_the_cache(monkeypatch: pytest.MonkeyPat
     assert copies_beyond_cache(0) == copies_beyond_cache(1) == 1024
 
 
-def test_ceilings_count_what_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ceilings_count_bytes_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_timing, "COPY_BYTES", 1 << 10)
     monkeypatch.setattr(bench_timing, "PRODUCT", 16)
     products: dict[str, Any] = {}
@@ -143,15 +143,15 @@ def test_ceilings_count_what_is_read_and_written(monkeypatch: pytest.MonkeyPatch
     assert products == {"copy": torch.uint8, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def test_without_ceilings_there_is_nothing_to_measure_against(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ceilings_that_cannot_be_measured_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_timing, "COPY_BYTES", 1 << 10)
     monkeypatch.setattr(bench_timing, "PRODUCT", 16)
-    with pytest.raises(RuntimeError, match="the ceilings could not be measured: copy"):
+    with pytest.raises(RuntimeError, match="cannot measure the ceilings: copy failed"):
         ceilings((), 5, lambda calls, *_: {"copy": Missing("no"), "bfloat16": Timing(1.0, 1.0, 1.0, 3)}, "cpu")
 
 
-def test_the_gpus_clock_tells_seconds_and_what_a_call_allocates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU played by a queue: an event is passed when all before it is done; times come in milliseconds."""
+def test_gpu_clock_returns_seconds_and_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a fake GPU: each call takes 4 ms and allocates 30 bytes; events report milliseconds."""
     gpu = {"ms": 0.0, "allocated": 100, "peak": 5000, "slept": 0}
 
     class Event:

@@ -1,4 +1,4 @@
-"""What is counted, and who takes part: everyone computes the same, or says why not."""
+"""The counts of work, and the competitors: each computes the same result or reports why it cannot run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = Size("tiny", layers=1, hidden=128, intermediate=64)
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 RAGGED, DENSE = Batch("3 rows", (5, 1, 3), 5), Batch("2 x 4", (4, 4), 4)
 
-# Per layer in bfloat16: GFLOP and MB of the products, of attention, and MB of GELU and twice add + LayerNorm.
+# Per layer in bfloat16: GFLOP and MB of the products and of attention, MB of GELU and of both add + LayerNorm.
 # Dense: T = 32,768, Σn² = 64 x 512². Products: 2 T (4 E² + 2 E F) operations, 2 (8 T E + 2 T F + 4 E² + 2 E F) bytes.
 BY_HAND = {
     ("base", "dense"): (463.856, 819.46, 51.540, 201.33, 402.66, 302.0),
@@ -31,7 +31,7 @@ BY_HAND = {
 
 
 def outcome(calls: dict[str, Call]) -> dict[str, Timing | Missing]:
-    """Everyone called once, with times made up."""
+    """Call each competitor once; the times are fake."""
     found: dict[str, Timing | Missing] = {}
     for name, call in calls.items():
         try:
@@ -43,7 +43,7 @@ def outcome(calls: dict[str, Call]) -> dict[str, Timing | Missing]:
 
 
 @pytest.mark.parametrize(("size", "batch"), BY_HAND)
-def test_the_counts_are_those_done_by_hand(size: str, batch: str) -> None:
+def test_counts_equal_those_done_by_hand(size: str, batch: str) -> None:
     flops, moved, attention, attention_moved, gelu, norms = BY_HAND[size, batch]
     s, b = SIZES[size], BATCHES[batch]
     products = [work for _, work in bench_cases.products(s, b.tokens, 2)]
@@ -51,13 +51,13 @@ def test_the_counts_are_those_done_by_hand(size: str, batch: str) -> None:
     assert sum(work.bytes for work in products) == pytest.approx(moved * 1e6, rel=1e-4)
     work = bench_cases.packed_attention(s, b, 2)
     assert work.flops == pytest.approx(attention * 1e9, rel=1e-3)
-    assert work.bytes - 4 * s.heads * b.tokens == pytest.approx(attention_moved * 1e6, rel=1e-4)  # log-sum-exps apart
+    assert work.bytes - 4 * s.heads * b.tokens == pytest.approx(attention_moved * 1e6, rel=1e-4)  # without log-sum-exps
     assert bench_cases.bias_gelu(s, b.tokens, 2).bytes == pytest.approx(gelu * 1e6, rel=1e-3)
     assert 2 * bench_cases.add_layer_norm(s, b.tokens, 2).bytes == pytest.approx(norms * 1e6, rel=3e-3)
 
 
-def test_embeddings_read_the_rows_of_their_tokens() -> None:
-    # 128 rows of 768 of both tables and of the result, gamma and beta; two ids of 8 bytes for each.
+def test_embed_counts_the_rows_of_its_tokens() -> None:
+    # 128 rows of 768 in both tables and the result, gamma and beta; two 8-byte ids per token.
     assert bench_cases.embed(SIZES["base"], BATCHES["one"], 2).bytes == (3 * 128 + 2) * 768 * 2 + 128 * 16
 
 
@@ -66,22 +66,22 @@ def test_embeddings_read_the_rows_of_their_tokens() -> None:
     [("base", "dense", 9.8), ("base", "ragged", 2.4), ("large", "dense", 32.4), ("large", "ragged", 7.96)],
 )
 def test_a_models_floor_is_the_sum_of_its_steps(size: str, batch: str, milliseconds: float) -> None:
-    """At 790 TFLOP/s and 4.3 TB/s, as worked out on paper."""
+    """At 790 TFLOP/s and 4.3 TB/s, compared with values calculated by hand."""
     floor = bench_cases.model_floor(SIZES[size], BATCHES[batch], 2, 790e12, 4.3e12)
     assert floor * 1e3 == pytest.approx(milliseconds, rel=5e-3)
-    # A copy rate without end leaves the products and attention.
+    # With an infinite copy rate, only the products and attention count.
     flops, _, attention, *_ = BY_HAND[size, batch]
     floor = bench_cases.model_floor(SIZES[size], BATCHES[batch], 2, 1e12, float("inf"))
     assert floor == pytest.approx(SIZES[size].layers * (flops + attention) * 1e-3, rel=1e-4)
 
 
-def test_a_model_without_layers_is_its_embeddings() -> None:
-    # (2 x 8192 + 512 + 2) rows of 768 in bfloat16, and two ids of 8 bytes for each token.
+def test_the_floor_without_layers_is_that_of_the_embeddings() -> None:
+    # (2 x 8192 + 512 + 2) rows of 768 in bfloat16, and two 8-byte ids per token.
     floor = bench_cases.model_floor(Size("none", 0, 768, 3072), BATCHES["ragged"], 2, 1e12, 1e9)
     assert floor == pytest.approx((16_898 * 1536 + 8192 * 16) * 1e-9)
 
 
-def test_ragged_lengths_are_what_they_are_called() -> None:
+def test_ragged_lengths_match_their_description() -> None:
     ragged = BATCHES["ragged"]
     assert (len(ragged.lengths), ragged.tokens, max(ragged.lengths), ragged.ragged) == (64, 64 * 128, 512, True)
     assert ragged.pairs == 1_629_172
@@ -96,7 +96,7 @@ def test_ragged_lengths_are_what_they_are_called() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small vocabulary, and torch.compile that gives the function back."""
+    """A small vocabulary, and a torch.compile that returns the function unchanged."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(bench_operations, "VOCABULARY", 50)
     monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
@@ -106,11 +106,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("batch", [RAGGED, DENSE], ids=["ragged", "dense"])
 @pytest.mark.parametrize("what", bench_operations.WORKLOADS)
-def test_everyone_computes_the_same_operation(what: str, batch: Batch) -> None:
+def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None:
     made = bench_operations.WORKLOADS[what](TINY, batch, torch.float32, "cpu")
     found = outcome(made.calls)
     missing = {name for name, t in found.items() if isinstance(t, Missing)}
-    # On a CPU torch has no attention over packed sequences, nor cuDNN's nor the efficient one.
+    # On a CPU torch has neither packed attention nor the cuDNN and efficient backends, and may lack flash.
     assert missing <= {"torch varlen", "SDPA cuDNN", "SDPA efficient", "SDPA flash"}
     assert isinstance(found["ours"], Timing), found["ours"]
     others = {
@@ -121,7 +121,7 @@ def test_everyone_computes_the_same_operation(what: str, batch: Batch) -> None:
     assert apart.keys() >= others
     assert apart.keys() == found.keys() - missing - {"ours"}
     assert all(x < 1e-6 for x in apart.values()), apart
-    # Inputs rotate: the next call has other numbers.
+    # Inputs rotate: the next call uses other numbers.
     first, second = made.calls["ours"](0), made.calls["ours"](1)
     assert not torch.equal(first, second)
     assert torch.equal(first, made.calls["ours"](2))
@@ -129,12 +129,12 @@ def test_everyone_computes_the_same_operation(what: str, batch: Batch) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_every_encoder_computes_the_same_or_says_why_not(dtype: torch.dtype) -> None:
-    """Seen red: transformers' model with a pooler that has no weights, a baseline's own weights, positions from 0."""
+def test_encoders_compute_the_same_or_report_why_not(dtype: torch.dtype) -> None:
+    """Seen red: transformers' model with a pooler without weights, a baseline's own weights, positions from 0."""
     made = bench_models.encoder(TINY, RAGGED, dtype, "cpu")
     found = outcome(made.calls)
     missing = {name for name, t in found.items() if isinstance(t, Missing)}
-    # These need a GPU, and say so; transformers is not there on every Python.
+    # These report that they need a GPU; transformers is not available for every Python version.
     without = set() if HAS_TRANSFORMERS else {name for name in found if name.startswith("transformers")}
     assert missing == {"compile + torch varlen, packed", "ours, packed, CUDA graph"} | without
     apart = differences(made, found)
@@ -148,8 +148,8 @@ def test_every_encoder_computes_the_same_or_says_why_not(dtype: torch.dtype) -> 
 
 
 @pytest.mark.usefixtures("small")
-def test_without_padding_eager_adds_a_mask_and_sdpa_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers always adds one; SDPA is the faster for having none."""
+def test_without_padding_eager_adds_a_mask_and_sdpa_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers always adds one; SDPA is faster without."""
     masks: dict[str, list[bool]] = {"eager": [], "sdpa": []}
     forward = bench_models.PaddedEncoder.forward
 
@@ -166,7 +166,7 @@ def test_without_padding_eager_adds_a_mask_and_sdpa_is_spared(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("small")
-def test_a_missing_package_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     made = bench_models.encoder(TINY, DENSE, torch.float32, "cpu")
     found = outcome({"original": made.calls["transformers, float32"]})["original"]

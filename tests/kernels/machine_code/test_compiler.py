@@ -1,4 +1,4 @@
-"""One kernel compiled, as far as it is asked for, in a process whose Triton compiles."""
+"""Compiling one kernel to each depth, in a process without Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ print(json.dumps(rows))
 """
 
 
-def test_compile_kernel_tells_more_the_further_it_goes(tmp_path: Path) -> None:
-    """And the same as far as it has gone: shared memory is known long before there is machine code."""
+def test_compile_kernel_adds_figures_with_depth(tmp_path: Path) -> None:
+    """Figures that two depths have in common are equal, such as the shared memory known long before machine code."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
@@ -45,7 +45,7 @@ def test_compile_kernel_tells_more_the_further_it_goes(tmp_path: Path) -> None:
         assert 5 < listing["instructions_per"] < 50
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="Triton compiles in this process")
-def test_compile_kernel_says_that_the_interpreter_is_on() -> None:
+@pytest.mark.skipif(not INTERPRETED, reason="Triton's interpreter is off")
+def test_compile_kernel_reports_that_the_interpreter_is_on() -> None:
     with pytest.raises(RuntimeError, match=r"interpreted in this process: TRITON_INTERPRET was set"):
         compile_kernel(next(variants("sm_90")), "sm_90")

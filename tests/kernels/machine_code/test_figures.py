@@ -1,4 +1,4 @@
-"""Figures out of what the compilers print: literal reports, PTX and listings."""
+"""Figures from literal compiler reports, PTX and listings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_ptxas_figures_collects_warnings(line: str) -> None:
     assert ptxas_figures(f"{line}\n{PTXAS}")["warnings"] == [line]
 
 
-def test_ptxas_figures_of_another_text_is_an_error() -> None:
+def test_ptxas_figures_rejects_other_text() -> None:
     with pytest.raises(RuntimeError, match=r"ptxas: expected .*registers.* in its report, got ''"):
         ptxas_figures("")
 
@@ -61,11 +61,11 @@ def test_ptxas_figures_of_another_text_is_an_error() -> None:
         ("ld.param.b64 %rd1, [k_param_0];", []),
     ],
 )
-def test_ptx_load_widths_sees_every_form(line: str, widths: list[int]) -> None:
+def test_ptx_load_widths_reads_every_form(line: str, widths: list[int]) -> None:
     assert ptx_load_widths(f"\t{line}\n") == widths
 
 
-def test_tensor_cores_tells_the_kinds_apart() -> None:
+def test_tensor_cores_distinguishes_the_kinds() -> None:
     ptx = """
     wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%r1}, %rd1, %rd2, 1, 1, 1, 0, 1;
     mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 { %r1 };
@@ -82,7 +82,7 @@ def test_tensor_cores_tells_the_kinds_apart() -> None:
     [
         ("sm_90", 256, 116, 49152, 0, 2),  # 120 · 256 registers: two blocks; 233,472 / 50,176 bytes would hold four
         ("sm_90", 128, 77, 24576, 0, 6),
-        ("sm_90", 128, 85, 0, 0, 5),  # handed out as 88
+        ("sm_90", 128, 85, 0, 0, 5),  # allocated as 88
         ("sm_90", 128, 32, 81920, 0, 2),
         ("sm_90", 32, 32, 0, 0, 32),
         ("sm_90", 1024, 32, 0, 0, 2),

@@ -1,4 +1,4 @@
-"""Machine code as text: what counts, where it can go, and which loop is hot."""
+"""Parsing listings, removing padding, and finding the hot loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ernie_m.kernels.machine_code.listing import Instruction, body, hot_loop, pa
 
 
 def sass(*lines: str) -> str:
-    """Lines as cuobjdump prints them, the encodings left out."""
+    """Lines as cuobjdump prints them, with dummy encodings."""
     return "\n".join(
         f"        /*{16 * i:04x}*/                   {line} ;    /* 0x0 */" for i, line in enumerate(lines)
     )
@@ -30,13 +30,13 @@ def test_parse_sass_reads_branches_predicates_and_ends() -> None:
     assert parsed[0].operands == "R1, c[0x0][0x28]"
 
 
-def test_body_leaves_out_padding_and_the_branch_to_itself() -> None:
+def test_body_drops_padding_and_the_branch_to_itself() -> None:
     parsed = parse_sass(sass("MOV R1, R2", "EXIT", "BRA 0x20", "NOP", "NOP"))
     assert [x.opcode for x in body(parsed)] == ["MOV", "EXIT"]
 
 
 def loop(n: int, start: int, length: int) -> list[str]:
-    """A listing of n instructions that falls through, but goes back once: `length` instructions from `start`."""
+    """A listing of n instructions with one loop: `length` instructions from `start`."""
     lines = ["FADD R1, R2, R3"] * n
     lines[start + length - 1] = f"@P0 BRA 0x{16 * start:x}"
     return lines
@@ -53,24 +53,24 @@ def test_hot_loop_of_straight_code_is_empty() -> None:
     assert hot_loop([]) == []
 
 
-def test_hot_loop_is_the_inner_one() -> None:
+def test_hot_loop_is_the_inner_loop() -> None:
     lines = loop(100, 40, 20)
     lines[80] = "@P1 BRA 0x50"
     assert len(hot_loop(parse_sass(sass(*lines, "EXIT")))) == 20
 
 
-def test_hot_loop_may_wait_inside() -> None:
-    """A short loop that waits for a barrier, in it or behind the end, does not make it an outer loop."""
+def test_hot_loop_may_contain_a_wait() -> None:
+    """A loop that contains a short wait for a barrier, inline or past the end, still counts as innermost."""
     lines = loop(100, 10, 60)
     lines[30] = "@!P2 BRA 0x1d0"
     lines[40] = f"@!P2 BRA 0x{16 * 101:x}"
-    behind = ["SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [UR4], R0", f"@!P2 BRA 0x{16 * 101:x}", f"BRA 0x{16 * 41:x}"]
-    found = hot_loop(parse_sass(sass(*lines, "EXIT", *behind)))
-    assert len(found) == 60 + len(behind)
+    past_end = ["SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [UR4], R0", f"@!P2 BRA 0x{16 * 101:x}", f"BRA 0x{16 * 41:x}"]
+    found = hot_loop(parse_sass(sass(*lines, "EXIT", *past_end)))
+    assert len(found) == 60 + len(past_end)
 
 
-def test_hot_loop_is_no_jump_back_from_code_behind_the_end() -> None:
-    """What is entered by a branch and left by a branch back has no round to go."""
+def test_hot_loop_ignores_branches_back_from_past_the_end() -> None:
+    """Code past the end, entered by a branch and left by a branch back, is not a loop."""
     lines = ["FADD R1, R2, R3"] * 50
     lines[20] = f"@!P2 BRA 0x{16 * 51:x}"
     assert hot_loop(parse_sass(sass(*lines, "EXIT", *["MOV R1, R2"] * 20, "BRA 0x150"))) == []

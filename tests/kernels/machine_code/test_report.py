@@ -1,4 +1,4 @@
-"""The command `compile`: its table, its arguments, and what it says where it cannot work."""
+"""The command `compile`: its table, arguments and error messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROW: dict[str, Any] = {
 
 
 def run_command(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a new process; variables are added to this one's."""
+    """Run the command in a new process with additional environment variables."""
     return subprocess.run(
         [sys.executable, "-m", "ernie_m.kernels", "compile", *arguments],
         env={**os.environ, **environment},
@@ -56,7 +56,7 @@ def test_table_shows_every_figure() -> None:
     assert lines[4].split() == cells.split()
 
 
-def test_table_marks_memory_warnings_and_errors() -> None:
+def test_table_shows_excess_memory_warnings_and_errors() -> None:
     large = {**ROW, "target": "gfx942", "shared": 98304, "shared_limit": 65536, "warnings": ["slow"]}
     wrong = {name: ROW[name] for name in ("operation", "dtype", "label", "target")}
     text = table([{**wrong, "error": "CompilationError: no"}, large])
@@ -80,11 +80,11 @@ def test_table_marks_memory_warnings_and_errors() -> None:
         ],
     ],
 )
-def test_command_line_gives_the_same_arguments(line: list[str]) -> None:
+def test_command_line_parses_to_the_same_arguments(line: list[str]) -> None:
     assert command_line(cli.parser(line).parse_args(line)) == line
 
 
-def test_select_finds_all_or_what_is_asked_for() -> None:
+def test_select_filters_and_defaults_to_everything() -> None:
     variants = {target: all_variants(target) for target in TARGETS}
     assert len(select([], [], [])) == sum(map(len, variants.values()))
     found = [variants[target][i] for target, i in select(["sm_90"], ["bias_gelu"], ["float16"])]
@@ -92,7 +92,7 @@ def test_select_finds_all_or_what_is_asked_for() -> None:
     assert {(x.operation, x.dtype) for x in found} == {("bias_gelu", "float16")}
 
 
-def test_compile_leaves_the_interpreter_by_itself(tmp_path: Path) -> None:
+def test_compile_turns_the_interpreter_off(tmp_path: Path) -> None:
     options = ("--json", "--target", "sm_90", "--operation", "bias_gelu", "--dtype", "bfloat16")
     done = run_command(*options, folder=tmp_path, TRITON_INTERPRET="1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,14 +108,14 @@ def test_compile_leaves_the_interpreter_by_itself(tmp_path: Path) -> None:
         (("--target", "sm_70"), "argument --target: invalid choice: 'sm_70' (choose from "),
     ],
 )
-def test_compile_names_wrong_arguments(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_compile_names_invalid_arguments(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = run_command(*options, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"ernie_m.kernels: error: {message}")
     assert done.stderr.count("\n") == 1
 
 
-def test_compile_without_triton_says_so(tmp_path: Path) -> None:
+def test_compile_reports_that_triton_is_missing(tmp_path: Path) -> None:
     (tmp_path / "triton.py").write_text("raise ImportError('not here')\n")
     done = run_command(folder=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
