@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 00 · The first sentence
 #
-# What happens between a sentence and a vector? We take one sentence in three languages through ERNIE-M: tokenizer,
+# What happens between a sentence and a vector? We follow one sentence, in three languages, through ERNIE-M: tokenizer,
 # embeddings, four layers, pooler. At every step we look at the shapes.
 #
-# You need Python and matrices. Each section asks a question. **Write your prediction down** before you run the cell
-# below it: a wrong prediction teaches more than a right one.
+# You need to know Python and matrices. Each section asks a question. **Write your prediction down** before you run the
+# cell below it: a wrong prediction teaches more than a right one.
 #
-# *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
+# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
 #
 # **The weights of this model are random**, drawn from a seed and never trained. You will see how ERNIE-M computes, not
-# what a trained one knows.
+# what a trained model knows.
 
 # %%
 import matplotlib.pyplot as plt
@@ -28,12 +28,12 @@ config = model.config
 print(f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, hidden size E = {config.hidden_size}")
 
 # %% [markdown]
-# ## 1. How many numbers is a sentence?
+# ## 1. How many numbers does a sentence become?
 #
-# The three sentences say the same: a cat is sleeping on the sofa.
+# The three sentences say the same thing: a cat is sleeping on the sofa.
 #
-# **Prediction.** The English sentence has 7 words and a full stop. How many tokens will it have? And the Japanese one,
-# which has no spaces?
+# **Prediction.** The English sentence has 7 words and a full stop. How many tokens will it have? How many will the
+# Japanese one have, which has no spaces?
 
 # %%
 sentences = ["The cat is sleeping on the sofa.", "Die Katze schläft auf dem Sofa.", "猫がソファで寝ています。"]
@@ -46,21 +46,21 @@ assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_toke
 
 # %% [markdown]
 # A token is a *piece*: a word, part of a word, or one character. `▁` marks the start of a word. Frequent words are one
-# piece (`▁The`); others are cut (`▁s le ep ing`). The tokenizer puts `[CLS]` before each text and `[SEP]` behind it.
+# piece (`▁The`); others are split (`▁s le ep ing`). The tokenizer puts `[CLS]` before each text and `[SEP]` after it.
 # An id is the token's line number in the vocabulary, counted from 0. Notebook 01 goes into this.
 #
 # ## 2. A batch is a rectangle
 #
-# NumPy wants rows of equal length, so short rows are filled with padding. A mask says which places hold tokens.
+# NumPy needs rows of equal length, so short rows are filled up with padding. A mask says which positions hold tokens.
 #
-# **Prediction.** What is the shape of the batch? How many of its places are padding?
+# **Prediction.** What is the shape of the batch? How many of its positions are padding?
 
 # %%
 batch = tokenizer(sentences, padding=True, return_tensors="np")
 ids, mask = batch["input_ids"], batch["attention_mask"]
 print("shape (B, S):", ids.shape)
 print("tokens in each row:", mask.sum(axis=1))
-print("padding:", (mask == 0).sum(), "of", mask.size, "places")
+print("padding:", (mask == 0).sum(), "of", mask.size, "positions")
 print("last row:", *ids[2])
 
 assert (ids[mask == 0] == tokenizer.pad_token_id).all()
@@ -69,11 +69,11 @@ assert (ids[mask == 0] == tokenizer.pad_token_id).all()
 # ## 3. From ids to vectors
 #
 # The model has a table with a row of E = 32 numbers for each id, and a second table with a row for each position. The
-# two rows are added, and the sum is normalised: mean 0, variance 1. `embed` does exactly this.
+# two rows are added, and the sum is normalised to mean 0 and variance 1. `embed` does exactly this.
 #
-# `trace()` keeps every intermediate result of the model under a name. So we can call `embed` ourselves and compare.
-# The model works on the tokens alone, one row behind the other; padding is not computed at all. That is why the shape
-# is (T, E) with T = 41, and not (3, 15, E).
+# `trace()` keeps every intermediate result of the model under a name, so we can call `embed` ourselves and compare.
+# The model computes real tokens only, all rows concatenated; padding is not computed at all. That is why the shape is
+# (T, E) with T = 41, and not (3, 15, E).
 #
 # **Prediction.** Put the word `▁the` at position 3, and again at position 8. Does it get the same vector?
 
@@ -100,11 +100,11 @@ assert np.abs(at_3 - at_8).max() > 0.1
 #
 # ## 4. One layer, step by step
 #
-# All of a layer's results are in the trace, in the order in which they were computed. H is the number of heads (4), D
-# the size of one head (8 = 32 / 4), n the length of a sentence.
+# The trace has all results of a layer, in the order in which they were computed. H is the number of heads (4), D the
+# size of one head (8 = 32 / 4), n the length of a sentence.
 #
-# **Prediction.** Attention compares each token of a sentence with each token of the same sentence, once in each head.
-# How many scores are that for three sentences of 15, 15 and 11 tokens?
+# **Prediction.** In every head, attention compares each token of a sentence with each token of the same sentence. How
+# many scores does that make for three sentences of 15, 15 and 11 tokens?
 
 # %%
 prefix = "encoder.layers.0."
@@ -121,11 +121,11 @@ print("scores:", count)
 assert count == 4 * (15**2 + 15**2 + 11**2)
 
 # %% [markdown]
-# The padded rectangle would have needed 4 · 3 · 15² = 2700 scores. Here it is 2284, and nothing has to be masked.
+# The padded rectangle would have needed 4 · 3 · 15² = 2700 scores. Here there are 2284, and nothing has to be masked.
 #
 # ## 5. Which step looks at other tokens?
 #
-# We change one word of the first sentence, run the model again, and count after each step how many of the sentence's
+# We change one word of the first sentence and run the model again. After each step we count how many of the sentence's
 # 15 tokens have changed.
 #
 # **Prediction.** After which step is the count no longer 1?
@@ -138,7 +138,7 @@ with trace() as t2:
 
 
 def changed_tokens(name: str) -> int:
-    """How many tokens of the first sentence have another value in the second run."""
+    """How many tokens of the first sentence have a different value in the second run."""
     before, after = t[name].padded()[0], t2[name].padded()[0]
     if name.endswith(("scores", "probs")):  # (H, query, key): a token's own row
         before, after = before.swapaxes(0, 1), after.swapaxes(0, 1)
@@ -155,16 +155,16 @@ assert counts[prefix + "self_attn.self_attn.scores"] == 15
 assert all(changed_tokens(name) == 15 for name in t if name.startswith("encoder.layers.1."))
 
 # %% [markdown]
-# Everything before the scores treats each token alone. The scores compare tokens, so every row of them has changed.
-# From there on the changed word is part of every token's vector: one layer is enough for every token to have seen all
-# others. Linear maps, activation and normalisation never look sideways. This is why only attention has to know where a
-# sentence ends, and why everything else can run on 41 tokens in a row.
+# Every step before the scores treats each token on its own. The scores compare tokens, so every row of scores has
+# changed. From there on the changed word is part of every token's vector: after one layer, every token has seen all the
+# others. Linear maps, activation and normalisation never look at other tokens. This is why only attention has to know
+# where a sentence ends, and why everything else can run on all 41 tokens at once.
 #
 # ## 6. The map of the model
 #
-# The figure is drawn from the trace: one box for each result, from top to bottom in the order of computation, one
-# column for each stage. The width of a box shows how many numbers a token has there. Red boxes have a row *for each
-# pair* of tokens.
+# The figure is drawn from the trace. Each stage is a column, and each result is a box, in the order of computation from
+# top to bottom. The width of a box shows how many numbers a token has there. A token has one number per head and key in
+# the red boxes.
 #
 # **Prediction.** Which box is the widest?
 
@@ -181,7 +181,7 @@ for stage, ax in zip(stages, axes, strict=True):
     ax.set_title(stage.replace("encoder.layers.", "layer "), fontsize=10, loc="left")
     ax.set_xlim(0, 245)
     ax.axis("off")
-figure.suptitle("ERNIE-M, as the trace saw it: numbers for each token (blue), for each token and all keys (red)")
+figure.suptitle("ERNIE-M as traced: numbers per token (blue); numbers per token over all heads and keys (red)")
 plt.show()
 
 widest = max((name for name in t if not isinstance(t[name].value, tuple)), key=lambda name: t[name].value.shape[-1])
@@ -191,15 +191,15 @@ print("entries in the trace:", len(t))
 assert t[widest].value.shape[-1] == config.intermediate_size == 4 * config.hidden_size
 
 # %% [markdown]
-# The four layers are the same but for their weights. The widest place is the feed-forward network, which widens each
-# token to F = 128 numbers and narrows it again.
+# The four layers differ only in their weights. The widest point is the feed-forward network, which expands each token
+# to F = 128 numbers and reduces it to 32 again.
 #
 # ## 7. One vector for a sentence
 #
-# The pooler takes each sentence's first token, `[CLS]`, multiplies it by one more matrix, and squeezes the result with
-# tanh. Only the first token: the others have had their say through attention.
+# The pooler takes each sentence's first token, `[CLS]`, applies one more linear map, and then tanh. It reads only the
+# first token: the others have already contributed through attention.
 #
-# **Prediction.** In which range are the numbers that come out?
+# **Prediction.** In which range are the resulting numbers?
 
 # %%
 first = out.last_hidden_state[:, 0]
@@ -211,10 +211,9 @@ assert np.allclose(pooled, out.pooler_output, rtol=0, atol=1e-12)
 assert np.abs(pooled).max() < 1
 
 # %% [markdown]
-# ## 8. Where do the weights sit?
+# ## 8. Where are the weights?
 #
-# **Prediction.** The model has 190,560 numbers that training would set. Which share of them is the table of word
-# vectors?
+# **Prediction.** The model has 190,560 parameters. What share of them is in the table of word vectors?
 
 # %%
 sizes: dict[str, int] = {}
@@ -228,14 +227,14 @@ assert sum(sizes.values()) == model.num_parameters() == 190_560
 assert sizes["word_embeddings"] == config.vocab_size * config.hidden_size
 
 # %% [markdown]
-# Most of it is the table, and a sentence reads only some 15 of its 4,202 rows. The published base model is no
-# different: 250,002 rows of 768 numbers are 192 million of its 278 million.
+# Most of them are in this table, and a sentence reads only about 15 of its 4,202 rows. The published base model is
+# similar: 250,002 rows of 768 numbers make 192 million of its 278 million parameters.
 #
 # ## What to try next
 #
-# - Put a sentence in a language of your own into `sentences`. How many tokens does it need? Which of them are `[UNK]`?
-# - In section 5, change the *last* token in place of the fourth. Are the counts the same? What does that say about the
+# - Add a sentence in your own language to `sentences`. How many tokens does it need? Which of them are `[UNK]`?
+# - In section 5, change the *last* token instead of the fourth. Are the counts the same? What does that say about the
 #   direction in which ERNIE-M reads?
-# - Leave `padding=True` out in section 2 and read the error message.
-# - On the command line, `ernie-m trace --help` shows the same results without Python.
-# - Next: [01_tokenizer](01_tokenizer.ipynb), where the ids come from.
+# - Leave out `padding=True` in section 2 and read the error message.
+# - `ernie-m trace` prints the same results on the command line: see `ernie-m trace --help`.
+# - Next: [01_tokenizer](01_tokenizer.ipynb) shows where the ids come from.

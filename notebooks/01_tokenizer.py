@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 01 · The tokenizer
 #
-# How does text become numbers, and what is lost on the way? A model never sees your text. It sees ids. Whatever the
-# tokenizer throws away, no layer can bring back. So we look at each of its stages, and at what each one loses.
+# How does text become numbers, and what is lost on the way? A model never sees your text. It sees ids, and no layer can
+# bring back what the tokenizer has thrown away. So we look at each of its stages, and at what each one loses.
 #
-# *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
+# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
 #
-# The vocabulary here is that of the small demo checkpoint: 4,202 entries, learned from a few thousand sentences in 21
-# languages. ERNIE-M's own has 250,002, but the rules are the same. The model's weights are random.
+# The vocabulary is that of the small demo checkpoint: 4,202 entries, learned from a few thousand sentences in 21
+# languages. ERNIE-M's own has 250,002 entries, but the rules are the same. The model's weights are random.
 
 # %%
 import matplotlib.pyplot as plt
@@ -22,16 +22,16 @@ from ernie_m.tokenizer.piece_model import PieceModel
 plt.rcParams["figure.dpi"] = 80
 tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
 piece_model = PieceModel.read(demo.directory() / "sentencepiece.bpe.model")
-print(tokenizer.vocab_size, "entries; the first:", *tokenizer.convert_ids_to_tokens(range(8)))
+print(tokenizer.vocab_size, "entries; the first 8:", *tokenizer.convert_ids_to_tokens(range(8)))
 
 # %% [markdown]
 # ## 1. Normalisation: different texts become the same
 #
-# Unicode has several ways to write what looks alike. `é` is one character, or `e` followed by an accent. `ﬁ` can be a
-# single character, and so can `½`. The first stage writes all of them in one form (nearly the one that Unicode calls
-# NFKC) and writes `▁` for a space.
+# Unicode has several ways to write texts that look alike. `é` is one character, or `e` followed by an accent. `ﬁ` can
+# be a single character, and so can `½`. The first stage brings them all to one form (nearly Unicode's NFKC) and writes
+# `▁` for a space.
 #
-# **Prediction.** How many different texts are left of these eight?
+# **Prediction.** How many different texts remain of these eight?
 
 # %%
 texts = ["The cat", "  The   cat\n", "Ｔｈｅ　ｃａｔ", "The\u200bcat", "▁The▁cat", "caf\u00e9", "cafe\u0301", "ﬁrst ½"]
@@ -44,20 +44,20 @@ assert len(set(normalised.values())) == 3
 assert normalised["caf\u00e9"] == normalised["cafe\u0301"]
 
 # %% [markdown]
-# This loss is wanted. Nobody wants two vectors for `é`. But it cannot be undone: the model does not know how many
+# This loss is intended: nobody wants two vectors for `é`. But it cannot be undone. The model does not know how many
 # spaces there were, or that `½` was one character.
 #
-# ## 2. Pieces: the text, cut so that the pieces are probable
+# ## 2. Pieces: the most probable split of the text
 #
-# The piece model has a list of pieces, each with a probability. Of all ways to cut the text it takes the one with the
+# The piece model has a list of pieces, each with a probability. Of all ways to split the text it takes the one with the
 # largest product of probabilities.
 #
-# **Prediction.** Put the pieces behind each other. What do you get?
+# **Prediction.** Join the pieces together. What do you get?
 
 
 # %%
 def pieces_of(text: str) -> list[str]:
-    """The pieces that sentencepiece cuts a text into."""
+    """The pieces that sentencepiece splits a text into."""
     return [piece_model.text_of(piece) for piece in piece_model.pieces([text])[0]]
 
 
@@ -67,13 +67,13 @@ for text in ("The cat is sleeping on the sofa.", "Zwei Äpfel", "It is 7:30.", "
     assert "".join(found) == piece_model.normalise(text)[0]
 
 # %% [markdown]
-# You get the normalised text. Up to here nothing more is lost. Note two things for later: `▁7:30.` is one piece, since
-# times were frequent in the training text; and in `Zwei Äpfel` the marker `▁` stands alone.
+# You get the normalised text: nothing more has been lost so far. Note two things for later. `▁7:30.` is one piece,
+# because times were frequent in the training text. And in `Zwei Äpfel` there is a marker `▁` on its own.
 #
 # ## 3. The cutting rule, and what it loses
 #
-# ERNIE-M cuts the pieces once more. Each Han character and each of 17 punctuation marks becomes a token of its own,
-# and there is a cut between a digit and anything that is not one. If a cut leaves the marker `▁` alone, it is dropped.
+# ERNIE-M cuts the pieces once more. Each Han character and each of 17 punctuation marks becomes a separate token, and
+# digits are cut from everything else. A marker `▁` that such a cut leaves on its own is dropped.
 #
 # **Prediction.** How many tokens will the one piece `▁7:30.` become? And which of `▁2024`, `▁A4`, `▁中文`, `▁the` lose
 # their marker?
@@ -85,11 +85,11 @@ for piece in ("▁7:30.", "▁2024", "▁A4", "▁中文", "▁the", "▁(", "�
 assert cut("▁7:30.") == [(1, 2), (2, 3), (3, 5), (5, 6)]
 
 # %% [markdown]
-# A token without its marker no longer says that a space stood before it. So different texts, which a reader takes for
-# different things, become the same ids.
+# A token without its marker no longer shows that there was a space before it. So texts that mean different things to a
+# reader can have the same ids.
 #
-# **Prediction.** `1234` is one number, `12 34` are two. Does the model see a difference? And between `12,34` and `12,
-# 34`?
+# **Prediction.** `1234` is one number, `12 34` is two. Does the model see a difference? And between the texts `12,34`
+# and `12, 34`?
 
 # %%
 for text in ("1234", "12 34", "12,34", "12, 34"):
@@ -99,10 +99,11 @@ assert tokenizer("1234")["input_ids"] == tokenizer("12 34")["input_ids"]
 assert tokenizer("12,34")["input_ids"] == tokenizer("12, 34")["input_ids"]
 
 # %% [markdown]
-# No difference at all. There is a second loss. Cutting makes tokens that the vocabulary may not have: `▁2024` was cut
-# into `▁202` and `4`, and without its marker `202` is no entry. It becomes `[UNK]`, *unknown*.
+# There is no difference at all. There is also a second loss: cutting can produce tokens that the vocabulary does not
+# have. In the sentence below, sentencepiece splits `▁2024` into `▁202` and `4`; without its marker, `202` is not in the
+# vocabulary. It becomes `[UNK]`, *unknown*.
 #
-# **Prediction.** What does `decode` make of the ids of this sentence?
+# **Prediction.** What does `decode` return for the ids of this sentence?
 
 # %%
 text = "In 2024, Zwei Äpfel cost 3 €."
@@ -119,16 +120,16 @@ assert "202" in unknown and "Ä" in unknown
 # %% [markdown]
 # ## 4. The lone marker: why two implementations disagree
 #
-# In `Zwei Äpfel` the piece model knows `▁` and `Ä`, but no `▁Ä`. So the marker is a piece of its own. Is it a token?
+# For `Zwei Äpfel` the piece model knows `▁` and `Ä`, but not `▁Ä`. So the marker is a separate piece. Is it a token?
 #
-# - Paddle's implementation, the original one, drops a piece that is `▁` alone. Always.
-# - The one in transformers looks at its neighbours: it keeps the marker if it is not the first piece and the next
-#   piece does not begin with `▁`. (As the last piece of a text it makes that code fail with an IndexError; here it is
-#   dropped.)
+# - Paddle's implementation, the original one, always drops a piece that is only `▁`.
+# - transformers looks at its neighbours: it keeps the marker if it is not the first piece and the next piece does not
+#   begin with `▁`. (If the marker is the last piece of a text, that code fails with an IndexError; here it is dropped.)
 #
-# Neither is wrong. The rule is written down nowhere; each program *is* its rule. Our tokenizer has both, as an option.
+# Neither is wrong: the rule is documented nowhere, and each program defines its own. Our tokenizer has both, as an
+# option.
 #
-# **Prediction.** Of the demo's eight sentences in eight languages, how many get different ids under the two rules?
+# **Prediction.** How many of the demo's eight sentences in eight languages get different ids under the two rules?
 
 # %%
 paddle = ErnieMTokenizer.from_pretrained(demo.directory(), lone_marker="paddle")
@@ -143,30 +144,31 @@ for text in differ:
     assert [token for token in tokenizer.tokenize(text) if token != "▁"] == paddle.tokenize(text)
 
 # %% [markdown]
-# One token more or less moves all that come behind it to another position. How much does that matter to the model?
+# One token more or less moves all the tokens after it to another position. How much does that matter to the model?
 #
-# **Prediction.** The sentence vector has 32 numbers between -1 and 1. How large is the largest difference between the
-# two?
+# **Prediction.** The sentence vector has 32 numbers between -1 and 1. What is the largest difference between the two
+# rules' vectors?
 
 # %%
 model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
 same = [text for text in demo.sentences() if text not in differ]
 for text in (same[0], differ[0]):
     one, other = (model([rule(text)["input_ids"]]).pooler_output for rule in (tokenizer, paddle))
-    print(f"largest difference {np.abs(one - other).max():.2g}   {text}")
+    print(f"largest difference {np.abs(one - other).max():.2f}   {text}")
 
 assert np.abs(one - other).max() > 0.01
 
 # %% [markdown]
-# So a model that was trained with one rule and runs with the other gives *other numbers*, without an error message. If
-# you port a model, compare ids first, on text with every kind of character, before you look at a single weight.
+# So a model that was trained with one rule and runs with the other returns *different numbers*, without an error
+# message. When you port a model, compare ids first, on text with every kind of character, before you look at a single
+# weight.
 #
 # ## 5. Special tokens, and pairs of texts
 #
-# A pair is written `[CLS] A [SEP] [SEP] B [SEP]`. The tokenizer can say which token belongs to which text
-# (`token_type_ids`), but ERNIE-M has no table for them: the separators are all that the model sees.
+# A pair becomes `[CLS] A [SEP] [SEP] B [SEP]`. The tokenizer can say which token belongs to which text
+# (`token_type_ids`), but ERNIE-M has no table for them: the model sees only the separators.
 #
-# **Prediction.** How many tokens are added to a pair? And if the pair is too long, which of the two texts is cut?
+# **Prediction.** How many tokens are added to a pair? And if the pair is too long, which of the two texts is truncated?
 
 # %%
 pair = tokenizer("one two three", "four five six", return_token_type_ids=True)
@@ -181,14 +183,13 @@ assert len(pair["input_ids"]) == count + 4
 assert len(short["input_ids"]) == 10
 
 # %% [markdown]
-# The longer text is cut first, then both in turn. Special tokens that stand in the text are recognised too, by their
-# exact spelling. Take care with texts of strangers.
+# The longer text is truncated first, then both in turn. The tokenizer also recognises special tokens that are written
+# out in the text, by their exact spelling. Take care with text that you do not trust.
 #
 # ## 6. Offsets: where does a token come from?
 #
-# If a model marks tokens as "this is the answer", you need their place in the *original* text, with all that
-# normalisation has changed. `return_offsets_mapping` gives for each token the half-open range of characters that it
-# came from.
+# If a model marks tokens as "this is the answer", you need their place in the *original* text, before normalisation.
+# `return_offsets_mapping` returns, for each token, the half-open range of characters that it came from.
 #
 # **Prediction.** `½` becomes the three tokens `1`, `⁄`, `2`. What is the range of each of the three?
 
@@ -209,7 +210,7 @@ for token, (start, end) in zip(tokens, spans, strict=True):
 ax.set(
     xlim=(0, len(text)),
     ylim=(-3.6, 0.6),
-    title="Above: characters of the text. Below: tokens, over the characters they come from",
+    title="Top: characters of the text. Below: each token, under the characters it comes from",
 )
 ax.axis("off")
 plt.show()
@@ -222,41 +223,40 @@ covered = {at for start, end in spans for at in range(start, end)}
 assert all(at in covered or text[at] == " " for at in range(len(text)))
 
 # %% [markdown]
-# Every character that is no space belongs to a token. All three tokens of `½` have its range. A lone marker (before
+# Every character that is not a space belongs to a token. All three tokens of `½` have its range. A lone marker (before
 # `€`) has the range of the space.
 #
 # ## 7. What a sentence costs
 #
-# The cost of a model grows with the number of tokens. Languages do not pay alike.
+# A model's cost grows with the number of tokens, and languages do not pay equally.
 #
-# **Prediction.** Which of the eight languages has the most characters for each token, and which the fewest?
+# **Prediction.** Which of the eight languages has the most characters per token, and which the fewest?
 
 # %%
 languages = ("English", "German", "Japanese", "Arabic", "Russian", "Hindi", "Korean", "French")
 rates = [len(text) / len(tokenizer.tokenize(text)) for text in demo.sentences()]
 for language, rate in zip(languages, rates, strict=True):
-    print(f"{language:9} {rate:.1f} characters for a token")
+    print(f"{language:9} {rate:.1f} characters per token")
 
 figure, ax = plt.subplots(figsize=(6, 2.6))
 ax.barh(languages[::-1], rates[::-1], color="#a9c8e8", edgecolor="black")
-ax.set_xlabel("characters for each token")
+ax.set_xlabel("characters per token")
 figure.tight_layout()
 plt.show()
 
 assert max(rates) > 1.5 * min(rates)
 
 # %% [markdown]
-# A Japanese or Korean character says more than a Latin letter, so these rates alone do not say who pays more *for a
-# meaning*. In the figure of the eight sentences, which mean different things, you can only see how finely each script
-# is cut.
+# A Japanese or Korean character says more than a Latin letter, so these rates alone do not tell who pays more *for the
+# same meaning*. The eight sentences mean different things; the figure only shows how finely each script is split.
 #
 # ## What to try next
 #
-# - Find a text on which the rules `huggingface` and `paddle` differ in your own language. Signs such as `(`, `€` or
+# - Find a text in your own language for which the rules `huggingface` and `paddle` differ. Signs such as `(`, `€` or
 #   `"` after a space are good candidates.
-# - Write two sentences that mean different things and have the same ids. Section 3 shows where to look.
+# - Write two sentences that mean different things but have the same ids. Section 3 shows where to look.
 # - Try `tokenizer(..., return_overflowing_tokens=True, max_length=10, stride=2)` on a long text. What does `stride`
 #   do?
 # - On the command line: `ernie-m tokenize --help`, with `--lone-marker paddle`.
 # - Read [tokenizer/cutting.py](../tokenizer/cutting.py): the cutting rule is one regular expression.
-# - Next: [02_attention_by_hand](02_attention_by_hand.ipynb), the one step that looks at more than one token.
+# - Next: [02_attention_by_hand](02_attention_by_hand.ipynb) is about the one step that looks at more than one token.

@@ -4,15 +4,16 @@
 # **Question.** How does a function become a GPU kernel, and how do you know that the kernel is right?
 #
 # You know GELU as one line of NumPy. Here you write it a second time, as your first Triton kernel, and run it without
-# a GPU. Then you break it on purpose, and see which tests notice.
+# a GPU. Then you break it on purpose, and see which tests fail.
 #
-# *To run this elsewhere:* clone the repository, `pip install ".[notebooks]"`, `jupyter lab notebooks`. Triton is
-# published for Linux: on Windows use WSL, on a Mac a container.
+# *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
+# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`. Triton is published for Linux: use WSL on
+# Windows, a container on a Mac.
 
 # %%
 import os
 
-# Triton looks at this when it is imported: kernels then run in its interpreter, on the CPU, one program at a time.
+# Triton reads this when it is imported. Kernels then run in its interpreter, on the CPU, one program at a time.
 os.environ["TRITON_INTERPRET"] = "1"
 
 import inspect
@@ -25,18 +26,18 @@ import triton.language as tl
 
 from ernie_m import kernels, reference
 from ernie_m.kernels import gelu
-from ernie_m.kernels.checking import verdicts as judge
+from ernie_m.kernels.checking import verdicts
 from ernie_m.kernels.checking.operations import fixed_case
 from ernie_m.kernels.runtime import interpreter
 
-# NumPy has no bfloat16, and the interpreter is NumPy: this teaches it to round to bfloat16 as a GPU does.
+# The interpreter uses NumPy, which has no bfloat16: this makes it round to bfloat16 as a GPU does.
 interpreter.install()
 
 # %% [markdown]
 # ## The function
 #
 # GELU(x) = x Φ(x), where Φ(x) = ½(1 + erf(x/√2)) is the probability that a standard normal number is below x. For large
-# x it is x, for very negative x it is almost 0. The room `reference` has it in NumPy.
+# x it is nearly x, for very negative x nearly 0. `ernie_m.reference` has it in NumPy.
 
 # %%
 points = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
@@ -54,16 +55,16 @@ plt.show()
 # %% [markdown]
 # ## Programs and blocks
 #
-# A Triton kernel is one function that is run many times at once. Each run is called a **program**. All programs get the
-# same arguments. The only thing that differs is their number, `tl.program_id(0)`. From it a program works out which
-# numbers are its own: a **block** of them, whose size is a power of two and known when the kernel is compiled
+# A Triton kernel is a function that runs many times in parallel. Each run is called a **program**. All programs get the
+# same arguments and differ only in their number, `tl.program_id(0)`. From this number a program works out which part of
+# the data it processes: a **block**, whose size is a power of two and known when the kernel is compiled
 # (`tl.constexpr`).
 #
-# An argument that is an array arrives as a **pointer**, the address of its first number. `pointer + offsets` is a whole
-# block of addresses; `tl.load` reads what lies there, `tl.store` writes.
+# An array argument arrives as a **pointer**, the address of its first number. `pointer + offsets` is a whole block of
+# addresses; `tl.load` reads from them, `tl.store` writes to them.
 #
-# **Prediction.** The kernel below writes each program's number to its block. It is launched with 3 programs on blocks
-# of 4, and the array has room for 12 numbers. Write down the 12 numbers before you run it.
+# **Prediction.** In the kernel below, each program writes its number to its block. There are 3 programs with blocks of
+# 4, and the array has room for 12 numbers. Write down the 12 numbers before you run it.
 
 
 # %%
@@ -75,7 +76,7 @@ def number_kernel(out, BLOCK: tl.constexpr):
 
 
 out = torch.full((12,), -1, dtype=torch.int32)
-# In square brackets: the grid, which is how many programs to run. In parentheses: the arguments.
+# The grid, that is how many programs to run, is in square brackets; the arguments are in parentheses.
 number_kernel[(3,)](out, BLOCK=4)
 print(out.tolist())
 assert out.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -83,13 +84,13 @@ assert out.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 # %% [markdown]
 # ## Masks
 #
-# An array of 10 numbers needs 3 blocks of 4 too, but now the last program has two offsets too many, 10 and 11. Nothing
-# stops it from writing there: a pointer does not know where its array ends. On a GPU that overwrites whatever lies
-# behind the array, mostly without any message.
+# An array of 10 numbers also needs 3 blocks of 4, but now the last program has two offsets too many, 10 and 11. Nothing
+# stops it from writing there: a pointer does not know where its array ends. On a GPU this overwrites whatever comes
+# after the array, usually without an error.
 #
-# The array below is the first 10 numbers of 12; the last two play the part of somebody else's memory.
+# The array below is the first 10 of 12 numbers; the last two stand for memory that belongs to something else.
 #
-# **Prediction.** How many of the two survive without a mask, and how many with one?
+# **Prediction.** How many of the last two survive without a mask, and how many with one?
 
 
 # %%
@@ -112,16 +113,16 @@ for masked in (False, True):
 assert survivors == {False: 0, True: 2}
 
 # %% [markdown]
-# This is the first rule of kernels: **every load and every store has a mask, unless the block is known to be whole.**
-# A load with a mask also takes `other=`, the number to use where nothing is read.
+# This is the first rule of kernels: **every load and every store has a mask, unless the block is known to be full.**
+# A load with a mask also takes `other=`, the value to use where nothing is read.
 #
 # ## The second GELU
 #
 # Now the kernel. Three things are new:
 #
-# * `tl.load` of a block of x, with the mask;
-# * `.to(tl.float32)`: whatever format x is stored in, the arithmetic is float32;
-# * `.to(y.dtype.element_ty)`: the result is rounded **once**, to the format of `y`, as it is stored.
+# * `tl.load` reads a block of x, with the mask;
+# * `.to(tl.float32)`: the arithmetic is float32, whatever the format of x;
+# * `.to(y.dtype.element_ty)`: the result is rounded **once**, to the format of `y`, when it is stored.
 
 
 # %%
@@ -136,13 +137,13 @@ def my_gelu_kernel(x, y, n, BLOCK: tl.constexpr, FORM: tl.constexpr):
     else:
         b_y = 0.5 * b_x * (1.0 + tl.math.erf(b_x * 0.7071067811865476))
     if FORM == "truncated":
-        # Clear the lower half of the float32's bits: what is left is a bfloat16, rounded towards zero.
+        # Clearing the lower 16 bits of the float32 leaves a bfloat16, rounded towards zero.
         b_y = (b_y.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
     tl.store(y + offsets, b_y.to(y.dtype.element_ty), mask=mask)
 
 
 def my_gelu(x: torch.Tensor, form: str = "exact") -> torch.Tensor:
-    """Launch the kernel: this is the part that runs on the host, in ordinary Python."""
+    """Launch the kernel. This part is ordinary Python and runs on the host."""
     y = torch.empty_like(x)
     my_gelu_kernel[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel(), BLOCK=1024, FORM=form)
     return y
@@ -154,17 +155,17 @@ print(f"programs: {triton.cdiv(x.numel(), 1024)}; errors below 1e-6: {(error < 1
 assert (error < 1e-6).all()
 
 # %% [markdown]
-# `FORM` selects two faults that we come to below; leave it at "exact" for now. It is a `constexpr`, so the `if`s are
-# decided when the kernel is compiled, and the branches that are not taken do not exist in the machine code.
+# `FORM` can select two faults, which we come to below; leave it at "exact" for now. It is a `constexpr`, so each `if`
+# is decided when the kernel is compiled, and the branches not taken do not exist in the machine code.
 #
 # ## bfloat16
 #
-# Models run in bfloat16: 8 significant bits, where float32 has 24. Rounding to nearest is off by at most u = 2⁻⁸, which
-# is 0.39 %, of the number. (Notebook 03 has more on u.)
+# Models run in bfloat16, which has 8 significant bits where float32 has 24. The relative error of rounding to nearest
+# is at most u = 2⁻⁸ = 0.39 %. (Notebook 03 has more on u.)
 #
-# **Prediction.** x is stored in bfloat16, and so is y. The arithmetic between is float32. What is the largest relative
-# error of y, compared to the exact GELU of the same bfloat16 x: about ½ u, u, 2 u, or much more? Write it down. Look at
-# x from -4 to 4 first.
+# **Prediction.** x and y are stored in bfloat16; the arithmetic in between is float32. What is the largest relative
+# error of y, compared with the exact GELU of the same bfloat16 x: about ½ u, u, 2 u, or much more? Consider x from -4
+# to 4 first.
 
 # %%
 x16 = torch.linspace(-4, 4, 4001).to(torch.bfloat16).unique()
@@ -173,7 +174,7 @@ got = my_gelu(x16).double().numpy()
 nonzero = exact != 0
 relative = np.abs(got - exact)[nonzero] / np.abs(exact[nonzero])
 u = 2.0**-8
-print(f"largest relative error: {relative.max() / u:.2f} u")
+print(f"largest relative error: {relative.max() / u:.1f} u")
 assert 0.9 * u < relative.max() <= 1.001 * u
 
 figure, axes = plt.subplots(figsize=(6, 2.6), dpi=80)
@@ -185,32 +186,29 @@ axes.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# One rounding, one u: no number is off by more. On the right the error fades away, because there GELU(x) is nearly x,
-# and x is a bfloat16 number already.
+# One rounding costs at most one u. On the right the error fades, because GELU(x) is nearly x there, and x is already a
+# bfloat16 number.
 #
 # ## The tail
 #
 # Further left something else happens. At x = -5 the exact value is x · 2.9 · 10⁻⁷, and the kernel computes 1 + erf,
-# where erf is almost -1: two nearly equal numbers are subtracted, and their digits are gone (notebook 03 again).
+# where erf is almost -1. Subtracting nearly equal numbers loses their digits (notebook 03 again).
 #
-# **Prediction.** At x = -5.5, what is the relative error of `my_gelu` in float32? And of the room's kernel,
-# `kernels.bias_gelu`, which computes the small tail as a small number in the first place?
+# **Prediction.** At x = -5.5, what is the relative error of `my_gelu` in float32? And that of the project's kernel,
+# `kernels.bias_gelu`, which computes the small tail directly?
 
 # %%
 tail = torch.linspace(-7, -2, 201)
 truth = reference.gelu(tail.double().numpy())
-room = kernels.bias_gelu(tail, torch.zeros(201))
-off = {
-    name: np.abs(y.double().numpy() - truth) / np.abs(truth)
-    for name, y in (("my_gelu", my_gelu(tail)), ("the room's kernel", room))
-}
+results = {"my_gelu": my_gelu(tail), "bias_gelu": kernels.bias_gelu(tail, torch.zeros(201))}
+relative = {name: np.abs(y.double().numpy() - truth) / np.abs(truth) for name, y in results.items()}
 at = int((tail + 5.5).abs().argmin())
-print(f"my_gelu: relative error at -5.5 is {off['my_gelu'][at]:.2f}")
-print("the room's kernel: below 1e-5 at every point:", off["the room's kernel"].max() < 1e-5)
-assert off["my_gelu"][at] > 0.1 and off["the room's kernel"].max() < 1e-5
+print("my_gelu:   relative error at -5.5 above 10 %:", relative["my_gelu"][at] > 0.1)
+print("bias_gelu: relative error below 1e-5 at every point:", relative["bias_gelu"].max() < 1e-5)
+assert relative["my_gelu"][at] > 0.1 and relative["bias_gelu"].max() < 1e-5
 
 figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80)
-for name, values in off.items():
+for name, values in relative.items():
     axes.semilogy(tail, np.maximum(values, 1e-9), label=name)
 axes.set_xlabel("x")
 axes.set_ylabel("relative error")
@@ -218,19 +216,20 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# At -5.5 the error is half of the number itself, and from -5.55 downwards `my_gelu` gives plain 0. Is that a fault? In
-# absolute terms the error is small, below 10⁻⁶ |x|. The project's rule for anybody's GELU is
+# At -5.5 the error is about half the number itself, and below -5.55 `my_gelu` returns 0. Is that a fault? The absolute
+# error is small, below 10⁻⁶ |x|. The project's bound for any GELU is
 #
 # $$|\text{got} - \text{exact}| \le u\,|\text{exact}| + 8 \cdot 2^{-24}\,|x|,$$
 #
-# one rounding to the format, and what float32 arithmetic with an honest erf may be off by. It is derived (see
-# `kernels/bounds.py`), not picked. `my_gelu` keeps to it in the tail too; the room's kernel is simply better.
+# that is one rounding to the format, plus the error of float32 arithmetic with an accurate erf. It is derived (see
+# `kernels/checking/bounds.py`), not picked. `my_gelu` is within it in the tail too; the project's kernel is simply
+# better.
 #
 # ## Check it
 #
-# `kernels.check` draws awkward inputs (sizes around blocks, magnitudes from 10⁻³ to 10³), puts guards around all arrays
-# so that a missing mask is seen, and holds every number to that bound. Then it takes fixed random data, and holds
-# averages to bounds of their own.
+# `kernels.check` draws awkward inputs (sizes around block sizes, magnitudes from 10⁻³ to 10³) and puts guards around
+# all arrays, which reveal a missing mask. It compares the error of every number with that bound. Then, on fixed random
+# data, it compares averages of the errors with bounds of their own.
 
 # %%
 report = kernels.check(my_gelu, "gelu", examples=20)
@@ -242,19 +241,19 @@ print(report)
 # %% [markdown]
 # ## A fault that the usual tests miss
 #
-# Many models use another GELU, in which tanh stands for erf. It differs by 0.0005 at most. Suppose that somebody copies
-# it from such a model. Or suppose a kernel that drops the low bits of its result instead of rounding. (That happens:
+# Many models use a GELU that approximates erf by tanh. It differs by at most 0.0005. Suppose that somebody copies it
+# from such a model. Or suppose that a kernel drops the low bits of its result instead of rounding. (That happens:
 # Triton's own interpreter does so in bfloat16, which is why we called `interpreter.install()`.)
 #
-# Three tests that are in use in well-known kernel libraries, for bfloat16:
+# Well-known kernel libraries use these three tests for bfloat16:
 #
 # * **tolerance:** |got − exact| ≤ 0.02 + 0.02 |exact|
 # * **2x:** the largest error is at most twice that of torch's own operation in bfloat16
-# * **rms:** the root mean square of the errors is below 0.005 of that of the numbers
+# * **rms:** the root mean square of the errors is below 0.005 times that of the numbers
 #
-# and ours: `judge`, with the bounds from above.
+# The fourth test is ours: `verdicts.judge`, with the bounds from above.
 #
-# **Prediction.** Two faults, four tests. How many of the eight say "caught"?
+# **Prediction.** Two faults and four tests make eight outcomes. How many of them are "caught"?
 
 # %%
 case = fixed_case("gelu", "bfloat16")
@@ -263,7 +262,7 @@ exact = case.expected.exact
 torch_error = np.abs(torch.nn.functional.gelu(data).double().numpy() - exact).max()
 
 
-def verdicts(form: str) -> dict[str, bool]:
+def passing(form: str) -> dict[str, bool]:
     """Which of the four tests pass."""
     got = my_gelu(data, form).double().numpy()
     error = np.abs(got - exact)
@@ -272,11 +271,11 @@ def verdicts(form: str) -> dict[str, bool]:
         "tolerance": bool((error <= 0.02 + 0.02 * np.abs(exact)).all()),
         "2x": bool(error.max() <= 2 * torch_error),
         "rms": bool(rms < 0.005),
-        "ours": all(verdict.holds for verdict in judge.judge(got, case.expected, statistical=True)),
+        "ours": all(verdict.holds for verdict in verdicts.judge(got, case.expected, statistical=True)),
     }
 
 
-found = {form: verdicts(form) for form in ("exact", "tanh", "truncated")}
+found = {form: passing(form) for form in ("exact", "tanh", "truncated")}
 print(f"{'':10}", *(f"{test:>10}" for test in found["exact"]))
 for form, passed in found.items():
     print(f"{form:10}", *(f"{'passes' if ok else 'caught':>10}" for ok in passed.values()))
@@ -285,9 +284,9 @@ assert found["tanh"] == {"tolerance": True, "2x": True, "rms": True, "ours": Fal
 assert found["truncated"] == {"tolerance": True, "2x": False, "rms": True, "ours": False}
 
 # %% [markdown]
-# Three of eight. The wide tolerance and the wide rms miss both faults, the comparison with torch misses the wrong
-# function. A tolerance that was picked has to be wide enough for every kernel that its author had seen; a bound that
-# was derived knows how good a good kernel is. Where does each fault show?
+# Three of eight. The wide tolerance and the wide rms miss both faults, and the comparison with torch misses the wrong
+# function. A picked tolerance has to be wide enough for every kernel its author has seen; a derived bound says how
+# accurate a good kernel is. Where does each fault show?
 
 # %%
 order = np.argsort(case.inputs["x"], axis=None)
@@ -300,15 +299,15 @@ for axes, fault in zip(both, ("tanh", "truncated"), strict=True):
     axes.set_ylim(-3, 3)
     axes.set_xlabel("x")
     axes.set_title(fault)
-both[0].set_ylabel("error / bound, outwards positive")
+both[0].set_ylabel("error / bound (positive: away from 0)")
 plt.show()
 
 # %% [markdown]
-# Green is what rounding explains. The tanh form leaves it for negative x (its worst point is far outside the picture),
-# where GELU is small and an absolute tolerance sees nothing. Truncation is off by up to a whole step, always towards 0:
-# single numbers come to -2, and the mean of all errors is not near 0, for which there is a bound of its own.
+# The green band is what rounding explains. The tanh form leaves it for negative x (its worst point is far outside the
+# figure), where GELU is small and an absolute tolerance notices nothing. Truncation is wrong by up to a whole step,
+# always towards 0: single numbers reach -2, and the mean of all errors is not near 0, which a separate bound detects.
 #
-# `kernels.check` does not only say "wrong". It looks for the smallest input that shows it.
+# `kernels.check` does not only report that a kernel is wrong. It looks for the smallest input that shows it.
 
 
 # %%
@@ -328,10 +327,10 @@ assert caught.inputs["x"].size == 1
 print(caught)
 
 # %% [markdown]
-# ## The room's kernel
+# ## The project's kernel
 #
-# You can read it now. It adds the bias that every GELU in the model comes after, so that x is read once and not twice;
-# its blocks have two dimensions, so that a program reads its part of the bias once for several rows.
+# You can read it now. In the model a bias is added before every GELU. The kernel does both, so that x is read once and
+# not twice. Its blocks have two dimensions, so that a program reads its part of the bias once for several rows.
 
 # %%
 print(inspect.getsource(gelu.bias_gelu_kernel.fn))
@@ -339,8 +338,8 @@ print(inspect.getsource(gelu.bias_gelu_kernel.fn))
 # %% [markdown]
 # ## What to try next
 #
-# * Leave the mask out of the `tl.store` of `my_gelu_kernel`, and run `kernels.check`. What does it say?
-# * Multiply the result by 1.003. Which of the four tests notice, and which bound of ours?
-# * Read `kernels/gelu.py` from its docstring on: why has its error function a polynomial of its own?
-# * The exercises `notebooks/exercises/` have a Triton GELU to write from the specification alone.
+# * Leave the mask out of the `tl.store` in `my_gelu_kernel`, and run `kernels.check`. What does it report?
+# * Multiply the result by 1.003. Which of the four tests fail, and which of our bounds?
+# * Read `kernels/gelu.py` from its docstring on: why does it have its own polynomial for the error function?
+# * In the exercises (`notebooks/exercises/`) you write a Triton GELU from its specification.
 # * Next: `05_layer_norm_and_reductions`, where a program needs all the numbers of a row before it can write one.

@@ -4,16 +4,17 @@
 # **Question.** How does one program add up a row, in which precision, and what does it save to do several steps in one
 # kernel?
 #
-# GELU (notebook 04) looks at each number alone. LayerNorm needs the mean and the variance of a whole row before it can
-# write the first number. Such a step, from many numbers to one, is a **reduction**.
+# GELU (notebook 04) treats each number on its own. LayerNorm needs the mean and the variance of a whole row before it
+# can write the first number. Such a step, from many numbers to one, is a **reduction**.
 #
-# *To run this elsewhere:* clone the repository, `pip install ".[notebooks]"`, `jupyter lab notebooks`. Triton is
-# published for Linux: on Windows use WSL, on a Mac a container.
+# *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
+# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`. Triton is published for Linux: use WSL on
+# Windows, a container on a Mac.
 
 # %%
 import os
 
-# Triton looks at this when it is imported: kernels then run in its interpreter, on the CPU, one program at a time.
+# Triton reads this when it is imported. Kernels then run in its interpreter, on the CPU, one program at a time.
 os.environ["TRITON_INTERPRET"] = "1"
 
 import inspect
@@ -32,22 +33,22 @@ from ernie_m.kernels.runtime import interpreter
 interpreter.install()  # bfloat16 that rounds as on a GPU
 
 # %% [markdown]
-# ## A row, a program
+# ## One program per row
 #
 # The plan is simple: one program for each row. It loads the row, `tl.sum(row, 0)` adds up its numbers, and everything
 # stays in registers until the result is stored.
 #
-# But blocks have sizes that are powers of two, and rows do not. A row of 6 lies in a block of 8; the two places too
-# many are loaded as `other=0.0`. Zeros do not change a sum.
+# But block sizes are powers of two, and row lengths need not be. A row of 6 needs a block of 8; the two extra elements
+# are loaded as `other=0.0`. Zeros do not change a sum.
 #
 # **Prediction.** The row is 1, 2, 3, 4, 5, 6. Its mean is 3.5 and its variance 17.5 / 6 = 2.92. The kernel below
-# forgets one thing: `row - mean` is no longer 0 where the row had ended. Which variance does it find? You can work it
-# out on paper.
+# forgets one thing: past the end of the row, `row - mean` is no longer 0. Which variance does it compute? You can work
+# it out on paper.
 
 
 # %%
 @triton.jit
-def statistics_kernel(x, found, E: tl.constexpr, BLOCK: tl.constexpr, MASK_AGAIN: tl.constexpr):
+def statistics_kernel(x, statistics, E: tl.constexpr, BLOCK: tl.constexpr, MASK_AGAIN: tl.constexpr):
     offsets = tl.arange(0, BLOCK)
     mask = offsets < E
     row = tl.load(x + tl.program_id(0) * E + offsets, mask=mask, other=0.0)
@@ -55,34 +56,34 @@ def statistics_kernel(x, found, E: tl.constexpr, BLOCK: tl.constexpr, MASK_AGAIN
     centred = row - mean
     if MASK_AGAIN:
         centred = tl.where(mask, centred, 0.0)
-    tl.store(found + 2 * tl.program_id(0), mean)
-    tl.store(found + 2 * tl.program_id(0) + 1, tl.sum(centred * centred, 0) / E)
+    tl.store(statistics + 2 * tl.program_id(0), mean)
+    tl.store(statistics + 2 * tl.program_id(0) + 1, tl.sum(centred * centred, 0) / E)
 
 
 variances = {}
 for again in (False, True):
-    found = torch.empty(2)
-    statistics_kernel[(1,)](torch.arange(1.0, 7.0), found, E=6, BLOCK=8, MASK_AGAIN=again)
-    variances[again] = found[1].item()
-    print(f"masked again: {again!s:5}  mean {found[0].item():.1f}  variance {found[1].item():.2f}")
+    statistics = torch.empty(2)
+    statistics_kernel[(1,)](torch.arange(1.0, 7.0), statistics, E=6, BLOCK=8, MASK_AGAIN=again)
+    variances[again] = statistics[1].item()
+    print(f"masked again: {again!s:5}  mean {statistics[0].item():.1f}  variance {variances[again]:.2f}")
 assert variances[False] == 7.0 and abs(variances[True] - 17.5 / 6) < 1e-6
 
 # %% [markdown]
-# Two stray places add 2 · 3.5² = 24.5 to the sum of squares, which makes 42 / 6 = 7. **After every step that does not
-# keep 0 at 0, mask again before you add up.** Rows of 8 or 1,024 numbers would not show the fault: test with sizes that
-# are no powers of two.
+# The two extra elements add 2 · 3.5² = 24.5 to the sum of squares, which makes 42 / 6 = 7. **After every step that does
+# not map 0 to 0, mask again before you sum.** Rows of 8 or 1,024 numbers would not show the fault: test with sizes that
+# are not powers of two.
 #
-# ## Warps: who adds up?
+# ## Warps: which threads add up?
 #
-# A GPU runs threads in groups of 32, called **warps**. In the model a row has E = 768 numbers. Spread over the 32
-# threads of one warp, each thread has 24. First every thread adds up its own 24. Then the threads exchange: 16 pairs,
-# 8 pairs, 4, 2, 1. Registers of the same warp can be exchanged directly; several warps would have to meet in shared
-# memory and wait for each other. So the room gives a row to one warp.
+# A GPU runs threads in groups of 32, called **warps**. In the model a row has E = 768 numbers, so each thread of a warp
+# holds 24. First every thread sums its own 24. Then the threads combine their sums: 16 pairs, 8 pairs, 4, 2, 1. Threads
+# of the same warp can exchange registers directly; several warps would have to communicate through shared memory and
+# wait for each other. So the project's kernel gives a row to one warp.
 #
 # The order of additions also decides how large the error is. In one running total, the first number passes through 767
 # additions, and each may round. In the warp it passes through 23 + 5 = 28.
 #
-# **Prediction.** 1,000 rows of 768 random numbers between 0 and 1, added up in float32 in both ways. By what factor is
+# **Prediction.** We sum 1,000 rows of 768 random numbers between 0 and 1 in float32, in both ways. By what factor is
 # the running total's typical error larger: 1, 3, 10, 30?
 
 # %%
@@ -100,9 +101,7 @@ for e in range(24):
 while threads.shape[1] > 1:
     half = threads.shape[1] // 2
     threads = threads[:, :half] + threads[:, half:]
-warp = threads[:, 0]
-
-errors = {name: np.abs(total - exact) / exact for name, total in (("running", running), ("warp", warp))}
+errors = {name: np.abs(total - exact) / exact for name, total in (("running", running), ("warp", threads[:, 0]))}
 for name, error in errors.items():
     print(f"{name:8} typical relative error {np.sqrt((error**2).mean()) / 2**-24:.2g} · 2^-24")
 factor = np.sqrt((errors["running"] ** 2).mean() / (errors["warp"] ** 2).mean())
@@ -116,11 +115,11 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The parallel order is not only faster, it is better.
+# The parallel order is not only faster, it is also more accurate.
 #
 # ## Statistics in float32
 #
-# The model's numbers are bfloat16. Why not add them up in bfloat16 too?
+# The model's numbers are bfloat16. Why not sum them in bfloat16 too?
 #
 # **Prediction.** Add the number 1 to a bfloat16 total, 768 times. What is the total?
 
@@ -132,14 +131,14 @@ print("768 ones in bfloat16:", int(total))
 assert total == 256
 
 # %% [markdown]
-# At 256 the next bfloat16 is 258. 257 lies half way, and rounds to even: to 256. The total is stuck. So kernels here
-# widen to float32 as they load, and keep sums in float32.
+# After 256 the next bfloat16 number is 258. 257 is halfway between, and rounds to even: to 256. The total is stuck. So
+# the kernels here convert to float32 when they load, and sum in float32.
 #
 # Float32 alone is not enough. There is a formula for the variance that needs only one pass over the row, mean(x²) −
-# mean(x)². On paper it is the same. It subtracts two numbers that are nearly equal when the mean is large.
+# mean(x)². On paper it is the same, but it subtracts two numbers that are nearly equal when the mean is large.
 #
-# **Prediction.** From which mean / standard deviation on is the short formula's variance useless (off by more than
-# 30 %), in float32: 30, 300, 3,000? (Float32 has 24 bits, and x is squared.)
+# **Prediction.** At which ratio of mean to standard deviation is the one-pass formula's error, in float32, as large as
+# the variance itself: 30, 300, 3,000? (Float32 has 24 bits, and x is squared.)
 
 # %%
 ratios = np.array([1, 3, 10, 30, 100, 300, 1000, 3000, 10000])
@@ -161,24 +160,25 @@ axes.set(xlabel="mean / standard deviation", ylabel="relative error of the varia
 axes.legend()
 plt.show()
 for name, error in lost.items():
-    print(f"{name:19} off by more than 30 % at {ratios[np.array(error) > 0.3].tolist()}")
+    print(f"{name:19} error above 1 % at a ratio of 100: {error[4] > 0.01}, at 10,000: {error[-1] > 0.01}")
 assert max(lost["mean((x − mean)²)"]) < 1e-3 < 1 < lost["mean(x²) − mean(x)²"][-1]
 
 # %% [markdown]
 # The error grows with the square of the ratio, and reaches the size of the variance itself near 3,000, whose square is
-# about 2²³. The second pass costs nothing here: the row is in registers already.
+# about 2²³. The second pass costs no memory traffic here: the row is already in registers.
 #
 # ## Fusing the residual
 #
-# In the model, LayerNorm never stands alone. Each half of a layer ends with
+# In the model, LayerNorm is never used alone. Each half of a layer ends with
 #
 # $$y = \text{LayerNorm}(x + \text{bias} + \text{residual}),$$
 #
-# where x comes out of a matrix product. Written as three operations, each reads its input from memory and writes its
-# result back. One kernel can do all three while the row is in registers. That is **fusing**. The arithmetic stays the
-# same; what is saved is the way to memory and back.
+# where x is the result of a matrix product. As three operations, each reads its input from memory and writes its result
+# back. One kernel can do all three while the row is in registers. That is **fusing**. The arithmetic stays the same;
+# fusing saves the trips to memory and back.
 #
-# Here are the separate steps. `layer_norm.normalise_row` is the room's own helper; the two additions are one kernel.
+# Here are the separate steps. `layer_norm.normalise_row` is the project's own helper; both additions use the same
+# kernel.
 
 
 # %%
@@ -212,20 +212,20 @@ def three_kernels(x, bias, residual, gamma, beta, eps):
 
 
 # %% [markdown]
-# In the interpreter, every load and every store passes through two functions. We listen there, and count bytes.
+# In the interpreter, all loads and stores go through two functions. We hook into them and count bytes.
 #
-# Every row asks for the bias, for γ and for β again, but those small vectors stay in a cache near the processor. So we
-# count each address once per kernel: what has to come from, or go to, the GPU's main memory at least.
+# Every row reads the bias, γ and β again, but those small vectors stay in a cache near the processor. So we count each
+# address once per kernel: at least this much has to come from, or go to, the GPU's main memory.
 #
-# **Prediction.** bfloat16, 2 bytes a number; N = 32 rows of E = 768, so a pass over all rows is 49,152 bytes. How many
-# such passes do the three kernels make, reading and writing? How many does the fused one?
+# **Prediction.** In bfloat16 a number takes 2 bytes. With N = 32 rows of E = 768, one pass over all rows is 49,152
+# bytes. How many such passes do the three kernels make, reading and writing? How many does the fused one make?
 
 # %%
 builder = type(interpreter.upstream.interpreter_builder)
 
 
 def count_bytes(function, *arguments) -> int:
-    """Bytes at different addresses that the kernels of one call read, and that they write."""
+    """Bytes at distinct addresses that the kernels of one call read, plus those that they write."""
     places, launches = set(), [0]
 
     def listen(original):
@@ -239,7 +239,7 @@ def count_bytes(function, *arguments) -> int:
         return access
 
     def launch(self, *index):
-        # A new kernel begins at program 0: what earlier ones read has left the cache.
+        # A new kernel begins at program 0; assume that the cache no longer holds what earlier kernels read.
         launches[0] += index == (0, 0, 0)
         return set_index(self, *index)
 
@@ -262,15 +262,15 @@ assert counts["three_kernels"] == 7 * one_pass + 3 * 2 * E
 assert counts["add_layer_norm"] == 3 * one_pass + 3 * 2 * E + N * 2 * 4
 
 # %% [markdown]
-# Seven passes against three: the first addition reads x and writes (2), the second reads two and writes (3), LayerNorm
-# reads and writes (2). Fused: read x, read the residual, write y. The rest is three vectors, and for each row two
-# float32 statistics, which a backward pass would want.
+# Seven passes against three: the first addition reads one array and writes one (2), the second reads two and writes one
+# (3), LayerNorm reads one and writes one (2). The fused kernel reads x and the residual, and writes y. The rest is
+# three vectors, and two float32 statistics per row, for a backward pass.
 #
-# An operation like this has little to compute. On a GPU its time is the time that its bytes take. An H100 moves 3.35
-# bytes in a picosecond (3.35 TB/s, its data sheet). For 8,192 tokens:
+# An operation like this does little arithmetic. On a GPU its time is the time that moving its bytes takes. According to
+# its data sheet, an H100 moves 3.35 TB/s, which is 3.35 bytes per picosecond. For 8,192 tokens:
 
 # %%
-vectors = 3 * 2 * E  # bias, γ and β come once, however many rows there are
+vectors = 3 * 2 * E  # bias, γ and β are read once, however many rows there are
 floors = {name: ((count - vectors) * 8192 / N + vectors) / 3.35e12 * 1e6 for name, count in counts.items()}
 for name, microseconds in floors.items():
     print(f"{name:14}  at least {microseconds:.0f} µs")
@@ -279,8 +279,8 @@ assert 2.2 < floors["three_kernels"] / floors["add_layer_norm"] < 7 / 3
 # %% [markdown]
 # ## Fusing also saves a rounding
 #
-# **Prediction.** Both versions compute the same formula, with float32 inside each kernel. `kernels.check` holds a
-# bfloat16 result to one rounding at the end, and float32 arithmetic before. Do both pass?
+# **Prediction.** Both versions compute the same formula, with float32 inside each kernel. For a bfloat16 result,
+# `kernels.check` allows float32 arithmetic and one rounding at the end. Do both versions pass?
 
 # %%
 report = kernels.check(kernels.add_layer_norm, "add_layer_norm", dtypes=["bfloat16"], examples=15)
@@ -298,21 +298,22 @@ print(caught)
 
 # %% [markdown]
 # Each of the separate kernels rounds to bfloat16 when it writes; the fused one keeps the sums in float32. Where x, bias
-# and residual nearly cancel, the rounded sum has few digits left, and LayerNorm magnifies what is left to size 1.
+# and residual nearly cancel, the rounded sum has few correct digits, and LayerNorm scales it up to about 1.
 #
-# Now read the room's kernel: every line of it has come up here.
+# Now read the project's kernel: you have seen everything in it.
 
 # %%
-print(inspect.getsource(layer_norm.normalise_row.fn))
-print(inspect.getsource(layer_norm.add_layer_norm_kernel.fn))
+for function in (layer_norm.normalise_row, layer_norm.add_layer_norm_kernel):
+    print(inspect.getsource(function.fn))
 
 # %% [markdown]
 # ## What to try next
 #
-# * Let the first kernel of this notebook divide by E − 1, and check it as a whole LayerNorm: at which E does
-#   `kernels.check` notice, and at which would you?
-# * Count the bytes of `kernels.bias_gelu`. How many passes are they, and how many if the bias were added before?
-# * Give the three kernels float32 arrays between them (`torch.empty_like(x, dtype=torch.float32)`). Do they pass now?
-#   How many bytes do they move?
-# * The exercises have a LayerNorm in NumPy and a fused add + LayerNorm in Triton.
+# * Turn the first kernel of this notebook into a LayerNorm that divides by E − 1, and check it: at which E does
+#   `kernels.check` notice, and at which E would you?
+# * Count the bytes of `kernels.bias_gelu`. How many passes are they? How many would they be with a separate kernel for
+#   the bias?
+# * Give the three kernels float32 arrays for their intermediate results (`torch.empty_like(x, dtype=torch.float32)`).
+#   Do they pass now? How many bytes do they move?
+# * The exercises include a LayerNorm in NumPy and a fused add + LayerNorm in Triton.
 # * Next: `06_flash_attention`, where a row does not fit into registers.

@@ -1,11 +1,11 @@
-"""Make the `.ipynb` beside each notebook's source: `python notebooks/build.py [name ...]`.
+"""Build the `.ipynb` beside each notebook's source: `python notebooks/build.py [name ...]`.
 
-A notebook's source is a Python file in jupytext's percent format, which diffs and lints as code. What is generated from
-it, with outputs, is committed, so that it reads on a code host. Names are file names without their ending, from this
-folder, `exercises/` or `solutions/`; without names all are built.
+A notebook's source is a Python file in jupytext's percent format, which can be diffed and linted as code. The `.ipynb`
+built from it is committed with its outputs, so that it can be read on a code host. Names are file names without suffix,
+from this directory, `exercises/` or `solutions/`; without names, all notebooks are built.
 
-The result depends on the source and the versions of the packages alone: cells have ids by their number, and nothing
-says when or where it ran. A cell tagged `varies` prints what another machine prints differently.
+The result depends only on the source and the versions of the packages: cell ids are cell numbers, and neither time nor
+place of the run is recorded. Cells tagged `varies` have outputs that differ between machines.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ KEPT_TYPES = ("text/plain", "text/html", "text/markdown", "image/png", "image/sv
 
 
 class OwnInterpreter(KernelSpecManager):
-    """The one kernel is the Python that runs this, whatever kernels are installed for the user or the machine."""
+    """Offers one kernel, the running Python, whatever kernels are installed for the user or the machine."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """`python -m ipykernel_launcher` with this interpreter."""
+        """Return `python -m ipykernel_launcher` with this interpreter."""
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
 def sources() -> list[Path]:
-    """The sources of all notebooks: the Python files whose first line begins a cell."""
+    """Return the sources of all notebooks: the Python files that begin with a cell marker."""
     found = (path for folder in FOLDERS for path in sorted(folder.glob("*.py")))
     return [path for path in found if path.read_text(encoding="utf-8").startswith("# %%")]
 
 
 def read_source(path: Path) -> NotebookNode:
-    """The notebook that a source file describes, without outputs."""
+    """Return the notebook that a source file describes, without outputs."""
     notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -62,13 +62,13 @@ def read_source(path: Path) -> NotebookNode:
 
 
 def execute(path: Path) -> NotebookNode:
-    """Run a source's cells in a fresh kernel, in the source's folder; the notebook with outputs.
+    """Run a source's cells in a fresh kernel, in the source's directory, and return the notebook with its outputs.
 
-    Raises nbclient's CellExecutionError with the failing cell and its traceback.
+    Raises nbclient's CellExecutionError, with the failing cell and its traceback.
     """
     notebook = read_source(path)
     with tempfile.TemporaryDirectory() as scratch:
-        # Sockets in a folder of its own: kernels that start at the same time could draw the same port.
+        # Sockets in a directory of their own: with TCP, two kernels that start together could pick the same port.
         manager = KernelManager(
             kernel_spec_manager=OwnInterpreter(),
             transport="ipc" if os.name == "posix" else "tcp",
@@ -78,7 +78,7 @@ def execute(path: Path) -> NotebookNode:
         try:
             client.execute(env=environment(scratch))
         finally:
-            manager.shutdown_kernel(now=True)  # the client leaves a kernel running that it has been given
+            manager.shutdown_kernel(now=True)  # the client does not stop a kernel that it was given
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         normalise(cell)
@@ -86,16 +86,16 @@ def execute(path: Path) -> NotebookNode:
 
 
 def environment(scratch: str) -> dict[str, str]:
-    """The kernel's environment: one thread, no history or settings of the user, Triton as a notebook wants it."""
-    own = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Another backend of matplotlib's would draw nowhere.
-    foreign = ("TRITON_INTERPRET", "MPLBACKEND")
-    kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    return {**kept, **own, "IPYTHONDIR": scratch, "HF_HUB_OFFLINE": "1"}
+    """Return the kernel's environment: one thread, no user history or settings; a notebook sets TRITON_INTERPRET."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # With another matplotlib backend, figures would not be in the outputs.
+    removed = ("TRITON_INTERPRET", "MPLBACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
+    return {**kept, **threads, "IPYTHONDIR": scratch, "HF_HUB_OFFLINE": "1"}
 
 
 def normalise(cell: NotebookNode) -> None:
-    """Leave in a cell's outputs what the source decides: no times, no tracebacks, one piece of text for each stream."""
+    """Make a cell's outputs reproducible: no times, no tracebacks, consecutive texts of a stream merged into one."""
     if cell.cell_type != "code":
         return
     cell.metadata.pop("execution", None)
@@ -115,30 +115,30 @@ def normalise(cell: NotebookNode) -> None:
 
 
 def written(notebook: NotebookNode) -> str:
-    """The text of the `.ipynb` file."""
+    """Return the text of the `.ipynb` file."""
     nbformat.validate(notebook)
     return nbformat.writes(notebook) + "\n"
 
 
 def paths_in(text: str) -> Iterator[str]:
-    """The folders of this machine that a notebook's text names."""
+    """Yield the directories of this machine that occur in a notebook's text."""
     folders = {str(FOLDER.parent), sys.prefix, str(Path.home()), tempfile.gettempdir()}
     return (folder for folder in sorted(folders) if len(folder) > 1 and folder + os.sep in text)
 
 
 def main() -> int:
-    """Build the notebooks that the command line names."""
-    parser = argparse.ArgumentParser(description="Run notebooks' sources and write the .ipynb files beside them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="such as 00_first_sentence (default: all)")
+    """Build the notebooks named on the command line."""
+    parser = argparse.ArgumentParser(description="Run the sources of notebooks and write the .ipynb files beside them.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="for example 00_first_sentence (default: all)")
     names = parser.parse_args().names
     known = {path.stem: path for path in sources()}
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"no source of that name: {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"NAME: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     for name in names or known:
         start = time.perf_counter()
         text = written(execute(known[name]))
         if named := list(paths_in(text)):
-            print(f"{name}: not written, its outputs name {', '.join(named)}", file=sys.stderr)
+            print(f"{name}: not written: it contains paths of this machine: {', '.join(named)}", file=sys.stderr)
             return 1
         known[name].with_suffix(".ipynb").write_text(text, encoding="utf-8")
         print(f"{name}: {time.perf_counter() - start:.1f} s, {len(text.encode()) / 1000:.0f} KB")

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from printed import same_output
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 EXCERPT = re.compile(r"^<!-- from (\S+) -->\n```python\n(.*?)^```$", re.M | re.S)
-NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?")
 
 
 def text() -> str:
@@ -44,21 +44,6 @@ def run(command: str, folder: Path) -> str:
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stderr}"
     return done.stdout
-
-
-def last_place(number: str) -> float:
-    """The value of one unit in the last digit that is written."""
-    digits, _, exponent = number.partition("e")
-    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
-
-
-def same_output(shown: str, printed: str) -> bool:
-    """Equal words, numbers with a decimal point equal to one unit in the last place shown."""
-    if NUMBER.sub("#", shown).split() != NUMBER.sub("#", printed).split():
-        return False
-    pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
-    # 1.001: the difference of two decimal fractions is itself rounded.
-    return all(abs(float(a) - float(b)) <= 1.001 * max(last_place(a), last_place(b)) for a, b in pairs)
 
 
 def test_same_output_takes_a_last_digit_and_nothing_more() -> None:

@@ -1,7 +1,7 @@
-"""Checks an exercise's function: `answer("softmax", softmax, arrays="numpy")` says what is wrong with it, and draws it.
+"""Checks an exercise's function: `answer("softmax", softmax, arrays="numpy")` prints and draws what is wrong with it.
 
-What computes with rounding is judged by `ernie_m.kernels.check`. The mask, `unpad` and `pad` only move numbers: here
-hypothesis draws batches, every number has to be the right one, and the smallest batch that fails is shown.
+Functions that round are checked by `ernie_m.kernels.check`. The mask, `unpad` and `pad` only move numbers: hypothesis
+draws batches, every number must match exactly, and the smallest batch that fails is shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOT_WRITTEN = "not written yet"
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to say about a learner's function, and the figure that shows it (none if the function is right)."""
+    """The verdict on a learner's function, in words, and a figure that shows the mistake (None if it is right)."""
 
     right: bool
     text: str
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A call that goes wrong. `got` is None if no numbers came; `limit` is how far off they may be."""
+    """A call that fails. `got` is None if it returned no usable array; `limit` is the allowed error."""
 
     reason: str
     inputs: dict[str, Any]
@@ -56,7 +56,7 @@ class Wrong:
 
 
 def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> None:
-    """Check `function` and show what was found. An exercise is one of `check`'s operations, or a key of `MOVES`."""
+    """Check `function` and show the result. `exercise` is one of `check`'s operations or a key of `MOVES`."""
     found = examine(exercise, function, arrays, examples)
     print(found.text)
     if found.figure is not None:
@@ -64,10 +64,10 @@ def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", e
 
 
 def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> Answer:
-    """The answer to show."""
+    """Check `function` and return the answer to show."""
     with np.errstate(all="ignore"):
         if why := not_written(exercise, function, arrays):
-            text = f"{exercise}: {NOT_WRITTEN}: {why}.\nThe figure shows one call, and what it should give."
+            text = f"{exercise}: {NOT_WRITTEN}: {why}.\nThe figure shows one call and its expected result."
             return Answer(False, text, draw(*small_call(exercise)))
         if exercise in MOVES:
             return _examine_move(exercise, function, examples)
@@ -81,7 +81,7 @@ def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", 
 
 
 def passed(exercise: str, report: Report) -> str:
-    """What was tried, and how near the worst error came to its bound."""
+    """What was checked, and the worst error relative to its bound."""
     lines = [f"{exercise}: right."]
     for dtype, found in report.dtypes.items():
         worst = max(verdict.ratio for verdict in found.worst.values())
@@ -90,7 +90,7 @@ def passed(exercise: str, report: Report) -> str:
 
 
 def failed(exercise: str, failure: Failure) -> Answer:
-    """What is wrong, on the smallest input."""
+    """What is wrong, shown on the smallest input that fails."""
     case, expected = failure.case, failure.case.expected
     hints = [] if failure.got is None else diagnose(exercise, case.dtype, case.inputs, failure.got, expected.exact)
     index = None if failure.verdict is None else failure.verdict.index
@@ -99,7 +99,7 @@ def failed(exercise: str, failure: Failure) -> Answer:
 
 
 def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str:
-    """Why a function seems to be a stub, from what it gives for the small call; "" if it is none."""
+    """Why a function looks like a stub, judged by its result for the small call; "" if it does not."""
     inputs, expected = small_call(exercise)
     if exercise not in MOVES and arrays == "torch":
         device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -108,19 +108,19 @@ def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str
             for name, value in inputs.items()
         }
     try:
-        # Memory that is taken and not written to holds nan.
+        # Allocated memory that is never written holds nan.
         with poisoned([]):
             got = function(*inputs.values())
     except Exception:
         return ""
     if got is None:
-        return "it gives None"
+        return "it returned None"
     blank = isinstance(got, torch.Tensor) and got.shape == expected.shape and bool(got.isnan().all())
-    return "all of its result is nan, as in memory that nothing was stored in" if blank else ""
+    return "its result is all nan: nothing was stored in it" if blank else ""
 
 
 def small_call(exercise: str) -> tuple[dict[str, Any], Array]:
-    """A call that fits on paper, and its result."""
+    """The arguments of a call small enough to follow by hand, and its result."""
     if exercise in MOVES:
         make, truth = MOVES[exercise]
         moved = make(_mask(np.array([3, 1]), 3), 2)
@@ -136,7 +136,7 @@ def small_call(exercise: str) -> tuple[dict[str, Any], Array]:
 
 
 def show(exercise: str, dtype: str, found: Wrong, hints: list[str]) -> Answer:
-    """The words and the figure for a call that goes wrong."""
+    """The text and the figure for a call that fails."""
     hints = hints or [explain(found.reason, found.got)]
     lines = [f"{exercise}: not right yet: {found.reason}.", *(f"Hint: {hint}" for hint in hints if hint)]
     lines.append(f"The smallest input found ({dtype}):")
@@ -149,20 +149,20 @@ def show(exercise: str, dtype: str, found: Wrong, hints: list[str]) -> Answer:
 
 
 def _mask(lengths: Array, S: int) -> Array:
-    """The definition, position by position."""
+    """The mask from its definition, position by position."""
     return np.array([[s < length for s in range(S)] for length in lengths.tolist()], dtype=bool)
 
 
 @st.composite
 def _batches(draw: Any) -> Array:
-    """A (B, S) mask of ragged rows, some of which may be empty or full, but not all empty."""
+    """A (B, S) mask of ragged rows; some may be empty or full, but not all are empty."""
     S = draw(st.integers(1, 5))
     lengths = draw(st.lists(st.integers(0, S), min_size=1, max_size=4).filter(any))
     return _mask(np.array(lengths), S)
 
 
 def _counted(*shape: int) -> Array:
-    """1, 2, 3, ...: no two numbers alike, so that none can stand in for another."""
+    """1, 2, 3, ...: all different, so that a misplaced number shows."""
     return np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.float32).reshape(shape)
 
 
@@ -186,7 +186,7 @@ def _pad(packed: Array, mask: Array) -> Array:
     return reference.pad(packed, reference.token_indices(mask), *mask.shape)
 
 
-# The arguments for a drawn batch, and the truth for them.
+# For each exercise: the arguments for a drawn batch, and the expected result for them.
 MOVES: dict[str, tuple[Callable[[Array, int], dict[str, Any]], Callable[..., Array]]] = {
     "mask_from_lengths": (_mask_inputs, _mask),
     "unpad": (_unpad_inputs, _unpad),
@@ -195,7 +195,7 @@ MOVES: dict[str, tuple[Callable[[Array, int], dict[str, Any]], Callable[..., Arr
 
 
 def _examine_move(exercise: str, function: Callable[..., Any], examples: int) -> Answer:
-    """Search for a batch on which the function is wrong; hypothesis makes it small."""
+    """Search for a batch on which the function is wrong; hypothesis shrinks it."""
     make, truth = MOVES[exercise]
     tried = 0
 
@@ -205,9 +205,6 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
         inputs = make(*batch)
         return compare(function, inputs, truth(**inputs))
 
-    def is_wrong(batch: tuple[Array, int]) -> bool:
-        return try_on(batch) is not None
-
     settings = hypothesis.settings(max_examples=4 * examples, database=None, deadline=None)
     try:
         batches = st.tuples(_batches(), st.integers(1, 3))
@@ -215,7 +212,7 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
             batches, lambda batch: try_on(batch) is not None, settings=settings, random=random.Random(0)
         )
     except hypothesis.errors.NoSuchExample:
-        return Answer(True, f"{exercise}: right.\n  {tried} drawn batches; every number is the right one")
+        return Answer(True, f"{exercise}: right.\n  {tried} drawn batches; every number is right")
     found = try_on(smallest)
     assert found is not None
     inputs = found.inputs
@@ -224,23 +221,23 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
 
 
 def compare(function: Callable[..., Any], inputs: dict[str, Any], expected: Array) -> Wrong | None:
-    """What is wrong with the function's result for `inputs`, in words; None if nothing is."""
+    """What is wrong with the function's result for `inputs`; None if it is right."""
     limit = np.zeros(expected.shape)
     given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
     try:
         got = function(*given.values())
     except Exception as error:
-        return Wrong(f"it raises {type(error).__name__}: {error}", inputs, expected, limit)
+        return Wrong(f"it raised {type(error).__name__}: {error}", inputs, expected, limit)
     if changed := [name for name, value in inputs.items() if not np.array_equal(value, given[name])]:
-        return Wrong(f"it changes its argument {changed[0]}", inputs, expected, limit)
+        return Wrong(f"it changed its argument {changed[0]}", inputs, expected, limit)
     if not isinstance(got, np.ndarray):
-        return Wrong(f"it gives {type(got).__name__}, not ndarray", inputs, expected, limit)
+        return Wrong(f"it returned {type(got).__name__}, expected ndarray", inputs, expected, limit)
     if got.shape != expected.shape:
-        return Wrong(f"it gives shape {got.shape}, not {expected.shape}", inputs, expected, limit)
+        return Wrong(f"it returned shape {got.shape}, expected {expected.shape}", inputs, expected, limit)
     if got.dtype != expected.dtype:
-        return Wrong(f"it gives {got.dtype}, not {expected.dtype}", inputs, expected, limit)
+        return Wrong(f"it returned {got.dtype}, expected {expected.dtype}", inputs, expected, limit)
     if np.array_equal(got, expected):
         return None
     index = tuple(int(i) for i in np.argwhere(got != expected)[0])
-    reason = f"at {list(index)} it gives {got[index]}, and the truth is {expected[index]}"
+    reason = f"got {got[index]} at {list(index)}, expected {expected[index]}"
     return Wrong(reason, inputs, expected, limit, got, index)

@@ -1,6 +1,6 @@
-"""From wrong numbers to what may have caused them: the results that well-known mistakes give on the same input.
+"""Guesses the cause of a wrong result by comparing it with the results of well-known mistakes on the same input.
 
-If what came is the result of such a mistake, or nearly, that mistake is named. It is a guess, and says so.
+If the result equals, or nearly equals, that of a known mistake, the mistake is named as a likely cause.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from ernie_m.reference.array import Array
 
 Mistake = Callable[..., Array]
 
-# The mistake's numbers have to explain all but so much of the error.
+# The share of the error that a mistake may leave unexplained.
 UNEXPLAINED = 0.05
 PADDED = (2, 4, 8, 16, 32, 64, 128, 256)
 
-# What is wrong when no numbers, or none at one place, say it: a piece of the reason, and the hint.
+# Hints for failures without wrong numbers to compare: a part of the reason, and the hint.
 HINTS = {
-    "written behind": "the last block hangs over the end of the array: give tl.store a mask",
-    "written before": "an offset is negative",
-    "an array that it takes with empty": "an offset is outside the array, or tl.store lacks a mask",
-    "was changed": "its arguments are not yours to write to: store into a new array",
-    "it gives float64 for": "a np.float64 made it so, such as np.sqrt of a Python number: math.sqrt gives a float",
-    "it gives float64, not": "np.zeros and np.ones give float64 unless they are told a dtype",
-    "it gives int64, not bool": "a comparison gives True and False",
-    "it gives shape": "write the shape beside each line, and see where it changes",
-    "two results": "something is read before it is written, or two programs write to the same place",
-    "mean of its errors": "results are cut off, not rounded to nearest",
-    "root mean square": "many results are a little off: a step in between is rounded to the format, or a scale is",
+    "wrote past the end of": "the last block hangs over the end of the array: give tl.store a mask",
+    "wrote before the start of": "an offset is negative",
+    "changed its argument": "do not write to the arguments: store into a new array",
+    "it returned float64 for": "a np.float64 caused it, such as np.sqrt of a Python number: math.sqrt returns a float",
+    "it returned float64, expected": "np.zeros and np.ones return float64 unless you pass a dtype",
+    "it returned int64, expected bool": "a comparison returns booleans",
+    "it returned shape": "write the shape next to each line and see where it changes",
+    "different results": "something is read before it is written, or two programs write to the same address",
+    "signed mean error": "results are truncated, not rounded to nearest",
+    "rms error": "many results are slightly off: an intermediate is rounded to the format, or a scale is wrong",
 }
-NAN = "nan comes of inf - inf, of inf / inf, of 0 / 0, and of memory that was never written"
+NAN = "nan comes from inf - inf, inf / inf, 0 / 0, or memory that was never written"
 
 
 def explain(reason: str, got: Array | None) -> str:
-    """A hint from the words of a failure, or "" if there is none."""
+    """The hint for a failure's reason, or "" if there is none."""
     for piece, hint in HINTS.items():
         if piece in reason:
             return hint
@@ -48,7 +47,7 @@ def explain(reason: str, got: Array | None) -> str:
 
 
 def diagnose(exercise: str, dtype: str, inputs: dict[str, Any], got: Array, expected: Array) -> list[str]:
-    """A list of one hint, the mistakes that explain the wrong numbers best; or of none, where none does."""
+    """A list with one hint that names the mistakes that best explain the wrong numbers; empty if none does."""
     format = FORMATS.get(dtype)
     best, words = UNEXPLAINED * distance(got, expected), list[str]()
     for hint, mistake in each_mistake(exercise):
@@ -60,18 +59,18 @@ def diagnose(exercise: str, dtype: str, inputs: dict[str, Any], got: Array, expe
             best, words = far, [hint]
         elif far == best and words and hint not in words:
             words.append(hint)
-    return ["these are the numbers that come of this: " + "; or of this: ".join(words)] if words else []
+    return ["your numbers match this mistake: " + "; or this one: ".join(words)] if words else []
 
 
 def each_mistake(exercise: str) -> Iterator[tuple[str, Mistake]]:
-    """Mistakes in words and as functions; some have several forms."""
+    """Each mistake's hint and function; a hint with several forms comes once for each."""
     for hint, forms in MISTAKES.get(exercise, {}).items():
         for mistake in forms if isinstance(forms, list) else [forms]:
             yield hint, mistake
 
 
 def distance(a: Array, b: Array) -> float:
-    """The largest difference; nan and infinity are 0 from themselves, and infinitely far from all else."""
+    """The largest difference. nan and infinity are at distance 0 from themselves and infinitely far from the rest."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     apart = np.abs(np.where(same, 0.0, a - np.where(same, 0.0, b)))
@@ -85,7 +84,7 @@ def _overflowing_softmax(scores: Array) -> Array:
 
 
 def _padded_softmax(width: int) -> Callable[[Array], Array]:
-    """As if the row went on with scores of 0 up to a multiple of `width`."""
+    """Softmax as if each row were padded with scores of 0 to a multiple of `width`."""
 
     def mistake(scores: Array) -> Array:
         N, C = scores.shape
@@ -98,17 +97,19 @@ def _padded_softmax(width: int) -> Callable[[Array], Array]:
 def _normalised(v: Array, gamma: Array, beta: Array, eps: float, ddof: int = 0, inside: bool = True) -> Array:
     centred = v - v.mean(-1, keepdims=True)
     E = v.shape[-1]
-    # One number has no unbiased variance: 0 / 0.
+    # np.float64: for E = 1 the unbiased variance is 0 / 0, which is nan and not an error.
     variance = np.square(centred).sum(-1, keepdims=True) / np.float64(E - ddof)
     return centred / (np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps) * gamma + beta
 
 
 def _affine_mistakes(normalise: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
-    """Those of every normalisation. `normalise(gamma, beta, eps, ..., **options)` is `_normalised` of some sum."""
+    """The mistakes of every normalisation. `normalise(gamma, beta, eps, ..., **options)` is `_normalised` of a sum."""
     one, zero = np.ones(1), np.zeros(1)
     return {
         "the variance is divided by E - 1; LayerNorm divides by E": lambda **a: normalise(**a, ddof=1),
-        "eps is added to the standard deviation; it belongs under the root": lambda **a: normalise(**a, inside=False),
+        "eps is added to the standard deviation; it belongs under the square root": lambda **a: normalise(
+            **a, inside=False
+        ),
         "eps is left out": lambda **a: normalise(**a | {"eps": 0.0}),
         "gamma is left out": lambda **a: normalise(**a | {"gamma": one}),
         "beta is left out": lambda **a: normalise(**a | {"beta": zero}),
@@ -127,7 +128,7 @@ def _rounded_sum(dtype: str) -> Callable[..., Array]:
 
 
 def _head(q: Array, k: Array, v: Array, scale: float | None = None, width: int = 1) -> Array:
-    """Attention as if keys and values went on with zeros up to a multiple of `width`."""
+    """Attention as if keys and values were padded with zeros to a multiple of `width`."""
     S, D = k.shape
     k, v = (np.concatenate([array, np.zeros((-S % width, D))]) for array in (k, v))
     return reference.softmax(q @ k.T * (1 / math.sqrt(D) if scale is None else scale)) @ v
@@ -167,13 +168,13 @@ def _compared(lengths: Array, S: int, first: int) -> Array:
     return np.arange(first, S + first) <= lengths[:, None]
 
 
-PAST = "places past the end of the row take part, as scores of 0; there they have to be -inf"
-NO_MAXIMUM = "exp of the scores themselves, which overflows; subtract each row's largest score first"
+PAST = "elements past the end of the row take part, with scores of 0; they must be -inf"
+NO_MAXIMUM = "exp of the scores themselves overflows; subtract the row maximum first"
 
 MISTAKES: dict[str, dict[str, Mistake | list[Mistake]]] = {
     "softmax": {
         NO_MAXIMUM: _overflowing_softmax,
-        "each column is made to add up to 1; it should be each row": lambda scores: reference.softmax(scores.T).T,
+        "each column sums to 1; it should be each row": lambda scores: reference.softmax(scores.T).T,
         PAST: [_padded_softmax(width) for width in PADDED],
     },
     "layer_norm": {
@@ -183,8 +184,8 @@ MISTAKES: dict[str, dict[str, Mistake | list[Mistake]]] = {
         ),
     },
     "gelu": {
-        "the tanh approximation of GELU; ERNIE-M has the exact one, with erf": _tanh_gelu,
-        "x sigmoid(1.702 x), an approximation; ERNIE-M has the exact one, with erf": _sigmoid_gelu,
+        "the tanh approximation of GELU; ERNIE-M uses the exact one, with erf": _tanh_gelu,
+        "the approximation x sigmoid(1.702 x); ERNIE-M uses the exact GELU, with erf": _sigmoid_gelu,
         "ReLU": lambda x: np.maximum(x, 0),
         "erf(x) without dividing x by √2": lambda x: 0.5 * x * (1 + reference.erf(x)),
     },
@@ -200,16 +201,16 @@ MISTAKES: dict[str, dict[str, Mistake | list[Mistake]]] = {
     "attention_head": {
         "the scores are not divided by √D": lambda q, k, v: _head(q, k, v, scale=1.0),
         "the scores are divided by D; it should be √D": lambda q, k, v: _head(q, k, v, scale=1 / q.shape[1]),
-        "each column of the scores is made to add up to 1; it should be each row": _column_softmax_head,
-        "keys past the end take part, with scores of 0; there they have to be -inf": [
+        "the softmax is over columns of the scores; it should be over rows": _column_softmax_head,
+        "keys past the end take part, with scores of 0; they must be -inf": [
             partial(_head, width=width) for width in PADDED
         ],
     },
     "mask_from_lengths": {
         "position <= length; positions count from 0, so it is <": lambda lengths, S: _compared(lengths, S, 0),
-        "True and False the other way round": lambda lengths, S: ~_compared(lengths, S, 1),
+        "True and False are swapped": lambda lengths, S: ~_compared(lengths, S, 1),
     },
-    "unpad": {"first every row's first token, then every row's second; rows come one after another": _by_position},
+    "unpad": {"every row's first token, then every row's second; rows come one after another": _by_position},
     "pad": {
         "padding of ones; padding is 0": _padded(1),
         "padding of nan; padding is 0": _padded(math.nan),

@@ -1,4 +1,4 @@
-"""One call of a function as a figure: its arguments, what came, what should have come, and the error over its bound."""
+"""Draws one call of a function: its arguments, its result, the expected result, and the error relative to its bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from ernie_m.reference.array import Array
 
-# Numbers are written in as long as the panels beside one another have no more columns than this, and no more rows.
+# Cells show their numbers if the panels of a row have at most this many columns in total, and this many rows.
 MOST_COLUMNS, MOST_ROWS = 24, 12
 DPI = 80
 
@@ -25,10 +25,10 @@ def draw(
     limit: Array | None = None,
     index: tuple[int, ...] | None = None,
 ) -> Figure:
-    """Arguments above, results below. `index`: the place that is worst, framed in red."""
+    """Draw the arguments above and the results below. `index`: the worst element, framed in red."""
     arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
     scalars = ", ".join(f"{name} = {value:g}" for name, value in inputs.items() if name not in arrays)
-    results = {"expected": expected} if got is None else {"what came": got, "expected": expected}
+    results = {"expected": expected} if got is None else {"your result": got, "expected": expected}
     if got is not None and limit is not None and limit.any():
         results["error / bound"] = ratio(got, expected, limit)
     elif got is not None:
@@ -40,26 +40,26 @@ def draw(
     for part, panels in ((above, arrays), (below, results)):
         axes = part.subplots(1, len(panels), squeeze=False, width_ratios=[width(value) for value in panels.values()])
         for ax, (name, value) in zip(axes[0], panels.items(), strict=True):
-            panel(ax, name, value, largest(expected if name == "what came" else value), len(panels))
+            panel(ax, name, value, largest(expected if name == "your result" else value), len(panels))
             if part is below and index is not None:
                 frame(ax, value, index)
     return figure
 
 
 def ratio(got: Array, expected: Array, limit: Array) -> Array:
-    """|got - expected| / limit, infinite where what came is no number."""
+    """|got - expected| / limit; infinite where `got` is not finite."""
     with np.errstate(all="ignore"):
         error = np.abs(got - expected)
         return np.where(error == 0, 0.0, np.where(np.isfinite(error), error / limit, np.inf))
 
 
 def flat(value: Array) -> Array:
-    """As a matrix: a vector is one row, and a batch of matrices has them one below the other."""
+    """`value` as a matrix: a vector becomes one row, and the matrices of a batch are stacked."""
     return np.atleast_2d(value) if value.ndim <= 2 else value.reshape(-1, value.shape[-1])
 
 
 def height(panels: dict[str, Array]) -> float:
-    """Inches for a row of panels."""
+    """The height of a row of panels, in inches."""
     return 1.1 + 0.24 * max(min(flat(value).shape[0], MOST_ROWS) for value in panels.values())
 
 
@@ -68,13 +68,13 @@ def width(value: Array) -> int:
 
 
 def largest(value: Array) -> float:
-    """Where the colours end."""
+    """The largest finite magnitude, where the colour scale ends; 1 if that is 0."""
     size = np.abs(value.astype(float))
     return float(size.max(initial=0.0, where=np.isfinite(size))) or 1.0
 
 
 def panel(ax: Axes, name: str, value: Array, most: float, beside: int) -> None:
-    """An array as a grid of coloured cells, with its numbers where there is room. `beside`: panels in its row."""
+    """Draw an array as coloured cells, with numbers where there is room. `beside`: the number of panels in the row."""
     cells = flat(value).astype(float)
     rows, columns = cells.shape
     ax.set_title(f"{name}\n({', '.join(map(str, value.shape))})", fontsize=9)
@@ -108,7 +108,7 @@ def panel(ax: Axes, name: str, value: Array, most: float, beside: int) -> None:
 
 
 def frame(ax: Axes, value: Array, index: tuple[int, ...]) -> None:
-    """A red frame around one number."""
+    """Draw a red frame around one element."""
     *rows, column = (0, *index)[-max(value.ndim, 2) :]
     row = int(np.ravel_multi_index(tuple(rows), value.shape[:-1])) if value.ndim > 1 else 0
     corner = (column - 0.5, row - 0.5)

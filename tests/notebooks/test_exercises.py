@@ -1,6 +1,6 @@
-"""The exercises: every solution is right; every stub, and a typical mistake in each, is answered in words that help.
+"""The exercises: every solution passes; every stub, and a typical mistake in each exercise, gets a helpful answer.
 
-Seen red: a solution without its mask, its cast or its scale; a stub that is filled in; a mistake that is none.
+Seen red: a solution without its mask, its cast or its scale; a stub that is filled in; a mistake that is right.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ EXERCISES = {
     "torch": ("gelu", "softmax", "add_layer_norm", "attention_head"),
 }
 EVERY = [(arrays, exercise) for arrays, exercises in EXERCISES.items() for exercise in exercises]
-# Triton's interpreter takes its time.
+# Triton's interpreter is slow.
 EXAMPLES = {"numpy": 25, "torch": 6}
 
-# What a mistake's answer has to say: where and what (the numbers), and why (the hint).
+# What the answer to a mistake must contain: where and what (the numbers), and why (the hint).
 MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
     (
         "numpy",
         "softmax",
         wrong.softmax_without_maximum,
-        ["it gives nan, and the truth is 1", "subtract each row's largest"],
+        ["got nan at [", "expected 1 (error", "subtract the row maximum"],
     ),
-    ("numpy", "layer_norm", wrong.layer_norm_unbiased, ["the truth is", "divided by E - 1; LayerNorm divides by E"]),
-    ("numpy", "mask_from_lengths", wrong.mask_one_too_long, ["it gives True, and the truth is False", "so it is <"]),
+    ("numpy", "layer_norm", wrong.layer_norm_unbiased, ["expected", "divided by E - 1; LayerNorm divides by E"]),
+    ("numpy", "mask_from_lengths", wrong.mask_one_too_long, ["got True at [", "expected False", "so it is <"]),
     (
         "numpy",
         "unpad",
         wrong.unpad_by_position,
-        ["at [1, 0] it gives 3.0, and the truth is 2.0", "rows come one after"],
+        ["got 3.0 at [1, 0], expected 2.0", "rows come one after"],
     ),
-    ("numpy", "pad", wrong.pad_with_ones, ["it gives 1.0, and the truth is 0.0", "padding is 0"]),
+    ("numpy", "pad", wrong.pad_with_ones, ["got 1.0 at [", "expected 0.0", "padding is 0"]),
     (
         "torch",
         "gelu",
         wrong.gelu_with_tanh,
-        ["what rounding explains", "the tanh approximation", "the exact one, with erf"],
+        ["allowed", "the tanh approximation", "the exact one, with erf"],
     ),
-    ("torch", "softmax", wrong.softmax_past_the_row, ["the truth is", "past the end of the row", "-inf"]),
-    ("torch", "add_layer_norm", wrong.add_layer_norm_without_bias, ["the truth is", "bias is left out of the sum"]),
+    ("torch", "softmax", wrong.softmax_past_the_row, ["expected", "past the end of the row", "-inf"]),
+    ("torch", "add_layer_norm", wrong.add_layer_norm_without_bias, ["expected", "bias is left out of the sum"]),
     ("torch", "add_layer_norm", wrong.add_layer_norm_rounded, ["(float16)", "sum is rounded to float16", "float32"]),
-    ("torch", "attention_head", wrong.attention_without_scale, ["the truth is", "not divided by √D"]),
+    ("torch", "attention_head", wrong.attention_without_scale, ["expected", "not divided by √D"]),
 ]
 
 
 @pytest.fixture(autouse=True)
 def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Figures are drawn to no window, and gone after the test."""
+    """Draw figures without a window and close them after the test."""
     monkeypatch.setattr(plt, "show", lambda: None)
     plt.switch_backend("agg")
     yield
@@ -73,13 +73,13 @@ def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def checking(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`notebooks/exercises/checking.py`, found as the notebooks find it: beside themselves."""
+    """`notebooks/exercises/checking.py`, imported as the notebooks import it, from their own directory."""
     monkeypatch.syspath_prepend(str(NOTEBOOKS / "exercises"))
     return importlib.import_module("checking")
 
 
 def load(path: Path) -> ModuleType:
-    """A Python file that belongs to no package: a notebook's source, or a file of solutions."""
+    """Import a Python file outside any package: a notebook's source or a file of solutions."""
     spec = importlib.util.spec_from_file_location(f"exercises_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -100,14 +100,14 @@ def test_solution_is_right(checking: ModuleType, arrays: str, exercise: str) -> 
     first, *lines = found.text.splitlines()
     assert first == f"{exercise}: right."
     assert len(lines) == (3 if arrays == "torch" else 1), "a line for each dtype"
-    assert all("drawn" in line and ("of its bound" in line or "the right one" in line) for line in lines)
+    assert all("drawn" in line and ("of its bound" in line or "every number is right" in line) for line in lines)
 
 
 @pytest.mark.parametrize(("arrays", "source"), SOURCES.items())
-def test_stubs_are_answered_as_not_written(
+def test_stubs_are_reported_as_not_written(
     checking: ModuleType, monkeypatch: pytest.MonkeyPatch, arrays: str, source: str
 ) -> None:
-    """The notebook itself is run, with its calls of `answer` kept."""
+    """Runs the notebook itself and records its calls to `answer`."""
     kept: list[tuple[str, Callable[..., Any], str]] = []
     monkeypatch.setattr(checking, "answer", lambda name, stub, arrays="torch": kept.append((name, stub, arrays)))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -116,7 +116,7 @@ def test_stubs_are_answered_as_not_written(
     for name, stub, how in kept:
         found = checking.examine(name, stub, how)
         assert not found.right and f"{name}: not written yet: " in found.text
-        assert "it gives None" in found.text or "nothing was stored" in found.text
+        assert "it returned None" in found.text or "nothing was stored" in found.text
         titles = [ax.get_title() for part in found.figure.subfigs for ax in part.axes]
         assert any(title.startswith("expected") for title in titles)
 
@@ -129,11 +129,11 @@ def test_typical_mistake_is_named_and_drawn(
 ) -> None:
     found = checking.examine(exercise, mistake, arrays, EXAMPLES[arrays])
     assert not found.right
-    assert found.text.startswith(f"{exercise}: not right yet: at ["), found.text
+    assert found.text.startswith(f"{exercise}: not right yet: got "), found.text
     for piece in [*words, "The smallest input found"]:
         assert piece in found.text, found.text
     titles = [ax.get_title().split("\n")[0] for part in found.figure.subfigs for ax in part.axes]
-    assert {"what came", "expected"} < set(titles)
+    assert {"your result", "expected"} < set(titles)
     assert {"error / bound", "wrong (1) or right (0)"} & set(titles)
     found.figure.canvas.draw()
 
@@ -150,18 +150,18 @@ def raises(x: Any, mask: Any) -> Any:
 @pytest.mark.parametrize(
     ("exercise", "function", "words"),
     [
-        ("unpad", raises, "it raises IndexError: no such row"),
-        ("unpad", lambda x, mask: x[mask].tolist(), "it gives list, not ndarray"),
-        ("unpad", lambda x, mask: x[mask].astype(np.float64), "it gives float64, not float32"),
-        ("unpad", lambda x, mask: x[mask][:, :1], "it gives shape ("),
-        ("unpad", lambda x, mask: x[mask, ::-1], "the truth is"),
-        ("pad", lambda packed, mask: packed, "it gives shape ("),
-        ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changes its argument x"),
-        ("softmax", lambda scores: scores.astype(np.float64), "a np.float64 made it so"),
-        ("softmax", lambda scores: scores[0], "it gives shape ("),
+        ("unpad", raises, "it raised IndexError: no such row"),
+        ("unpad", lambda x, mask: x[mask].tolist(), "it returned list, expected ndarray"),
+        ("unpad", lambda x, mask: x[mask].astype(np.float64), "it returned float64, expected float32"),
+        ("unpad", lambda x, mask: x[mask][:, :1], "it returned shape ("),
+        ("unpad", lambda x, mask: x[mask, ::-1], ", expected "),
+        ("pad", lambda packed, mask: packed, "it returned shape ("),
+        ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changed its argument x"),
+        ("softmax", lambda scores: scores.astype(np.float64), "a np.float64 caused it"),
+        ("softmax", lambda scores: scores[0], "it returned shape ("),
     ],
 )
-def test_answer_says_what_is_wrong_and_raises_nothing(
+def test_answer_says_what_is_wrong_without_raising(
     checking: ModuleType, capsys: pytest.CaptureFixture[str], exercise: str, function: Callable[..., Any], words: str
 ) -> None:
     checking.answer(exercise, function, arrays="numpy")
@@ -171,7 +171,7 @@ def test_answer_says_what_is_wrong_and_raises_nothing(
 
 
 @pytest.mark.parametrize("source", SOURCES.values())
-def test_notebooks_show_every_stubs_answer(source: str) -> None:
+def test_ipynb_shows_the_answer_to_every_stub(source: str) -> None:
     cells = json.loads((NOTEBOOKS / "exercises" / f"{source}.ipynb").read_text(encoding="utf-8"))["cells"]
     asked = [cell for cell in cells if any(line.startswith("answer(") for line in cell["source"])]
     assert asked

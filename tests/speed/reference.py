@@ -1,9 +1,9 @@
-"""How fast the reference is beside transformers 4.40.2: base model, float32, 2 threads, the same weights.
+"""Compares the speed of the reference with transformers 4.40.2: base model, float32, 2 threads, the same weights.
 
-    python tests/reference/speed.py [--runs 7]
+    python tests/speed/reference.py [--runs 7]
 
-Each shape is timed in turn, ours and theirs, in one process; what is printed is the median of each, and the median of
-the ratios of neighbouring runs. Peak memory is that of a process of its own for each of the two.
+For each shape, ours and theirs are timed in turn, in one process. Prints the median of each, and the median of the
+ratios of neighbouring runs. Peak memory is measured in a separate process for each of the two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def batch(lengths: list[int], width: int) -> dict[str, np.ndarray]:
 
 
 def load(which: str, directory: str) -> Any:
-    """A function that runs the model `which` on a batch."""
+    """Return a function that runs the model `which` on a batch."""
     if which == "ours":
         model = ernie.ErnieMModel.from_pretrained(directory)
         return lambda inputs: model(**inputs).last_hidden_state
@@ -57,11 +57,11 @@ def load(which: str, directory: str) -> Any:
 
 
 def peak(which: str, directory: str, shape: str) -> None:
-    """Print the peak resident memory of a process that loads one model and runs one batch three times, in MiB."""
+    """Load one model, run one batch three times, and print the peak resident memory of this process in MiB."""
     run = load(which, directory)
     for _ in range(3):
         run(batch(*SHAPES[shape]))
-    # Not ru_maxrss: Linux lets a child begin with its parent's peak.
+    # Not ru_maxrss: on Linux, a child process starts with its parent's peak.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) // 1024)
 

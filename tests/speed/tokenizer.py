@@ -1,11 +1,11 @@
-"""How fast the tokenizer is, against transformers 4.40.2 and against sentencepiece alone. Run by hand:
+"""Compares the speed of the tokenizer with transformers 4.40.2 and with sentencepiece alone. Run it by hand:
 
-    taskset -c 0 python tests/tokenizer/speed.py
+    taskset -c 0 python tests/speed/tokenizer.py
 
-200 KB of lines in 21 languages: the text that the demo's tokenizer is trained on. With that tokenizer there are no
-unknown characters, as for ERNIE-M's own; with the tests' tokenizer, which was trained on other text in 15 languages,
-most lines have some. The candidates take turns, so that a busy moment of the machine hits all of them; the figures are
-medians, and the ratios are of medians.
+The input is 200 KB of lines in 21 languages, the training text of the demo's tokenizer. With that tokenizer, as with
+ERNIE-M's own, there are no unknown characters; with the tests' tokenizer, trained on other text in 15 languages, more
+than a third of the lines have some. The candidates take turns, so that a busy moment of the machine affects all of
+them. Figures are medians, and ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ernie_m.tokenizer import ErnieMTokenizer
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO, FIXTURE = ROOT / "reference" / "demo", ROOT / "tests" / "fixtures" / "tokenizer_multi"
 SIZE, ROUNDS = 200_000, 15
-# Characters of a line, about: the length of a sentence.
+# The least number of characters of a line: about a sentence.
 LINE = 100
 
 
 def mixed_lines() -> list[str]:
-    """Lines of one or more sentences of one language, the languages in turn, repeated until there are 200 KB."""
+    """Lines of one or more sentences in one language, alternating between languages, repeated up to 200 KB."""
     lines: dict[str, list[str]] = {}
     for path in sorted((DEMO / "corpus").glob("*.txt")):
         lines[path.stem] = [""]
@@ -43,7 +43,7 @@ def mixed_lines() -> list[str]:
 
 
 def medians(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds for each candidate, alternating."""
+    """The median time of each candidate in seconds; the candidates alternate."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(ROUNDS):
         for name, run in candidates.items():
@@ -54,7 +54,7 @@ def medians(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def compare(folder: Path, lines: list[str]) -> None:
-    """Print the times with the tokenizer in `folder`, and the ratios that matter."""
+    """Print the times with the tokenizer in `folder`, and the ratios of interest."""
     files = str(folder / "sentencepiece.bpe.model"), str(folder / "vocab.txt")
     ours, lower = ErnieMTokenizer(*files), ErnieMTokenizer(*files, do_lower_case=True)
     model = sentencepiece.SentencePieceProcessor(model_file=files[0])
