@@ -23,10 +23,11 @@ from .activations import sigmoid
 from .array import Array
 from .config import ErnieMConfig
 from .dropout import dropout
+from .inputs import ARGUMENTS
 from .linear import linear
 from .losses import binary_cross_entropy, cross_entropy, span_loss, squared_error
 from .model import Encoded, encode, pool
-from .outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput
+from .outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput, returned
 from .pretrained import PretrainedModel
 from .trace import record, scope
 
@@ -39,9 +40,9 @@ def padded_logit(dtype: Any) -> float:
 class _Head(PretrainedModel):
     """A model with a head on top. The `options` of a call are the arguments of `ErnieMModel.__call__`."""
 
-    def _encode(self, options: dict[str, Any]) -> Encoded:
+    def _encode(self, given: tuple[Any, ...], options: dict[str, Any]) -> Encoded:
         with scope("ernie_m"):
-            return encode(self, **options)
+            return encode(self, *given, **options)
 
     def _drop(self, x: Array, options: dict[str, Any], where: Array | None = None) -> Array:
         p = self.config.classifier_dropout
@@ -61,7 +62,17 @@ class ErnieMForSequenceClassification(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": config.num_labels}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
+    def __call__(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        **options: Any,
+    ) -> ClassifierOutput[Array]:
         """Return logits (B, C), and the loss if `labels` are given.
 
         `config.problem_type` selects the loss: "regression", with `labels` (B, C) numbers, or (B,) if C = 1;
@@ -69,10 +80,10 @@ class ErnieMForSequenceClassification(_Head):
         "multi_label_classification", (B, C) numbers from 0 to 1. If it is None: the first if C = 1, otherwise the
         second for integers and the third for floating point. `options`: see `ErnieMModel.__call__`.
         """
-        encoded = self._encode({"input_ids": input_ids, **options})
+        encoded = self._encode((input_ids, attention_mask, position_ids, head_mask, inputs_embeds), options)
         logits = self._pooled_logits(encoded, options)
         loss = None if labels is None else self._loss(logits, labels, np.any(encoded.valid, axis=1))
-        return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return returned(ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions), options)
 
     def _loss(self, logits: Array, labels: Any, counted: Array) -> Array:  # (B, C), ..., (B,) -> ()
         B, C = logits.shape
@@ -89,10 +100,6 @@ class ErnieMForSequenceClassification(_Head):
         return binary_cross_entropy(logits, targets.probabilities("labels", values), counted)
 
 
-# The number of axes of each input of a multiple-choice call; a mask may be (B, C, S) or (B, C, S, S).
-CHOICE_AXES = {"input_ids": (3,), "attention_mask": (3, 4), "position_ids": (3,), "inputs_embeds": (4,)}
-
-
 class ErnieMForMultipleChoice(_Head):
     """Choose one of C texts: each gets one logit."""
 
@@ -100,19 +107,27 @@ class ErnieMForMultipleChoice(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": 1}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
+    def __call__(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        **options: Any,
+    ) -> ClassifierOutput[Array]:
         """Return logits (B, C), and the cross-entropy if `labels`, (B,) integers in [0, C), are given.
 
         Inputs have an axis for the choices: `input_ids`, `attention_mask` and `position_ids` (B, C, S),
         `inputs_embeds` (B, C, S, E); hidden states and attentions are returned as rows (B·C, ...). A choice without
         tokens has the logit `padded_logit` and is ignored in the loss.
         """
-        options = {"input_ids": input_ids, **options}
-        B, C = targets.choices(options)
-        for name, axes in CHOICE_AXES.items():
-            if options.get(name) is not None:
-                options[name] = targets.merge_choices(name, options[name], axes, (B, C))
-        encoded = self._encode(options)
+        given = (input_ids, attention_mask, position_ids, head_mask, inputs_embeds)
+        call = dict(zip(ARGUMENTS, given, strict=True)) | options
+        B, C = targets.merge_choices(call)
+        encoded = self._encode((), call)
         present = encoded.valid.any(axis=1)
         scores = self._pooled_logits(encoded, options)[:, 0]
         logits = np.where(present, scores, padded_logit(scores.dtype)).astype(scores.dtype).reshape(B, C)
@@ -120,7 +135,7 @@ class ErnieMForMultipleChoice(_Head):
         if labels is not None:
             classes = targets.classes("labels", labels, (B,), C)
             loss = cross_entropy(logits, classes, present.reshape(B, C)[np.arange(B), np.maximum(classes, 0)])
-        return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return returned(ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions), options)
 
 
 class ErnieMForTokenClassification(_Head):
@@ -132,12 +147,22 @@ class ErnieMForTokenClassification(_Head):
     def head_sizes(cls, config: ErnieMConfig) -> dict[str, int]:
         return {"classifier": config.num_labels}
 
-    def __call__(self, input_ids: Any = None, *, labels: Any = None, **options: Any) -> ClassifierOutput[Array]:
+    def __call__(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        **options: Any,
+    ) -> ClassifierOutput[Array]:
         """Return logits (B, S, C), and the cross-entropy if `labels`, (B, S) integers in [0, C), or -100, are given.
 
         Labels at padded positions are treated as -100.
         """
-        encoded = self._encode({"input_ids": input_ids, **options})
+        encoded = self._encode((input_ids, attention_mask, position_ids, head_mask, inputs_embeds), options)
         hidden = self._drop(encoded.hidden, options, encoded.valid)
         logits = record("classifier", linear(hidden, self.parameters.head["classifier"]))
         loss = None
@@ -145,7 +170,7 @@ class ErnieMForTokenClassification(_Head):
             B, S, C = logits.shape
             classes = targets.classes("labels", labels, (B, S), C)
             loss = cross_entropy(logits.reshape(-1, C), classes.reshape(-1), encoded.valid.reshape(-1))
-        return ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return returned(ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions), options)
 
 
 class ErnieMForQuestionAnswering(_Head):
@@ -160,26 +185,34 @@ class ErnieMForQuestionAnswering(_Head):
         return {"qa_outputs": 2}
 
     def __call__(
-        self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        start_positions: Any = None,
+        end_positions: Any = None,
+        **options: Any,
     ) -> QuestionAnsweringOutput[Array]:
         """Return start and end logits (B, S), and, given both targets, (B,) integers, the mean of two cross-entropies.
 
         Each is over the S positions. A target below 0 counts as 0; one past the end of the row, or at a padded
         position, is ignored.
         """
-        encoded = self._encode({"input_ids": input_ids, **options})
+        encoded = self._encode((input_ids, attention_mask, position_ids, head_mask, inputs_embeds), options)
         both = record("qa_outputs", linear(encoded.hidden, self.parameters.head["qa_outputs"]))  # (B, S, 2)
         start, end = (
             np.where(encoded.valid, x, padded_logit(x.dtype)).astype(x.dtype) for x in np.moveaxis(both, 2, 0)
         )
         loss = None
         if targets.both_or_neither(start_positions, end_positions):
-            starts, ends = (
-                targets.positions(name, values, len(start))
-                for name, values in (("start_positions", start_positions), ("end_positions", end_positions))
-            )
+            starts = targets.positions("start_positions", start_positions, len(start))
+            ends = targets.positions("end_positions", end_positions, len(start))
             loss = (span_loss(start, starts, encoded.valid) + span_loss(end, ends, encoded.valid)) / 2
-        return QuestionAnsweringOutput(loss, start, end, encoded.hidden_states, encoded.attentions)
+        output = QuestionAnsweringOutput(loss, start, end, encoded.hidden_states, encoded.attentions)
+        return returned(output, options)
 
 
 class ErnieMForInformationExtraction(_Head):
@@ -190,14 +223,23 @@ class ErnieMForInformationExtraction(_Head):
         return {"linear_start": 1, "linear_end": 1}
 
     def __call__(
-        self, input_ids: Any = None, *, start_positions: Any = None, end_positions: Any = None, **options: Any
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        start_positions: Any = None,
+        end_positions: Any = None,
+        **options: Any,
     ) -> InformationExtractionOutput[Array]:
         """Return start and end logits and probabilities (B, S).
 
         Given both targets, (B, S) numbers from 0 to 1 (does a span start, or end, here?), the loss is the mean of two
         binary cross-entropies over all real tokens of the batch.
         """
-        encoded = self._encode({"input_ids": input_ids, **options})
+        encoded = self._encode((input_ids, attention_mask, position_ids, head_mask, inputs_embeds), options)
         start, end = (self._logits(name, encoded) for name in ("linear_start", "linear_end"))
         loss = None
         if targets.both_or_neither(start_positions, end_positions):
@@ -207,9 +249,10 @@ class ErnieMForInformationExtraction(_Head):
             )
             valid = encoded.valid
             loss = (binary_cross_entropy(start, starts, valid) + binary_cross_entropy(end, ends, valid)) / 2
-        return InformationExtractionOutput(
+        output = InformationExtractionOutput(
             loss, start, end, sigmoid(start), sigmoid(end), encoded.hidden_states, encoded.attentions
         )
+        return returned(output, options)
 
     def _logits(self, name: str, encoded: Encoded) -> Array:  # (B, S, E) -> (B, S)
         logits = record(name, linear(encoded.hidden, self.parameters.head[name]))[..., 0]

@@ -22,10 +22,15 @@ from .embedding import POSITION_OFFSET
 
 CLS_TOKEN_ID = 0
 CLS_KEY_PENALTY = -1e4
+TOKEN_TYPES = "token_type_ids: ERNIE-M has no token types: expected none, or all 0"
 VOCABULARY, POSITIONS = "a vocabulary of {} rows", "a position table for {} tokens"
 
 A = TypeVar("A")  # the type of array
 Shape = tuple[int, ...]
+
+# The arguments of a call, by position, and its options, by name.
+ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds")
+OPTIONS = ("output_hidden_states", "output_attentions", "return_dict", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,9 @@ def _masks(
         return None, penalty[:, None, None, :]
 
     given = np.asarray(attention_mask)
+    if given.ndim == 4:
+        check_4d_mask(given.dtype == bool, given.shape, shape)
+        given = given[:, 0, 0] if given.shape[2] == 1 < shape[1] else given[:, 0]
     check_mask_shape(given.shape, shape)
     allowed = zeros_and_ones("attention_mask", given)
     if given.ndim == 2:
@@ -130,6 +138,12 @@ def check_head_mask(config: ErnieMConfig, dtype: Any, head_mask: Any) -> list[Ar
     return [np.delete(rows[i], list(config.pruned_heads.get(i, ()))) for i in range(L)]
 
 
+def check_token_types(token_type_ids: Any) -> None:
+    """Raise ValueError unless `token_type_ids`, which ERNIE-M does not have, are absent or all 0."""
+    if token_type_ids is not None and np.any(integers("token_type_ids", token_type_ids)):
+        raise ValueError(TOKEN_TYPES)
+
+
 def integers(name: str, values: Any) -> Array:
     """`values` as an array of integers. Raises TypeError for other dtypes (even bool), ValueError for ragged lists."""
     try:
@@ -158,6 +172,14 @@ def check_zeros_and_ones(name: str, values: Array) -> None:
     wrong = values[(values != 0) & (values != 1)]
     if wrong.size:
         raise ValueError(f"{name}: expected booleans or numbers that are 0 or 1, got {wrong[0]}")
+
+
+def check_options(owner: str, options: dict[str, Any], allowed: tuple[str, ...] = OPTIONS) -> None:
+    """Raise TypeError for an option of a call to `owner` that does not exist."""
+    for name in options:
+        if name not in allowed:
+            expected = ", ".join((*ARGUMENTS, *allowed))
+            raise TypeError(f"{owner}: unexpected argument {name!r}; expected some of {expected}")
 
 
 def check_one_given(input_ids: Any, inputs_embeds: Any) -> None:
@@ -189,6 +211,19 @@ def check_mask_shape(shape: Shape, batch: tuple[int, int]) -> None:
         raise ValueError(f"attention_mask: {expected}, got {tuple(shape)}")
 
 
+def check_4d_mask(boolean: bool, shape: Shape, batch: tuple[int, int]) -> None:
+    """Raise an error unless a 4-D `attention_mask` is boolean, (B, 1, 1, S) or (B, 1, S, S)."""
+    B, S = batch
+    if shape not in ((B, 1, 1, S), (B, 1, S, S)):
+        expected = f"expected shape (B, S) = {(B, S)} or (B, S, S) = {(B, S, S)}"
+        raise ValueError(f"attention_mask: {expected}, got {tuple(shape)}")
+    if not boolean:
+        raise TypeError(
+            "attention_mask: expected a 4-D mask to be boolean, True = may attend; a mask that is added to the scores "
+            "becomes one by `mask == 0`"
+        )
+
+
 def check_positions_shape(shape: Shape, batch: tuple[int, int]) -> None:
     """Raise ValueError unless `position_ids` are (B, S) or (1, S)."""
     if shape not in (batch, (1, batch[1])):
@@ -208,3 +243,12 @@ def check_head_mask_shape(shape: Shape, sizes: tuple[int, int]) -> None:
     L, H = sizes
     if shape not in ((H,), (L, H)):
         raise ValueError(f"head_mask: expected shape (H,) = ({H},) or (L, H) = {(L, H)}, got {tuple(shape)}")
+
+
+def check_max_length(name: str, length: int, limit: int) -> None:
+    """Raise ValueError if a length that is known without reading values is beyond the position table."""
+    if length > limit:
+        raise ValueError(
+            f"{name}: expected at most {limit}, the length of the position table, got {length} (values are not read "
+            "here, so padding counts too: cut it off)"
+        )

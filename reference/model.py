@@ -21,9 +21,9 @@ from .array import Array
 from .dropout import dropout
 from .embedding import embed_vectors
 from .encoder import Layout, Packed, Padded, encoder_layer, zero_padding
-from .inputs import Inputs, check_head_mask, check_inputs
+from .inputs import OPTIONS, Inputs, check_head_mask, check_inputs, check_options, check_token_types
 from .linear import linear
-from .outputs import ModelOutput
+from .outputs import ModelOutput, returned
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .parameters import Linear
 from .pretrained import PretrainedModel
@@ -76,12 +76,15 @@ def encode(
     position_ids: Any = None,
     head_mask: Any = None,
     inputs_embeds: Any = None,
-    output_hidden_states: bool = False,
-    output_attentions: bool = False,
-    rng: np.random.Generator | None = None,
+    **options: Any,
 ) -> Encoded:
     """Validate the inputs and run embeddings and encoder. The arguments are those of `ErnieMModel.__call__`."""
-    config, p = model.config, model.parameters
+    check_options(type(model).__name__, options, (*OPTIONS, "rng"))
+    check_token_types(options.get("token_type_ids"))
+    output_hidden_states, output_attentions = (
+        bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")
+    )
+    config, p, rng = model.config, model.parameters, options.get("rng")
     inputs = check_inputs(config, model.dtype, input_ids, attention_mask, position_ids, inputs_embeds)
     head_masks = check_head_mask(config, model.dtype, head_mask)
     B, S = inputs.position_ids.shape
@@ -132,9 +135,7 @@ class ErnieMModel(PretrainedModel):
         position_ids: Any = None,
         head_mask: Any = None,
         inputs_embeds: Any = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        rng: np.random.Generator | None = None,
+        **options: Any,
     ) -> ModelOutput[Array]:
         """Encode a batch.
 
@@ -144,21 +145,13 @@ class ErnieMModel(PretrainedModel):
             attend to the column's. Without one, `config.default_mask` determines what is masked.
         position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
         head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
-        output_hidden_states, output_attentions: whether to return them.
-        rng: enables dropout.
+        options: output_hidden_states and output_attentions, whether to return them; rng, a `numpy.random.Generator`
+            that enables dropout; return_dict, False for a tuple; token_type_ids, which ERNIE-M does not have, and which
+            must be 0.
 
         Raises TypeError or ValueError, naming the argument, the value and what was expected.
         """
-        encoded = encode(
-            self,
-            input_ids,
-            attention_mask,
-            position_ids,
-            head_mask,
-            inputs_embeds,
-            output_hidden_states,
-            output_attentions,
-            rng,
-        )
+        given = (input_ids, attention_mask, position_ids, head_mask, inputs_embeds)
+        encoded = encode(self, *given, **options)
         pooled = None if self.parameters.pooler is None else pool(encoded, self.parameters.pooler)
-        return ModelOutput(encoded.hidden, pooled, encoded.hidden_states, encoded.attentions)
+        return returned(ModelOutput(encoded.hidden, pooled, encoded.hidden_states, encoded.attentions), options)

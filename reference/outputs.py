@@ -5,23 +5,61 @@ Field names and their order are those of transformers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")  # the type of array
 
 
-@dataclass(frozen=True)
-class Output(Generic[A]):
-    """A frozen record of arrays; fields that were not requested are None."""
+class Output(dict[str, Any], Generic[A]):
+    """A frozen record of arrays that is also a dictionary of the fields that are not None, as in transformers.
+
+        out.logits, out["logits"]            a field by name
+        out[0], out[:2], out.to_tuple()      the fields that are not None, in order
+        keys(), items(), dict(out), len      of these fields; iteration yields their names
+
+    Training loops, `accelerate`, Lightning and torch's DataParallel treat outputs as dictionaries. DataParallel builds
+    the gathered one from (name, value) pairs, so a mapping or an iterator of pairs in place of the first field is taken
+    for all fields.
+    """
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        first, *others = [getattr(self, name) for name in names]
+        if isinstance(first, (dict, Iterator)) and all(value is None for value in others):
+            object.__setattr__(self, names[0], None)
+            for name, value in dict(first).items():
+                if name not in names:
+                    raise TypeError(f"{type(self).__name__}: expected the fields {', '.join(names)}, got {name!r}")
+                object.__setattr__(self, name, value)
+        for name in names:
+            value = getattr(self, name)
+            if value is not None:
+                dict.__setitem__(self, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A field by name, or by its place among those that are not None, or a slice of these."""
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self:
+            raise KeyError(f"{key}: expected one of {', '.join(self)}")
+        return dict.__getitem__(self, key)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(value for value in values if value is not None)
+        return tuple(self.values())
+
+    def __reduce__(self) -> Any:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+    def _frozen(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} is frozen: expected no assignment; `dict(out)` makes a copy to change")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _frozen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelOutput(Output[A]):
     """Output of `ErnieMModel`.
 
@@ -36,7 +74,7 @@ class ModelOutput(Output[A]):
     attentions: tuple[A, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassifierOutput(Output[A]):
     """Output of the classification heads: `logits` (B, C), or (B, S, C) for token classification; `loss` a scalar."""
 
@@ -46,7 +84,7 @@ class ClassifierOutput(Output[A]):
     attentions: tuple[A, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuestionAnsweringOutput(Output[A]):
     """`start_logits` and `end_logits` (B, S), for the start and end of the answer."""
 
@@ -57,7 +95,7 @@ class QuestionAnsweringOutput(Output[A]):
     attentions: tuple[A, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InformationExtractionOutput(Output[A]):
     """`start_logits`, `end_logits` (B, S), and their sigmoids `start_prob`, `end_prob`: for any number of spans."""
 
@@ -68,3 +106,8 @@ class InformationExtractionOutput(Output[A]):
     end_prob: A | None = None
     hidden_states: tuple[A, ...] | None = None
     attentions: tuple[A, ...] | None = None
+
+
+def returned(output: Any, options: dict[str, Any]) -> Any:
+    """What a call returns: the output, or with `return_dict=False` its fields that are not None as a tuple."""
+    return output.to_tuple() if options.get("return_dict") is False else output

@@ -75,6 +75,8 @@ class PretrainedModel:
         dtype: Any = None,
         strict: bool = True,
         seed: int = 0,
+        *,
+        ignore_mismatched_sizes: bool = False,
         **changes: Any,
     ) -> Any:
         """Load a Hugging Face or Paddle checkpoint directory.
@@ -83,6 +85,7 @@ class PretrainedModel:
         strict: if weights are missing, unexpected or of the wrong shape, raise one ValueError that lists them all. With
             `strict=False`, initialise missing and wrongly shaped weights from `seed`, and return a pair: the model and
             a `LoadReport`.
+        ignore_mismatched_sizes: initialise only weights of the wrong shape from `seed`, as transformers does.
         changes: configuration fields to override, such as `num_labels=5`.
 
         A head or pooler that the file lacks is initialised from `seed`, with a note on stderr. Raises FileNotFoundError
@@ -91,7 +94,11 @@ class PretrainedModel:
         wanted = None if dtype is None else float_dtype(dtype)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         arrays, report = load_parameters(
-            directory, config, cls.head_sizes(config), cls.has_pooler, dtype=wanted, strict=strict, seed=seed
+            *(directory, config, cls.head_sizes(config), cls.has_pooler),
+            dtype=wanted,
+            strict=strict,
+            seed=seed,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         model = cls(config, unflatten(arrays))
         return model if strict else (model, report)

@@ -13,6 +13,15 @@ from .array import Array
 from .inputs import Shape, integers
 from .losses import IGNORE_INDEX
 
+# The number of axes of each input of a multiple-choice call; a mask may be (B, C, S) or (B, C, S, S).
+CHOICE_AXES = {
+    "input_ids": (3,),
+    "attention_mask": (3, 4),
+    "position_ids": (3,),
+    "inputs_embeds": (4,),
+    "token_type_ids": (3,),
+}
+
 
 def classes(name: str, values: Any, shape: Shape, C: int) -> Array:
     """`values` as integers of `shape`, each in [0, C) or -100. Raises TypeError or ValueError."""
@@ -45,11 +54,15 @@ def probabilities(name: str, values: Array) -> Array:
     return values
 
 
-def merge_choices(name: str, values: Any, axes: tuple[int, ...], batch: tuple[int, int]) -> Array:
-    """Reshape (B, C, ...) to (B·C, ...); the number of axes must be in `axes`."""
-    array = np.asarray(values)
-    check_choices_shape(name, array.shape, axes, batch)
-    return array.reshape(-1, *array.shape[2:])
+def merge_choices(call: dict[str, Any]) -> tuple[int, int]:
+    """Fold the choices of a multiple-choice call into its rows, (B, C, ...) -> (B·C, ...), in place; return (B, C)."""
+    batch = choices(call)
+    for name, axes in CHOICE_AXES.items():
+        if call.get(name) is not None:
+            array = np.asarray(call[name])
+            check_choices_shape(name, array.shape, axes, batch)
+            call[name] = array.reshape(-1, *array.shape[2:])
+    return batch
 
 
 # Everything below is shared with `ernie_m.kernels.targets`.

@@ -1,4 +1,4 @@
-"""What the tokenizer's tests share: its files, texts to draw, and piece models of other kinds, trained on the spot."""
+"""Shared by the tokenizer's tests: its files, strategies for texts, and other piece models, trained when needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "tests" / "fixtures" / "tokenizer_multi"
 MODEL, VOCABULARY = FILES / "sentencepiece.bpe.model", FILES / "vocab.txt"
 
-# What has made tokenizers trip: special tokens and look-alikes, spaces of all kinds, digits of all kinds, characters
-# that normalisation expands, composes, deletes or turns into space, lower case that is longer, emoji sequences.
+# Texts that have tripped tokenizers: special tokens and look-alikes; spaces and digits of all kinds; characters that
+# normalisation expands, composes, deletes or turns into space; longer lower case; emoji sequences.
 STUMBLING_BLOCKS = [
     *(
         "[MASK]",
@@ -95,7 +95,7 @@ STUMBLING_BLOCKS = [
 
 @cache
 def golden() -> list[dict[str, Any]]:
-    """The items of golden.json: what transformers and Paddle made of each text."""
+    """The items of golden.json: the tokens of transformers and Paddle for each text."""
     items: list[dict[str, Any]] = json.loads((FILES / "golden.json").read_text(encoding="utf-8"))["items"]
     return items
 
@@ -111,7 +111,7 @@ def golden_texts() -> list[str]:
 
 
 def pieces_of_text() -> st.SearchStrategy[str]:
-    """Short texts: anything that Unicode allows, and what is in the way."""
+    """Short texts: any Unicode text, stumbling blocks, and parts of golden texts."""
     anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
     slices = st.builds(
         lambda text, i, n: text[i : i + n], st.sampled_from(golden_texts()), st.integers(0, 40), st.integers(0, 9)
@@ -120,20 +120,20 @@ def pieces_of_text() -> st.SearchStrategy[str]:
 
 
 def texts(max_pieces: int = 8) -> st.SearchStrategy[str]:
-    """Texts put together of such pieces."""
+    """Texts made of such pieces."""
     return st.lists(pieces_of_text(), max_size=max_pieces).map("".join)
 
 
 @cache
 def corpus() -> list[str]:
-    """Ordinary lines in many languages, to train piece models on."""
+    """Ordinary sentences in many languages, to train piece models on."""
     files = sorted((ROOT / "reference" / "demo" / "corpus").glob("*.txt"))
     return [line for path in files for line in path.read_text(encoding="utf-8").splitlines()[:40]]
 
 
 @cache
 def trained(**options: Any) -> bytes:
-    """A small piece model with these options of the sentencepiece trainer."""
+    """A small piece model, trained by sentencepiece with these options."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
@@ -149,7 +149,7 @@ def trained(**options: Any) -> bytes:
 
 
 def write_files(folder: Path, model: bytes) -> tuple[Path, Path]:
-    """The model, and the vocab.txt that belongs to it, as files."""
+    """Write the model and its vocab.txt."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
     paths = folder / "sentencepiece.bpe.model", folder / "vocab.txt"

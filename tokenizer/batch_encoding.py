@@ -1,26 +1,36 @@
 """What a call returns: a dictionary of columns, which are also attributes, and methods that need the rows behind them.
 
-    batch["input_ids"], batch.input_ids, model(**batch), batch.word_ids(0), batch.sequence_ids(0)
+    batch["input_ids"], batch.input_ids, model(**batch), batch.tokens(0), batch.word_ids(0), batch.char_to_token(0, 5)
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `BatchEncoding`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from .alignment import Alignment
 from .layout import Row
+from .padding import PADDED
 
 
-class BatchEncoding(dict[str, Any]):
-    """The columns of a batch, lists or arrays, by name."""
+class BatchEncoding(dict[str, Any], Alignment):
+    """The columns of a batch, lists or arrays, by name. `alignment` describes the other methods."""
 
-    def __init__(self, data: dict[str, Any], rows: list[Row] | None = None, padding_side: str = "right") -> None:
+    def __init__(
+        self,
+        data: dict[str, Any],
+        rows: list[Row] | None = None,
+        padding_side: str = "right",
+        token_of: Callable[[int], str] | None = None,
+    ) -> None:
         super().__init__(data)
         self._rows = rows
         self._padding_side = padding_side
+        self._token_of = token_of
 
     def __getattr__(self, name: str) -> Any:
         # Called only for names that are not real attributes. Private names, which pickle and copy look up, never match.
@@ -28,56 +38,40 @@ class BatchEncoding(dict[str, Any]):
             raise AttributeError(f"BatchEncoding has no column {name!r}, only {', '.join(self)}")
         return self[name]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the tokenizer: a data loader's workers would send it along with each batch.
+        return {**self.__dict__, "_token_of": None}
+
     @property
     def data(self) -> dict[str, Any]:
         """The columns as a plain dictionary."""
         return dict(self)
 
-    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row: 0 for the first text, 1 for the second, None at special tokens and padding."""
-        return self._padded(self._row(batch_index).sequence_ids(), batch_index)
-
-    def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row: the index of its word, None at special tokens and padding.
-
-        With is_split_into_words, words are those of the call, otherwise those of `text.split()`. Raises ValueError for
-        running text encoded without offsets.
-        """
-        return self._padded(self._row(batch_index).word_ids(), batch_index)
+    def tokens(self, batch_index: int = 0) -> list[str]:
+        """The tokens of a row, with special tokens and padding; an unknown piece is [UNK], as its id says."""
+        self._row(batch_index)
+        if self._token_of is None:
+            raise ValueError(
+                "tokens: a copied or unpickled BatchEncoding has no tokenizer: "
+                "call tokenizer.convert_ids_to_tokens(batch['input_ids'][i])"
+            )
+        ids = self._ids(batch_index)
+        return [self._token_of(int(number)) for number in (ids.tolist() if hasattr(ids, "tolist") else ids)]
 
     def to(self, device: Any) -> BatchEncoding:
         """A copy with its torch tensors moved to `device`."""
         moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()}
-        return BatchEncoding(moved, self._rows, self._padding_side)
-
-    def _row(self, index: int) -> Row:
-        if self._rows is None:
-            raise ValueError("BatchEncoding: word_ids and sequence_ids need a tokenizer call's rows, got columns only")
-        if not -len(self._rows) <= index < len(self._rows):
-            raise IndexError(f"batch_index: expected less than {len(self._rows)}, got {index}")
-        return self._rows[index]
-
-    def _padded(self, values: list[int | None], index: int) -> list[int | None]:
-        ids = self["input_ids"]
-        nested = len(ids) > 0 and hasattr(ids[0], "__len__")
-        padding: list[int | None] = [None] * ((len(ids[index]) if nested else len(ids)) - len(values))
-        return values + padding if self._padding_side == "right" else padding + values
+        return BatchEncoding(moved, self._rows, self._padding_side, self._token_of)
 
 
 def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
-    """Convert columns of equally long rows to int64: "np" for NumPy, "pt" for torch; None leaves them as lists."""
+    """Convert columns of equally long rows to int64: "np" for NumPy, "pt" for torch; None leaves them as lists.
+
+    Raises ValueError that names the first column that cannot be converted, and says why.
+    """
     if kind is None:
         return columns
-    for name, rows in columns.items():
-        lengths = {len(row) for row in rows if hasattr(row, "__len__")}
-        if len(lengths) > 1:
-            raise ValueError(
-                f"return_tensors={kind!r}: rows of {name} have different lengths, {min(lengths)} to {max(lengths)}: "
-                "pass padding=True, or truncation=True with padding='max_length'"
-            )
-    arrays = {name: np.asarray(rows) for name, rows in columns.items()}
-    # Ids, masks and spans are integers; a column of the user's, such as float labels, keeps its dtype.
-    arrays = {name: a.astype(np.int64) if a.dtype.kind in "iub" or a.size == 0 else a for name, a in arrays.items()}
+    arrays = {name: to_array(name, rows, kind) for name, rows in columns.items()}
     if kind == "np":
         return arrays
     try:
@@ -85,3 +79,27 @@ def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
     except ImportError:
         raise ImportError("return_tensors='pt' needs torch, which is not installed; 'np' does not") from None
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def to_array(name: str, rows: Any, kind: str) -> Any:
+    """One column as an array: integers and flags as int64; a column of the user's, such as float labels, as it is."""
+    lengths = {len(row) for row in rows if hasattr(row, "__len__") and not isinstance(row, str)}
+    if len(lengths) > 1:
+        uneven = f"return_tensors={kind!r}: rows of {name} have different lengths, {min(lengths)} to {max(lengths)}"
+        if name in PADDED:
+            raise ValueError(f"{uneven}: pass padding=True, or truncation=True with padding='max_length'")
+        raise ValueError(
+            f"{uneven}, and only {', '.join(PADDED)} are padded: pad {name} yourself (labels of tokens with -100, "
+            "which the losses ignore), or leave it out"
+        )
+    try:
+        array = np.asarray(rows)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind == "O" or (kind == "pt" and array.dtype.kind not in "iubfc"):
+        types = sorted({type(value).__name__ for value in rows if not hasattr(value, "tolist")})
+        raise ValueError(
+            f"return_tensors={kind!r}: {name} cannot be a tensor: expected numbers, or lists of numbers of equal "
+            f"lengths, got {' and '.join(types)}: leave it out, or call without return_tensors"
+        )
+    return array.astype(np.int64) if array.dtype.kind in "iub" or array.size == 0 else array

@@ -25,21 +25,27 @@ class Inputs:
     batched: bool
 
 
-def arrange(text: Any, text_pair: Any, split_into_words: bool) -> Inputs:
-    """Convert a call's arguments. Raises TypeError if one is not text, ValueError if lengths do not match."""
-    batched = is_batch("text", text, split_into_words)
+def arrange(
+    text: Any, text_pair: Any, split_into_words: bool, names: tuple[str, str] = ("text", "text_pair")
+) -> Inputs:
+    """Convert a call's arguments. Raises TypeError if one is not text, ValueError if lengths do not match.
+
+    `names` are those of the two arguments, for messages.
+    """
+    name, pair_name = names
+    batched = is_batch(name, text, split_into_words)
     if batched and not split_into_words and text_pair is None and all(is_list(item) for item in text):
         if any(len(pair) != 2 for pair in text):
-            raise ValueError("text: expected pairs of texts (for lists of words, pass is_split_into_words=True)")
+            raise ValueError(f"{name}: expected pairs of texts (for lists of words, pass is_split_into_words=True)")
         text, text_pair = [pair[0] for pair in text], [pair[1] for pair in text]
-    first = [check("text", item, split_into_words) for item in (text if batched else [text])]
+    first = [check(name, item, split_into_words) for item in (text if batched else [text])]
     if text_pair is None:
         return Inputs(first, None, batched)
-    if is_batch("text_pair", text_pair, split_into_words) != batched:
-        raise ValueError("text_pair: expected a batch if text is a batch, otherwise one text")
-    second = [check("text_pair", item, split_into_words) for item in (text_pair if batched else [text_pair])]
+    if is_batch(pair_name, text_pair, split_into_words) != batched:
+        raise ValueError(f"{pair_name}: expected a batch if {name} is a batch, otherwise one text")
+    second = [check(pair_name, item, split_into_words) for item in (text_pair if batched else [text_pair])]
     if len(first) != len(second):
-        raise ValueError(f"text_pair: expected as many texts as text has, {len(first)}, got {len(second)}")
+        raise ValueError(f"{pair_name}: expected as many texts as {name} has, {len(first)}, got {len(second)}")
     return Inputs(first, second, batched)
 
 

@@ -4,7 +4,7 @@
     truncation   False "do_not_truncate", True "longest_first", "only_first", "only_second"
 
 `max_length` alone, with neither, means truncation, as in transformers. Without `max_length`, the tokenizer's
-`model_max_length` applies; by default there is no limit, and truncation does nothing.
+`model_max_length` applies; by default there is no limit, and truncation does nothing: `without_effect` says so.
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `_get_padding_truncation_strategies`.
 """
@@ -70,6 +70,16 @@ class Options:
     def truncation_length(self) -> int | None:
         """The length that rows are truncated to; None for no truncation."""
         return None if self.truncation == "do_not_truncate" else self.limit
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The options that are given but change nothing, each with the reason."""
+        found = {}
+        if self.truncation != "do_not_truncate" and self.limit is None:
+            found["truncation"] = "nothing is truncated: max_length is not given, and there is no model_max_length"
+        if self.max_length is not None and self.truncation == "do_not_truncate" and self.padding == "longest":
+            found["max_length"] = "nothing is truncated to it, nor padded: pass truncation=True or padding='max_length'"
+        return found
 
 
 def strategy(name: str, value: Any, choices: tuple[str, ...]) -> str:

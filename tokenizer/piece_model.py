@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 
 import sentencepiece
 
+from .files import refuse_pointer
+
 MARKER = "▁"
 
 # A piece: the model's own number for it, which is faster to get and to look up, or the text of an unknown piece.
@@ -55,6 +57,7 @@ class PieceModel:
     def read(cls, path: str | os.PathLike[str], sampling: Mapping[str, Any] | None = None) -> PieceModel:
         """Load a model file. Raises FileNotFoundError or ValueError that names the file."""
         try:
+            refuse_pointer(path)
             data = Path(path).read_bytes()
         except FileNotFoundError:
             raise FileNotFoundError(f"sentencepiece_model_file: {path} does not exist") from None
@@ -126,6 +129,16 @@ class PieceModel:
     def table(self) -> list[str]:
         """The model's own pieces, in the order of its own ids."""
         return [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+
+    def sample(self, most: int) -> list[str]:
+        """At most `most` of the model's own pieces, evenly spaced, without control and unknown pieces."""
+        size = self._processor.get_piece_size()
+        numbers = range(0, size, -(-size // most))
+        return [
+            self._processor.id_to_piece(i)
+            for i in numbers
+            if not self._processor.is_control(i) and not self._processor.is_unknown(i)
+        ]
 
     def serialised(self) -> bytes:
         """The model file's bytes."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .added_tokens import AddedToken
-from .files import replacing
+from .files import refuse_pointer, replacing
 from .piece_model import PieceModel
 from .token_table import ADDITIONAL, ROLES, TokenTable
 from .vocabulary import Vocabulary
@@ -85,10 +85,11 @@ def to_json(value: Any) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} if there is no such file. Raises ValueError that names the file."""
+    if not path.exists():
+        return {}
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(value, dict):

@@ -40,6 +40,22 @@ def added_id(value: Any) -> int:
     return int(value)
 
 
+def missing_defaults(
+    vocabulary: Vocabulary, special_tokens: Mapping[str, Any], added_tokens_decoder: Mapping[Any, Any] | None
+) -> list[str]:
+    """The special tokens that have their default names and no id, with their roles: `[CLS] (cls_token)`.
+
+    A token of another name is the user's own, and is added if the vocabulary lacks it.
+    """
+    added = {AddedToken.of(token, "added_tokens_decoder").content for token in (added_tokens_decoder or {}).values()}
+    return [
+        f"{default} ({role})"
+        for role, default in ROLES.items()
+        if default is not None and default not in vocabulary.ids and default not in added
+        if AddedToken.of(special_tokens.get(role, default), role).content == default
+    ]
+
+
 class SpecialToken:
     """An attribute such as `pad_token`: the token with that role. Setting it adds the token if it is new."""
 

@@ -5,6 +5,7 @@ writing            write `config.json` and `model.safetensors`, which transforme
 conversion         convert any checkpoint to a safetensors directory (`ernie-m convert`)
 names              the name of each weight in each format
 weight_files       find the weight files, and read each format
+wrappers           the prefixes and dictionaries that training programs put around the weights
 stored_tensor      one weight as stored, before loading
 safetensors_file   the safetensors format
 paddle_pickle      Paddle's pickled weights, read by `pickle_machine` without executing the pickle

@@ -55,10 +55,13 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     """Write the checkpoint in `source` as a safetensors directory under Hugging Face's names.
 
     `dtype`: "float16", "bfloat16", "float32" or "float64"; by default that of the file, with half precision widened to
-    float32. All weights of the checkpoint's own class are kept. Tokenizer files are copied.
+    float32. All weights of the checkpoint's own class are kept, without the prefixes that `wrappers` knows. Tokenizer
+    files are copied.
 
     Raises FileExistsError if `destination` exists and is not an empty directory; other errors as in `load_parameters`.
     """
+    from ernie_m.tokenizer.files import refuse_pointer
+
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
     target = Path(os.path.abspath(destination))  # "." has no name to derive the temporary one from
@@ -66,15 +69,17 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
         raise FileExistsError(f"{target}: the destination exists and is not an empty directory")
     checkpoint = open_checkpoint(source)
     config = ErnieMConfig.from_pretrained(source)
+    tokenizer_files = [path for name in TOKENIZER_FILES if (path := checkpoint.directory / name).is_file()]
+    for path in tokenizer_files:
+        refuse_pointer(path)
     arrays = complete_arrays(checkpoint, config, None if dtype == "bfloat16" else dtype)
     note_on_default_mask(checkpoint, config)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         architecture = class_of(checkpoint, config).__name__
         save_checkpoint(temporary, config, arrays, architecture, bfloat16=dtype == "bfloat16")
-        for name in TOKENIZER_FILES:
-            if (checkpoint.directory / name).is_file():
-                shutil.copyfile(checkpoint.directory / name, temporary / name)
+        for path in tokenizer_files:
+            shutil.copyfile(path, temporary / path.name)
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

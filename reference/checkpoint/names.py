@@ -84,6 +84,21 @@ def format_of(names: Iterable[str]) -> str:
     return HUGGINGFACE
 
 
+def orientation_of(stored: Mapping[str, tuple[int, ...]], format: str) -> str:
+    """The format whose orientation these linear weights have, given all shapes by stored name.
+
+    A file converted from Paddle's may keep its names, but have its linear weights transposed, or not. Those of
+    attention are square; those of the first feed-forward layer, whose inputs are as many as the norm's weights, tell.
+    """
+    pairs = [
+        (shape, stored.get(name.removesuffix("linear1.weight") + "norm1.weight"))
+        for name, shape in stored.items()
+        if name.endswith(".linear1.weight")
+    ]
+    turned = [norm is not None and shape[1:] == norm != shape[:1] for shape, norm in pairs]
+    return HUGGINGFACE if turned and all(turned) else format
+
+
 def to_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Arrays by path as a `state_dict` with Hugging Face's names; not copied."""
     prefix = PREFIX if any(path.startswith("head.") for path in arrays) else ""

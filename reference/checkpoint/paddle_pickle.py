@@ -20,6 +20,7 @@ import numpy as np
 from ..array import Array
 from ..config.checks import short_repr
 from .pickle_machine import Machine
+from .wrappers import weights_in
 
 # Under this key, Paddle stores its internal names of the weights.
 SKIPPED = "StructuredToParameterName@@"
@@ -145,7 +146,7 @@ def read_pickle(path: str, data: memoryview) -> dict[str, Array]:
     Executes nothing. Raises ValueError, with the path and the reason, if the file holds anything but arrays.
     """
     try:
-        found = Machine(data, Arrays(len(data))).run()
+        found = weights_in(Machine(data, Arrays(len(data))).run())
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
         reason = str(error) if isinstance(error, ValueError) else f"damaged, {type(error).__name__}: {error}"
         raise ValueError(f"{path}: not a Paddle weight file: {reason}") from None

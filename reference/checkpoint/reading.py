@@ -4,8 +4,8 @@
                     pytorch_model.bin, or shards with pytorch_model.bin.index.json       Hugging Face, older
     config.json (or model_config.json)  +  model_state.pdparams                          Paddle
 
-`open_checkpoint` maps the weights into memory under their stored names; `load_parameters` matches them to a model's
-parameters, and reports all mismatches at once.
+`open_checkpoint` maps the weights into memory under their stored names, without the prefixes that `wrappers` knows;
+`load_parameters` matches them to a model's parameters, and reports all mismatches at once.
 
 Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,30 @@ from ..parameters import initialise, shapes
 from . import names
 from .stored_tensor import StoredTensor
 from .weight_files import find_weights, read_weights
+from .wrappers import plain_names
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory: its format ("huggingface" or "paddle"), its weight files, and their tensors."""
+    """A checkpoint directory: its format ("huggingface" or "paddle"), its weight files, and their tensors.
+
+    The keys of `tensors` are the stored names without prefixes such as `module.`; each tensor's `name` is as stored.
+    """
 
     directory: Path
     format: str
     files: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor] = field(repr=False)
+
+    def is_transposed(self, path: str) -> bool:
+        """Whether the files store the weight at this path as (inputs, outputs)."""
+        return names.is_transposed(path, self._orientation)
+
+    @cached_property
+    def _orientation(self) -> str:
+        return names.orientation_of({name: tensor.shape for name, tensor in self.tensors.items()}, self.format)
 
     @property
     def prefix(self) -> str:
@@ -48,14 +61,14 @@ class Checkpoint:
     def load(self, path: str, name: str, dtype: Any = None) -> Array:
         """The stored tensor `name` as the array at `path`. Raises ValueError as `StoredTensor.load` does."""
         try:
-            return self.tensors[name].load(dtype, names.is_transposed(path, self.format))
+            return self.tensors[name].load(dtype, self.is_transposed(path))
         except ValueError as error:
             raise ValueError(f"{self.directory}: {error}") from None
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a checkpoint matches a class. Names and shapes are those of the file.
+    """How a checkpoint matches a class. Shapes are those of the file, and so are names, but for prefixes (`wrappers`).
 
     `missing`: expected, but not stored. `unexpected`: stored, but not expected. `mismatched`: (name, expected shape,
     stored shape). `initialised`: an absent head or pooler, newly initialised from the seed.
@@ -81,11 +94,16 @@ class LoadReport:
 def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     """Find a directory's weights and map them into memory, without loading them.
 
-    Raises FileNotFoundError, with the names looked for, if there are none; ValueError, naming the file, if damaged.
+    Raises FileNotFoundError, with the names looked for, if there are none; ValueError, naming the file, if damaged, or
+    the directory, if only some names have a prefix.
     """
     folder = Path(directory)
     files = find_weights(folder)
-    tensors = read_weights(files)
+    stored = read_weights(files)
+    try:
+        tensors = {plain: stored[name] for plain, name in plain_names(stored).items()}
+    except ValueError as error:
+        raise ValueError(f"{folder}: names of weights: {error}") from None
     format = names.PADDLE if files[0].suffix == ".pdparams" else names.format_of(tensors)
     return Checkpoint(folder, format, files, tensors)
 
@@ -110,7 +128,7 @@ def compare_names(
             part = path.partition(".")[0]
             (new if part in ("head", "pooler") and part not in present else missing).append(name)
             continue
-        shape = wanted[path][::-1] if names.is_transposed(path, format) else wanted[path]
+        shape = wanted[path][::-1] if checkpoint.is_transposed(path) else wanted[path]
         found = checkpoint.tensors[name].shape
         if found == shape:
             stored[path] = name
@@ -130,6 +148,7 @@ def load_parameters(
     dtype: Any = None,
     strict: bool = True,
     seed: int = 0,
+    ignore_mismatched_sizes: bool = False,
 ) -> tuple[dict[str, Array], LoadReport]:
     """The arrays, by path, of a model with this configuration, head and pooler, and a report.
 
@@ -137,21 +156,25 @@ def load_parameters(
     read-only view of the file. A head or pooler that the file lacks is initialised from `seed`, with a note on stderr.
 
     Raises ValueError listing every missing, unexpected and wrongly shaped weight, unless `strict` is False: then
-    missing and wrongly shaped weights are initialised from `seed` too. Raises ValueError, naming the weight, for nan or
+    missing and wrongly shaped weights are initialised from `seed` too. With `ignore_mismatched_sizes`, wrongly shaped
+    ones are, and are no error. The note and the report list them. Raises ValueError, naming the weight, for nan or
     infinity.
     """
     checkpoint = open_checkpoint(directory)
     wanted = shapes(config, head, pooler)
     stored, report = compare_names(checkpoint, wanted)
-    if report and strict:
-        raise ValueError(f"{directory}: the weights do not match this model:\n{report}")
+    errors = replace(report, mismatched=()) if ignore_mismatched_sizes else report
+    if errors and strict:
+        raise ValueError(f"{directory}: the weights do not match this model:\n{errors}")
     arrays = {path: checkpoint.load(path, name, dtype) for path, name in stored.items()}
     new = {path: shape for path, shape in wanted.items() if path not in arrays}
     if new:
         new_dtype = arrays["word_embeddings"].dtype if "word_embeddings" in arrays else np.dtype(dtype or np.float32)
         arrays |= initialise(new, config, seed, new_dtype)
-        listed = ", ".join(names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new)
-        print(f"{directory}: not loaded, but initialised from seed {seed}: {listed}", file=sys.stderr)
+        wrong = {name: f"{name} (expected {shape}, stored {found})" for name, shape, found in report.mismatched}
+        listed = [names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new]
+        text = ", ".join(wrong.get(name, name) for name in listed)
+        print(f"{directory}: not loaded, but initialised from seed {seed}: {text}", file=sys.stderr)
     note_on_default_mask(checkpoint, config)
     dtypes = {array.dtype for array in arrays.values()}
     if len(dtypes) > 1:

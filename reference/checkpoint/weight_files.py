@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..config.checks import short_repr
 from ..config.files import HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE
 from .paddle_pickle import read_pickle
 from .safetensors_file import map_file, read_safetensors
 from .stored_tensor import StoredTensor
+from .wrappers import weights_in
 
+# How torch names what it refused to import, in the errors of all its releases.
+REFUSED = re.compile(r"GLOBAL ([\w.]*\w)")
+# What torch advises next to the reason: to execute the file all the same.
+ADVICE = re.compile("weights_only|safe_globals|trust|allowlist|file an issue|documentation|load failed", re.IGNORECASE)
 WEIGHT_FILES = (*HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE)
 
 
@@ -36,6 +43,9 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
 
 def shards(index: Path) -> tuple[Path, ...]:
     """The files that an index names, each once. Raises ValueError or FileNotFoundError, naming the index."""
+    from ernie_m.tokenizer.files import refuse_pointer
+
+    refuse_pointer(index)
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         found = list(dict.fromkeys(weight_map.values()))
@@ -54,8 +64,11 @@ def shards(index: Path) -> tuple[Path, ...]:
 
 def read_weights(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """All tensors of these files, by name. Raises ValueError if a file is damaged or two hold the same tensor."""
+    from ernie_m.tokenizer.files import refuse_pointer
+
     found: dict[str, StoredTensor] = {}
     for path in files:
+        refuse_pointer(path)
         if path.suffix == ".safetensors":
             tensors = read_safetensors(path)
         elif path.suffix == ".pdparams":
@@ -74,7 +87,8 @@ def read_weights(files: Iterable[Path]) -> dict[str, StoredTensor]:
 def read_torch(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a `.bin` file, read with torch, which executes nothing in the file.
 
-    Raises ImportError if torch is not installed; ValueError if the file is damaged or refused.
+    A training loop's checkpoint may hold them under a key (`wrappers.ENTRIES`). Raises ImportError if torch is not
+    installed; ValueError, with the reason, if the file is damaged or refused.
     """
     try:
         import torch
@@ -83,16 +97,37 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
             f"{path}: reading a .bin file needs torch: pip install torch, or convert it to model.safetensors elsewhere"
         ) from None
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise errors of torch, pickle, zipfile or struct
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path}: not a torch weight file, or refused: {reason}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise ValueError(f"{path}: expected a dictionary of tensors")
+        raise ValueError(f"{path}: {torch_reason(error)}") from None
+    try:
+        tensors = weights_in(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            found = type(tensor).__name__
+            raise ValueError(f"{path}: expected a dictionary of tensors, got {found} under {short_repr(name)}")
     try:
         return {str(name): from_torch(str(name), tensor) for name, tensor in tensors.items()}
     except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised or 8-bit
         raise ValueError(f"{path}: expected plain tensors: {error}") from None
+
+
+def torch_reason(error: Exception) -> str:
+    """Why torch did not load a file, without its advice to execute what is in it."""
+    refused = REFUSED.search(str(error))
+    if refused is not None:
+        return (
+            f"refused: it references {refused[1]}, which weight files never need; nothing was executed. "
+            "Where the file was made, save the weights alone: torch.save(model.state_dict(), path)"
+        )
+    reason = str(error).rpartition("WeightsUnpickler error:")[2]
+    sentences = re.split(r"(?<=\.)\s+|\n+", reason)
+    reasons = [sentence.strip() for sentence in sentences if sentence.strip() and not ADVICE.search(sentence)]
+    return f"not a torch weight file, or damaged: {reasons[0] if reasons else type(error).__name__}"
 
 
 def from_torch(name: str, tensor: Any) -> StoredTensor:

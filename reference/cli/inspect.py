@@ -22,8 +22,9 @@ FORMATS = {"huggingface": "Hugging Face", "paddle": "Paddle"}
 
 DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and check that the weights fit its class."
 EPILOG = """\
-Names and shapes are shown as the file has them; values are not checked. The exit code is 1 if weights of the class are
-missing, unexpected, or not of the shape that the configuration implies, and 2 if DIR is not a checkpoint.
+Names and shapes are shown as the file has them; values are not checked. Prefixes that training programs put before the
+names, such as module., are left out where the weights are compared with the class. The exit code is 1 if weights of the
+class are missing, unexpected, or not of the shape that the configuration implies, and 2 if DIR is not a checkpoint.
 
 examples:
   ernie-m inspect DIR
@@ -99,6 +100,9 @@ def as_text(found: Findings) -> Iterator[str]:
     yield "\nweights"
     yield from table([("", item.name, str(item.shape), item.dtype) for item in tensors])
     yield ""
+    renamed = [(tensor.name, name) for name, tensor in checkpoint.tensors.items() if tensor.name != name]
+    if renamed:
+        yield f"{len(renamed)} names are read without their prefix: {renamed[0][0]} as {renamed[0][1]}, and so on"
     if found.unused:
         yield f"not used by {found.architecture}: {', '.join(found.unused)}"
     complete = f"all weights of {found.architecture} are present, with the expected shapes"

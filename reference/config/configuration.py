@@ -114,6 +114,16 @@ class ErnieMConfig:
         """The longest sequence, in tokens, that fits the position table."""
         return self.max_position_embeddings - 2
 
+    @property
+    def model_type(self) -> str:
+        """Which model this configures, in transformers' words."""
+        return config_files.MODEL_TYPE
+
+    @property
+    def use_return_dict(self) -> bool:
+        """True: outputs are dictionaries. peft's classes by task ask."""
+        return True
+
     def replace(self, **changes: Any) -> ErnieMConfig:
         """A copy with some fields changed.
 
@@ -179,6 +189,9 @@ class ErnieMConfig:
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    # The name that callbacks of transformers' Trainer know.
+    to_json_string = to_json
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write `config.json` to a directory, which is created if needed; an existing file is replaced."""

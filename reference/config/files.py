@@ -2,7 +2,8 @@
 
 Paddle's `config.json` is Hugging Face's with a few more keys. Its older `model_config.json` records constructor calls:
 keyword arguments by name, positional ones in the list `init_args`, the class in `init_class`. In a model with a head,
-the encoder is a nested record of this kind, inside `init_args` or under "ernie_m".
+the encoder is a nested record of this kind, inside `init_args`, under "ernie_m" or, in early UIEM files, under
+"encoding_model".
 
 Source: paddlenlp 2.0 to 2.8, `ernie_m/modeling.py` for the signatures, `configuration_utils.py` for reading old files.
 """
@@ -50,6 +51,8 @@ PADDLE_SIGNATURES: dict[str, tuple[str, ...]] = {
     "ErnieMForQuestionAnswering": ("ernie_m",),
     "UIEM": ("ernie_m",),
 }
+# What heads call the encoder that they are built on.
+ENCODER_ARGUMENTS = ("ernie_m", "encoding_model")
 ALIASES = {"num_classes": "num_labels", "dropout": "classifier_dropout"}
 
 
@@ -78,8 +81,11 @@ def is_paddle(directory: str | PathLike[str]) -> bool:
 
 def read_json(path: str | PathLike[str]) -> dict[str, Any]:
     """The object in a JSON file. Raises FileNotFoundError or ValueError, naming the file."""
+    from ernie_m.tokenizer.files import refuse_pointer
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    refuse_pointer(path)
     if Path(path).stat().st_size > LARGEST_JSON:
         raise ValueError(f"{path}: expected at most {LARGEST_JSON} bytes of JSON, got {Path(path).stat().st_size}")
     try:
@@ -148,7 +154,8 @@ def flatten_paddle(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     signature = PADDLE_SIGNATURES.get(name) if isinstance(name, str) else None
     if signature is None:
         raise ValueError(f"init_class: expected one of {', '.join(PADDLE_SIGNATURES)}, got {short_repr(name)}")
-    inner = [item for item in (*arguments, values.pop("ernie_m", None)) if isinstance(item, Mapping)]
+    named = (values.pop(key, None) for key in ENCODER_ARGUMENTS)
+    inner = [item for item in (*arguments, *named) if isinstance(item, Mapping)]
     scalars = dict(zip(signature, arguments, strict=False))
     if len(arguments) > len(signature) and not all(isinstance(item, Mapping) for item in arguments):
         raise ValueError(f"init_args: expected at most {len(signature)} arguments for {name}, got {len(arguments)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis.extra import numpy as npst
 
 from ernie_m.reference.array import round_to_bfloat16
 from ernie_m.reference.checkpoint.conversion import convert
+from ernie_m.reference.checkpoint.paddle_pickle import read_pickle
 
 torch = pytest.importorskip("torch", reason="torch is not installed: there is nothing to compare bits with")
 FIXTURES = {
@@ -54,6 +58,41 @@ def test_convert_of_paddle_computes_the_same_in_transformers(
         assert found.shape == wanted.shape
         valid = mask.numpy() == 1 if found.shape[:2] == mask.shape else np.ones(found.shape, bool)
         assert np.abs(found - wanted)[valid].max() <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("file", "turned"), [("model_state.pdparams", False), ("pytorch_model.bin", False), ("pytorch_model.bin", True)]
+)
+def test_convert_of_an_early_extraction_checkpoint_computes_the_same_in_transformers(
+    file: str, turned: bool, fixtures: Path, tmp_path: Path, transformers: Any
+) -> None:
+    """PaddleNLP's UIEM of the time of `model_config.json`: its encoder is called `encoder`; and a torch file of it."""
+    source, expected = fixtures / "paddle_tiny" / "uiem", np.load(fixtures / "paddle_tiny" / "expected.npz")
+    arrays = read_pickle("uiem", memoryview((source / "model_state.pdparams").read_bytes()))
+    arrays = {re.sub("^ernie_m[.]", "encoder.", name): array for name, array in arrays.items()}
+    linear = {name for name, x in arrays.items() if x.ndim == 2 and "embeddings" not in name}
+    folder = tmp_path / "old"
+    folder.mkdir()
+    if file.endswith(".bin"):
+        state = {name: torch.tensor(x.T if turned and name in linear else x) for name, x in arrays.items()}
+        torch.save({"model": state}, folder / file)
+    else:
+        (folder / file).write_bytes(pickle.dumps({name: np.array(x) for name, x in arrays.items()}, 4))
+    values = json.loads((source / "config.json").read_text())
+    kept = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+    encoder = {"init_class": "ErnieMModel", **{name: values[name] for name in kept if name in values}}
+    (folder / "model_config.json").write_text(json.dumps({"init_args": [encoder], "init_class": "UIEM"}))
+    convert(folder, tmp_path / "new")
+    model, info = transformers.ErnieMForInformationExtraction.from_pretrained(
+        tmp_path / "new", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    ids, mask = torch.tensor(expected["input_ids"]), torch.tensor(expected["attention_mask"])
+    with torch.no_grad():
+        out = model.eval()(input_ids=ids, attention_mask=mask)
+    for k, logits in enumerate((out.start_logits, out.end_logits)):
+        wrong = np.abs(torch.sigmoid(logits).numpy() - expected[f"uiem.explicit_mask.{k}"])
+        assert wrong[mask.numpy() == 1].max() <= 2e-6
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -76,3 +76,45 @@ def test_from_pretrained_loads_what_transformers_pruned(tmp_path: Path) -> None:
     model = ernie.ErnieMModel.from_pretrained(tmp_path / "checkpoint")
     assert model.config.pruned_heads == {1: (0, 1)}
     assert_same_outputs(ernie.ErnieMModel, model, hf)
+
+
+def compiled(model: Any) -> Any:
+    return torch.compile(model)
+
+
+def parallel(model: Any) -> Any:
+    return torch.nn.DataParallel(model)
+
+
+@pytest.mark.parametrize("wrappers", [(parallel,), (compiled,), (compiled, parallel), (parallel, compiled, parallel)])
+@pytest.mark.parametrize("entry", [None, "state_dict"])
+def test_from_pretrained_loads_what_torch_wrapped(wrappers: Any, entry: str | None, tmp_path: Path) -> None:
+    """A `pytorch_model.bin` written by a training loop: the names are torch's own."""
+    cls = ernie.ErnieMForTokenClassification
+    torch.manual_seed(0)
+    hf = transformers.ErnieMForTokenClassification(transformers.ErnieMConfig(**SMALL))
+    hf.config.save_pretrained(tmp_path)
+    wrapped = hf
+    for wrap in wrappers:
+        wrapped = wrap(wrapped)
+    state = wrapped.state_dict()
+    assert not state.keys() & hf.state_dict().keys()
+    torch.save(state if entry is None else {"epoch": 1, entry: state, "optimizer": {}}, tmp_path / "pytorch_model.bin")
+    assert_same_outputs(cls, cls.from_pretrained(tmp_path), hf)
+
+
+def test_from_pretrained_loads_an_average_and_compiled_parts(tmp_path: Path) -> None:
+    cls = ernie.ErnieMForTokenClassification
+    torch.manual_seed(0)
+    hf = transformers.ErnieMForTokenClassification(transformers.ErnieMConfig(**SMALL))
+    hf.config.save_pretrained(tmp_path)
+    torch.save(torch.optim.swa_utils.AveragedModel(hf).state_dict(), tmp_path / "pytorch_model.bin")
+    assert_same_outputs(cls, cls.from_pretrained(tmp_path), hf)
+    hf.ernie_m.encoder.layers[0] = torch.compile(hf.ernie_m.encoder.layers[0])
+    hf.ernie_m = torch.compile(hf.ernie_m)
+    assert "ernie_m._orig_mod.encoder.layers.0._orig_mod.norm1.bias" in hf.state_dict()
+    torch.save(hf.state_dict(), tmp_path / "pytorch_model.bin")
+    loaded = cls.from_pretrained(tmp_path)
+    hf.ernie_m = hf.ernie_m._orig_mod
+    hf.ernie_m.encoder.layers[0] = hf.ernie_m.encoder.layers[0]._orig_mod
+    assert_same_outputs(cls, loaded, hf)

@@ -6,6 +6,7 @@ put on the right; added tokens matched shortest first; `normalized` ignored when
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_call_equals(
         "padding": padding,
         "return_special_tokens_mask": True,
         "return_attention_mask": True,
+        "verbose": False,
         # transformers refuses type ids without special tokens.
         "return_token_type_ids": add_special_tokens,
         "add_special_tokens": add_special_tokens,
@@ -248,3 +250,41 @@ def test_sampling_equals_with_the_same_seed() -> None:
             drawn.append(thread.submit(lambda t=tokenizer: [t(text)["input_ids"] for _ in range(20)]).result())
     assert drawn[0] == drawn[1]
     assert len(set(map(tuple, drawn[1]))) > 5
+
+
+@settings(max_examples=100)
+@given(
+    batch=st.lists(st.tuples(texts(3), texts(3)), min_size=1, max_size=3),
+    side=st.sampled_from(["right", "left"]),
+    max_length=st.none() | st.integers(4, 12),
+)
+def test_targets_and_padding_side_equal(batch: list[tuple[str, str]], side: str, max_length: int | None) -> None:
+    """`text_target`; and the side that a call names, as if it were the tokenizer's own. `verbose` is accepted."""
+    theirs, ours = TOKENIZERS[PLAIN]
+    first, second = [list(column) for column in zip(*batch, strict=True)]
+    options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": max_length, "verbose": False}
+    for given_texts in ({"text": first, "text_target": second}, {"text_target": second, "text_pair_target": first}):
+        before, theirs.padding_side = theirs.padding_side, side
+        expected = theirs(**given_texts, return_attention_mask=True, **options)
+        padded = theirs.pad(theirs(first), return_attention_mask=True, verbose=False)
+        theirs.padding_side = before
+        assert dict(ours(**given_texts, padding_side=side, **options)) == dict(expected)
+        assert dict(ours.pad(ours(first), padding_side=side)) == dict(padded)
+
+
+def test_truncation_without_a_length_warns_once_as_in_transformers(caplog: pytest.LogCaptureFixture) -> None:
+    theirs, ours = both(PLAIN)
+    transformers.logging.set_verbosity(transformers.logging.WARNING)
+    transformers.logging.enable_propagation()
+    try:
+        for i in range(2):
+            caplog.clear()
+            expected = theirs("The ships", truncation=True)["input_ids"]
+            assert ("no predefined maximum length" in caplog.text) == (i == 0)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                assert ours("The ships", truncation=True)["input_ids"] == expected
+            assert len(said) == (i == 0)
+    finally:
+        transformers.logging.disable_propagation()
+        transformers.logging.set_verbosity(transformers.logging.CRITICAL)

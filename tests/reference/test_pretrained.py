@@ -91,3 +91,17 @@ def test_num_parameters_of_the_base_model() -> None:
     assert total == 250002 * 768 + 514 * 768 + 2 * 768 + 12 * (12 * 768**2 + 13 * 768) + 768**2 + 768
     model = random_model()
     assert model.num_parameters() == sum(array.size for array in flatten(model.parameters).values())
+
+
+def test_ignore_mismatched_sizes_initialises_only_what_does_not_fit(tmp_path: Path) -> None:
+    """Another number of labels, as when a trained head is to be replaced; both classes that read files."""
+    model = random_model(ernie.ErnieMForSequenceClassification, dtype=np.float32)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"classifier\.weight: expected"):
+        ernie.ErnieMForSequenceClassification.from_pretrained(tmp_path, num_labels=5)
+    changes = {"num_labels": 5, "ignore_mismatched_sizes": True, "seed": 3}
+    found = ernie.ErnieMForSequenceClassification.from_pretrained(tmp_path, **changes).state_dict()
+    assert found["classifier.weight"].shape == (5, model.config.hidden_size)
+    for name, array in model.state_dict().items():
+        if not name.startswith("classifier."):
+            np.testing.assert_array_equal(found[name], array)

@@ -40,7 +40,7 @@ def test_columns_are_attributes_and_survive_copies() -> None:
     for again in (batch, copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
         assert isinstance(again, BatchEncoding) and again.input_ids == again["input_ids"] == [[0, 39, 2]]
         assert again.sequence_ids(0) == [None, 0, None] and again.data == dict(batch)
-    with pytest.raises(ValueError, match="need a tokenizer call's rows, got columns only"):
+    with pytest.raises(ValueError, match="one returned by a tokenizer's call, got columns without its rows"):
         BatchEncoding({"input_ids": [[1]]}).word_ids()
 
 

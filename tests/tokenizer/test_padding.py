@@ -56,8 +56,49 @@ def test_pad_of_arrays_and_labels() -> None:
         ("text", TypeError, "expected a mapping or a list of them, got str"),
         ([{"input_ids": 1}], TypeError, "expected input_ids to be a list"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, ValueError, "attention_mask: row 0: expected .* 2, got 1"),
+        (
+            {"input_ids": [[1], [1]], "attention_mask": [1, 1]},
+            TypeError,
+            "attention_mask cannot be padded: row 0: .*int",
+        ),
+        ({"input_ids": [[1], 2]}, TypeError, "input_ids cannot be padded: row 1: expected a list, got int"),
+        ({"input_ids": [[1]], "token_type_ids": None}, TypeError, "token_type_ids cannot be padded: .* got NoneType"),
+        (
+            {"input_ids": [[1], [1]], "offset_mapping": [[(0, 1)]]},
+            ValueError,
+            "offset_mapping cannot be .* 2 rows, got 1",
+        ),
     ],
 )
 def test_pad_rejects_what_are_not_rows(given_rows: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         TOKENIZER.pad(given_rows)
+
+
+@pytest.mark.parametrize("kind", ["np", "pt"])
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ([[1, 2], [3]], "rows of labels have different lengths, 1 to 2, and only input_ids, .* pad labels yourself"),
+        (
+            [[[1], [2, 3]], [[1], [2]]],
+            "labels cannot be a tensor: expected numbers, or lists .* of equal lengths, got list",
+        ),
+        (
+            [None, 1],
+            "labels cannot be a tensor: expected numbers, .*, got NoneType and int: leave it out, or call without",
+        ),
+        (["a", "bc"], "labels cannot be a tensor: expected numbers, .*, got str: leave it out"),
+    ],
+)
+def test_pad_names_the_column_that_it_cannot_pad_and_why(kind: str, column: Any, says: str) -> None:
+    """Without `return_tensors`, such a column stays as it is."""
+    if kind == "pt":
+        pytest.importorskip("torch", reason="torch is not installed: there are no tensors")
+    rows = {"input_ids": [[0, 39, 2], [0, 2]], "labels": column}
+    assert TOKENIZER.pad(rows)["labels"] == column
+    if kind == "np" and column == ["a", "bc"]:  # NumPy has arrays of text
+        assert TOKENIZER.pad(rows, return_tensors=kind)["labels"].tolist() == column
+        return
+    with pytest.raises(ValueError, match=says):
+        TOKENIZER.pad(rows, return_tensors=kind)

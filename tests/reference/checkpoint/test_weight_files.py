@@ -1,0 +1,129 @@
+"""Files in place of weights: what is refused, and that the message gives the reason and no bad advice.
+
+Seen red: torch's own message passed on; `refuse_pointer` left out for each kind of file in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import random_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ernie_m.reference as ernie
+from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
+from ernie_m.reference.checkpoint.weight_files import ADVICE, torch_reason
+
+ADVISES = ("weights_only", "safe_globals", "trust", "allowlist", "\x1b")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+
+
+class Hostile:
+    """Opens a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("io.open", lambda torch, mark: {"w": Hostile(mark)}),
+        ("torch.nn.modules.linear.Linear", lambda torch, mark: torch.nn.Linear(1, 1)),
+        ("torch.nn.modules.linear.Linear", lambda torch, mark: {"model": torch.nn.Linear(1, 1)}),
+        ("argparse.Namespace", lambda torch, mark: {"model": {}, "args": argparse.Namespace(lr=1)}),
+        ("numpy._core.multiarray.scalar", lambda torch, mark: {"state_dict": {}, "loss": np.float32(1)}),
+        (f"pathlib.{type(pathlib.Path()).__name__}", lambda torch, mark: {"w": mark}),
+    ],
+)
+def test_a_refused_torch_file_names_what_it_references(name: str, content: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: .bin files cannot be read")
+    mark = tmp_path / "mark"
+    random_model(dtype=np.float32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(content(torch, mark), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError) as caught:
+        ernie.ErnieMModel.from_pretrained(tmp_path)
+    said = str(caught.value)
+    # NumPy 2 renamed `numpy.core`.
+    assert f"pytorch_model.bin: refused: it references {name}, which" in said.replace("numpy.core.", "numpy._core.")
+    assert "nothing was executed" in said and not mark.exists()
+    assert not any(word in said for word in ADVISES)
+
+
+MESSAGES = [
+    "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely succeed, but it "
+    "can result in arbitrary code execution.Do it only if you get the file from a trusted source. WeightsUnpickler "
+    "error: Unsupported class {}",
+    "Weights only load failed. In PyTorch 2.6, we changed the default value of `weights_only`.\nPlease file an issue "
+    "with the following so that we can make `weights_only=True` compatible: WeightsUnpickler error: \n\nUnsupported "
+    "operand {}\n\nCheck the documentation of torch.load to learn more about types accepted with weights_only https://x.",
+    "PytorchStreamReader failed reading zip archive: {}. This is an internal miniz error.",
+    "Unsupported operand {}",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+@given(detail=st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True).filter(lambda word: not ADVICE.search(word)))
+def test_torch_reason_keeps_the_reason_and_drops_the_advice(message: str, detail: str) -> None:
+    """Messages of torch 2.0 to 2.13."""
+    said = torch_reason(RuntimeError(message.format(detail)))
+    assert said.startswith("not a torch weight file, or damaged: ") and "\n" not in said
+    assert detail in said and not any(word in said for word in ADVISES)
+
+
+@given(st.text(max_size=60), st.sampled_from([*ADVISES[:4], *MESSAGES]))
+def test_torch_reason_of_any_message_advises_nothing(text: str, advice: str) -> None:
+    said = torch_reason(ValueError(f"{text} {advice}. {text}"))
+    assert not any(word in said for word in ADVISES[:4])
+    assert torch_reason(EOFError()) == "not a torch weight file, or damaged: EOFError"
+
+
+def with_weights(folder: Path, file: str) -> Path:
+    """A directory with a configuration and, as weights, only a file of that name."""
+    random_model(dtype=np.float32).save_pretrained(folder)
+    (folder / "model.safetensors").rename(folder / file)
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+        *("model_state.pdparams", "model-1.safetensors", "pytorch_model-1.bin", "config.json", "model_config.json"),
+    ],
+)
+def test_a_pointer_in_place_of_a_file_is_named(file: str, ending: str, tmp_path: Path) -> None:
+    folder = with_weights(tmp_path, "model.safetensors" if "config" in file else file.removesuffix(".json"))
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        if file == kind.replace(".", "-1."):
+            (folder / f"{kind}.index.json").write_text(json.dumps({"weight_map": {"w": file}}))
+    if file == "model_config.json":
+        (folder / "config.json").unlink()
+    (folder / file).write_bytes(POINTER.format("0" * 64, 1116280552).replace("\n", ending).encode())
+    said = rf"{file}: this is a git-lfs pointer to a file of 1,116,280,552 bytes; fetch .* with `git lfs pull`$"
+    for read in (ernie.ErnieMModel.from_pretrained, lambda source: convert(source, tmp_path / "new")):
+        with pytest.raises(ValueError, match=said):
+            read(folder)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", TOKENIZER_FILES)
+def test_convert_does_not_copy_a_pointer(name: str, tmp_path: Path) -> None:
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    (tmp_path / "old" / name).write_text(POINTER.format("0" * 64, 7))
+    with pytest.raises(ValueError, match=f"{name}: this is a git-lfs pointer to a file of 7 bytes"):
+        convert(tmp_path / "old", tmp_path / "new")
+    assert os.listdir(tmp_path) == ["old"]
