@@ -2,9 +2,10 @@
 
     context[i] = Σ_j softmax_j(q_i · k_j / √D) v_j        over the keys j of i's own sequence
 
-Grid: (blocks of BM queries, heads, sequences). A program keeps its queries, walks over its sequence's keys BN at a
-time, and carries three values: `row_max`, the largest score so far; `row_sum`, the sum of exp(score − row_max); and
-`acc`, the sum of exp(score − row_max)·v. When a larger score turns up, both sums are rescaled to it ("online softmax").
+Grid: the blocks of BM queries, in all heads, of all sequences, in this order on one axis. A program keeps its queries,
+walks over its sequence's keys BN at a time, and carries three values: `row_max`, the largest score so far; `row_sum`,
+the sum of exp(score − row_max); and `acc`, the sum of exp(score − row_max)·v. When a larger score turns up, both sums
+are rescaled to it ("online softmax").
 Whole blocks need no mask; the last, partial one masks the keys past the end of the sequence.
 
 Scores stay as the dot product returns them and enter exp2(score · log2(e)/√D − row_max): one fused multiply-add and
@@ -23,10 +24,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .padding import check_cu_seqlens, check_max_seqlen, sequence_of_tokens
-from .runtime.arguments import check_device, check_floats, check_shape
+from .padding import check_cu_seqlens, check_max_seqlen
+from .rectangles import plain_packed_attention
+from .runtime.arguments import check_count, check_device, check_floats, check_integers, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
-from .runtime.dtypes import TRITON_TYPES, wide_dtype
+from .runtime.dtypes import TRITON_TYPES
+from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, target_of
 
@@ -58,14 +61,24 @@ def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.
 
 
 @triton.jit
+def mark_past(context, lse, start, first, n, i_head, T, H: tl.constexpr, D: tl.constexpr):
+    """Write nan for the queries from `first` on, which nobody computes: the sequence is longer than announced."""
+    for i in tl.range(first, n):
+        row = (start + i).to(tl.int64)
+        tl.store(context + (row * H + i_head) * D + tl.arange(0, D), float("nan"))
+        tl.store(lse + i_head.to(tl.int64) * T + row, float("nan"))
+
+
+@triton.jit
 def packed_attention_kernel(
-    qkv, cu_seqlens, context, lse, T, scale2,
+    qkv, cu_seqlens, context, lse, T, scale2, BLOCKS,
     H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LOOP: tl.constexpr,
 ):  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)  # fmt: skip
-    """One block of one sequence's queries, in one head; `scale2` is log2(e)/√D."""
-    i_block = tl.program_id(0)
-    i_head = tl.program_id(1)
-    start, n = sequence_bounds(cu_seqlens, tl.program_id(2), T)
+    """One of the BLOCKS blocks of one sequence's queries, in one head; `scale2` is log2(e)/√D."""
+    i_block = tl.program_id(0) % BLOCKS
+    i_row = tl.program_id(0) // BLOCKS
+    i_head = i_row % H
+    start, n = sequence_bounds(cu_seqlens, i_row // H, T)
     if i_block * BM < n:
         STRIDE: tl.constexpr = 3 * H * D
         o_m = i_block * BM + tl.arange(0, BM)
@@ -97,6 +110,8 @@ def packed_attention_kernel(
         tl.store(p_out, (acc / row_sum[:, None]).to(context.dtype.element_ty), mask=m_m[:, None])
         p_lse = lse + i_head.to(tl.int64) * T + start + o_m
         tl.store(p_lse, (row_max + tl.math.log2(row_sum)) * LN_2, mask=m_m)
+    if i_block == BLOCKS - 1:
+        mark_past(context, lse, start, BLOCKS * BM, n, i_head, T, H, D)
 
 
 def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> Configuration:
@@ -116,6 +131,16 @@ def configuration(target: str, dtype: torch.dtype, D: int, max_seqlen: int) -> C
     return Configuration({"BM": 128, "BN": 64, "LOOP": True}, num_warps=8, num_stages=stages)
 
 
+def blocks_of(max_seqlen: int, chosen: Configuration) -> int:
+    """Blocks of queries of each sequence; at least one."""
+    return max(-(-max_seqlen // chosen.blocks["BM"]), 1)
+
+
+def grid(B: int, H: int, max_seqlen: int, chosen: Configuration) -> tuple[int, ...]:
+    """All on axis x: the number of sequences may exceed what the other axes allow."""
+    return (B * H * blocks_of(max_seqlen, chosen),)
+
+
 def variants(target: str) -> Iterator[Variant]:
     """The kernel for 12 heads of 64 (base), 16 of 64 (large) and 12 of every other size, with short and long rows."""
     for dtype, kind in TRITON_TYPES.items():
@@ -129,7 +154,7 @@ def variants(target: str) -> Iterator[Variant]:
                     dtype=str(dtype).removeprefix("torch."),
                     label=f"H={H} D={D} S<={longest}",
                     kernel=packed_attention_kernel,
-                    signature={**tensors, "T": "i32", "scale2": "fp32"},
+                    signature={**tensors, "T": "i32", "scale2": "fp32", "BLOCKS": "i32"},
                     constants=constants,
                     configuration=chosen,
                     tile=chosen.blocks["BM"] * chosen.blocks["BN"],
@@ -147,9 +172,12 @@ def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple
     B = cu_seqlens.shape[0] - 1
     if T and B:
         chosen = configuration(target_of(qkv.device), qkv.dtype, D, max_seqlen)
-        grid = (-(-max_seqlen // chosen.blocks["BM"]), H, B)
-        packed_attention_kernel[grid](
+        launch(
+            packed_attention_kernel,
+            grid(B, H, max_seqlen, chosen),
+            qkv,
             *(qkv.contiguous(), cu_seqlens.contiguous(), context, lse, T, LOG2_E / math.sqrt(D)),
+            blocks_of(max_seqlen, chosen),
             H=H,
             D=D,
             **chosen.blocks,
@@ -162,30 +190,6 @@ def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple
 def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
     T, _, H, D = qkv.shape
     return qkv.new_empty(T, H, D), qkv.new_empty(H, T, dtype=torch.float32)
-
-
-def plain_packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
-    """The same in plain torch, differentiable, on a rectangle of B x max_seqlen; reads no values on the host.
-
-    Half precision works as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
-    """
-    T, _, H, D = qkv.shape
-    B, S = cu_seqlens.shape[0] - 1, max_seqlen
-    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
-    i_sequence = sequence_of_tokens(cu_seqlens, T)
-    column = (torch.arange(T, device=qkv.device) - starts[i_sequence]).clamp(0, max(S - 1, 0))
-    place = i_sequence * S + column
-    rectangle = qkv.new_zeros(B * S, 3, H, D).index_copy(0, place, qkv)
-    q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
-    wide = wide_dtype(qkv)
-    scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
-    missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
-    # The lowest finite number, not -inf: an empty sequence's result is unused, but its gradients would be nan.
-    scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(wide).min)
-    context = scores.softmax(dim=-1).to(qkv.dtype) @ v
-    lse = scores.logsumexp(dim=-1)  # (B, H, S)
-    at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
-    return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)
 
 
 def packed_attention_unchecked(
@@ -202,8 +206,8 @@ def packed_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
     """Attention within each of B sequences; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], and may be empty.
 
-    max_seqlen: at least the longest sequence's length; a sequence's tokens past it are not computed. By default it is
-        read from `cu_seqlens`, which synchronises.
+    max_seqlen: at least the longest sequence's length. Where values are not checked, tokens past it (in a kernel: past
+        the block of queries that it ends in) get nan. By default it is read from `cu_seqlens`, which synchronises.
     validate: also check the values of `cu_seqlens` on a GPU, which synchronises.
     return_lse: also return log Σ exp(scores) of every row, (H, T) float32.
 
@@ -211,12 +215,15 @@ def packed_attention(
     """
     check_floats(qkv=qkv)
     check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
-    check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
     validate = should_validate(qkv, validate)
+    check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
+    check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
     check_cu_seqlens(cu_seqlens, qkv.shape[0], validate)
     if max_seqlen is None:
         max_seqlen = int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
-    elif validate:
-        check_max_seqlen(cu_seqlens, max_seqlen)
+    else:
+        max_seqlen = check_count("max_seqlen", max_seqlen)
+        if validate:
+            check_max_seqlen(cu_seqlens, max_seqlen)
     context, lse = packed_attention_unchecked(qkv, cu_seqlens, max_seqlen)
     return (context, lse) if return_lse else context

@@ -3,14 +3,15 @@
     y = LayerNorm(word[id] + position[position_id + 2])
 
 Grid: one program per token; BLOCK covers all E columns. Tokens are packed and each has its own position id, so nothing
-here knows about rows or padding. An id outside its table is clamped, so it never becomes a stray address; where values
-are validated, an error is raised first.
+here knows about rows or padding. Where values are not validated, the row of a token whose id or position is outside its
+table is nan, and the tables get no gradient from it; the id is clamped, so it never becomes a stray address.
 
 Twin: reference/embedding.py. Source: transformers 4.40.2, `ErnieMEmbeddings`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -18,19 +19,21 @@ from torch import Tensor
 
 from ernie_m.reference.embedding import POSITION_OFFSET
 
-from .layer_norm import configuration, normalise_row, plain_layer_norm
-from .runtime.arguments import check_device, check_floats, check_integers, check_range, check_shape
+from .layer_norm import configuration, grid, normalise_row, plain_layer_norm
+from .runtime.arguments import check_device, check_eps, check_floats, check_integers, check_range, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Variant
 
 
 @triton.jit
 def table_row(ids, i_token, rows, OFFSET: tl.constexpr):
-    """The table row that a token's id selects, clamped to the table's `rows` rows."""
+    """The table row that a token's id selects, clamped to the table's `rows` rows, and whether it had to be."""
     row = tl.load(ids + i_token).to(tl.int64) + OFFSET
-    return tl.minimum(tl.maximum(row, OFFSET), rows - 1)
+    clamped = tl.minimum(tl.maximum(row, OFFSET), rows - 1)
+    return clamped, clamped != row
 
 
 @triton.jit
@@ -42,10 +45,12 @@ def embed_kernel(
     i_token = tl.program_id(0).to(tl.int64)
     o_e = tl.arange(0, BLOCK)
     m_e = o_e < E
-    i_word = table_row(input_ids, i_token, V, 0)
-    i_position = table_row(position_ids, i_token, P, OFFSET)
+    i_word, no_word = table_row(input_ids, i_token, V, 0)
+    i_position, no_position = table_row(position_ids, i_token, P, OFFSET)
     v = tl.load(word + i_word * E + o_e, mask=m_e, other=0.0).to(tl.float32)
     v += tl.load(position + i_position * E + o_e, mask=m_e, other=0.0).to(tl.float32)
+    # One nan on the way reaches the whole row.
+    eps = tl.where(no_word | no_position, float("nan"), eps)
     b_y, _, _ = normalise_row(v, m_e, gamma, beta, o_e, eps, E)
     tl.store(y + i_token * E + o_e, b_y.to(y.dtype.element_ty), mask=m_e)
 
@@ -73,7 +78,10 @@ def _embed(
     if y.numel():
         chosen = configuration(E)
         arrays = (input_ids, position_ids, word, position, gamma, beta)
-        embed_kernel[(input_ids.numel(),)](
+        launch(
+            embed_kernel,
+            grid(input_ids.numel()),
+            word,
             *(x.contiguous() for x in arrays),
             *(y, V, P, eps),
             E=E,
@@ -95,9 +103,14 @@ def plain_embed(
     input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:
     """The same in plain torch, differentiable; half precision is added and normalised in float32."""
-    rows = torch.nn.functional.embedding(position_ids + POSITION_OFFSET, position)
-    v = widen(torch.nn.functional.embedding(input_ids, word)) + widen(rows)
-    return plain_layer_norm(v, widen(gamma), widen(beta), eps)[0].to(word.dtype)
+    ids = input_ids.clamp(0, word.shape[0] - 1)
+    positions = position_ids.clamp(0, position.shape[0] - POSITION_OFFSET - 1)
+    outside = (ids != input_ids) | (positions != position_ids)
+    rows = torch.nn.functional.embedding(positions + POSITION_OFFSET, position)
+    v = widen(torch.nn.functional.embedding(ids, word)) + widen(rows)
+    y = plain_layer_norm(v, widen(gamma), widen(beta), eps)[0].to(word.dtype)
+    # The nan is a constant: no gradient passes it, so it poisons no table.
+    return y.masked_fill(outside[..., None], math.nan)
 
 
 def embed_unchecked(
@@ -121,9 +134,10 @@ def embed(
     """Embed ids at positions; both are int32 or int64, of the same shape, packed (T,) or padded (B, S).
 
     Raises TypeError or ValueError, naming the argument. Ids outside [0, V) and positions outside [0, P - 2) raise on a
-    CPU; on a GPU only with `validate=True`, because it synchronises.
+    CPU; on a GPU only with `validate=True`, because it synchronises. Elsewhere, such a token's row is nan.
     """
     check_floats(word=word, position=position, gamma=gamma, beta=beta)
+    eps = check_eps(eps)
     check_shape("word", word, (None, None), "(V, E)")
     E = word.shape[1]
     check_shape("position", position, (None, E), "(P, E)")
@@ -131,11 +145,11 @@ def embed(
         raise ValueError(f"word, position: expected at least 1 and 3 rows, got {word.shape[0]}, {position.shape[0]}")
     for name, vector in (("gamma", gamma), ("beta", beta)):
         check_shape(name, vector, (E,), "(E,)")
-    check_shape("position_ids", position_ids, tuple(input_ids.shape), "the shape of input_ids")
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids)):
         check_integers(name, ids)
         check_device(name, ids, "word", word)
+    check_shape("position_ids", position_ids, tuple(input_ids.shape), "the shape of input_ids")
     if should_validate(word, validate):
         check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
         check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
-    return embed_unchecked(input_ids, position_ids, word, position, gamma, beta, float(eps))
+    return embed_unchecked(input_ids, position_ids, word, position, gamma, beta, eps)

@@ -3,13 +3,12 @@
     x = LayerNorm(x + out_proj(attention(x)))           norm1
     x = LayerNorm(x + linear2(activation(linear1(x))))  norm2
 
-There are two paths. The fast one takes eight steps a layer: a product for queries, keys and values; attention; then
-product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where each bias is added in the step after
-its product. The plain one uses torch's own operations with dropout in between, for gradients. The layout decides
-which path is taken.
+There are two paths. The fast one fuses: product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where
+each bias is added in the step after its product. It reads the weights of modules that are exactly what was made here
+(`runtime/modules.py`); any other module is called, and its neighbours are not fused with it. The plain path, for
+gradients and dropout, calls torch's own operations throughout. The layout decides which path is taken.
 
-Modules are named as in Hugging Face's files and hold the weights. The operations read the weights directly, so hooks
-on the inner modules do not fire.
+Modules are named as in Hugging Face's files.
 
 Twin: reference/encoder.py.
 """
@@ -18,24 +17,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Embedding, LayerNorm, Linear, Module
+from torch.nn import Embedding, LayerNorm, Linear, Module, ModuleList
+from torch.utils.checkpoint import checkpoint
 
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
 
 from .activations import EXACT_GELU, activate
 from .embedding import embed_unchecked
-from .first_token import first_token_attention_unchecked
-from .fused_qkv import NAMES, FusedQKV
 from .gelu import bias_gelu_unchecked
 from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
-from .layouts import FirstTokens, Packed, Padded, first_tokens
+from .layouts import FirstTokens, Layout, Packed, first_tokens
 from .runtime.dtypes import widen
-from .trace import record, tracing
-
-Layout = Packed | Padded
+from .runtime.modules import all_untouched, untouched
+from .self_attention import Attention, SelfAttention
+from .trace import record
 
 
 class Embeddings(Module):
@@ -56,29 +55,28 @@ class Embeddings(Module):
         self, input_ids: Tensor | None, vectors: Tensor | None, position_ids: Tensor, layout: Layout
     ) -> Tensor:  # (...,) or (..., E), (...,) -> (..., E)
         """Embed ids, or word vectors in their place, at positions; then apply dropout."""
-        norm, table = self.layer_norm, self.position_embeddings
-        if input_ids is not None and not layout.plain:
-            word = self.word_embeddings.weight
-            x = embed_unchecked(input_ids, position_ids, word, table.weight, norm.weight, norm.bias, norm.eps)
+        word, table, norm = self.word_embeddings, self.position_embeddings, self.layer_norm
+        own = untouched(word, Embedding) and untouched(table, Embedding) and untouched(norm, LayerNorm, word.weight)
+        if input_ids is not None and own and not layout.plain:
+            x = embed_unchecked(input_ids, position_ids, word.weight, table.weight, norm.weight, norm.bias, norm.eps)
         else:
             if input_ids is not None:
-                vectors = record(f"{self.name}.word_embeddings", self.word_embeddings(input_ids), layout)
+                vectors = record(f"{self.name}.word_embeddings", word(input_ids), layout)
             assert vectors is not None
             rows = record(f"{self.name}.position_embeddings", table(position_ids + POSITION_OFFSET), layout)
-            no_bias = vectors.new_zeros(vectors.shape[-1])
-            x = add_layer_norm_unchecked(vectors, no_bias, rows, norm.weight, norm.bias, norm.eps)[0]
+            x = normalised_sum(vectors, rows, norm)
         x = layout.zero_padding(record(f"{self.name}.layer_norm", x, layout))
         return F.dropout(x, self.p, self.training)
 
 
-class Attention(Module):
-    """`self_attn`, the fused projections, and `out_proj`, which mixes the heads."""
-
-    def __init__(self, heads: int, config: ErnieMConfig, device: Any, dtype: Any) -> None:
-        super().__init__()
-        E, D = config.hidden_size, config.head_dim
-        self.self_attn = FusedQKV(heads, D, E, device=device, dtype=dtype)
-        self.out_proj = Linear(heads * D, E, device=device, dtype=dtype)
+def normalised_sum(x: Tensor, y: Tensor, norm: LayerNorm) -> Tensor:  # (..., E) x 2 -> (..., E)
+    """`norm` of x + y in the dtype of `x`; half precision is added, and by our own LayerNorm normalised, in float32."""
+    v = widen(x) + widen(y)
+    if untouched(norm, LayerNorm, x):
+        return plain_layer_norm(v, widen(norm.weight), widen(norm.bias), norm.eps)[0].to(x.dtype)
+    normalised = norm(v.to(x.dtype))
+    assert isinstance(normalised, Tensor)
+    return normalised
 
 
 class EncoderLayer(Module):
@@ -87,71 +85,119 @@ class EncoderLayer(Module):
     def __init__(self, config: ErnieMConfig, i: int, name: str, device: Any, dtype: Any) -> None:
         super().__init__()
         E, intermediate, factory = config.hidden_size, config.intermediate_size, {"device": device, "dtype": dtype}
-        self.self_attn = Attention(config.num_attention_heads - len(config.pruned_heads.get(i, ())), config, **factory)
+        heads = config.num_attention_heads - len(config.pruned_heads.get(i, ()))
+        self.self_attn = Attention(heads, config, f"{name}.self_attn", **factory)
         self.linear1 = Linear(E, intermediate, **factory)
         self.linear2 = Linear(intermediate, E, **factory)
         self.norm1 = LayerNorm(E, config.layer_norm_eps, **factory)
         self.norm2 = LayerNorm(E, config.layer_norm_eps, **factory)
         self.name = name
         self.hidden_act = config.hidden_act
-        self.p_hidden, self.p_attention = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+        self.p_hidden = config.hidden_dropout_prob
         self.p_activation = config.hidden_dropout_prob if config.act_dropout is None else config.act_dropout
 
     def forward(
-        self, x: Tensor, layout: Layout, head_mask: Tensor | None = None
+        self, x: Tensor, layout: Layout, head_mask: Tensor | None = None, first_only: bool = False
     ) -> tuple[Tensor, Tensor | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
-        """Attention, then a feed-forward network on each token; each with a residual and a normalisation."""
-        name = f"{self.name}.self_attn.self_attn"
-        qkv = self.self_attn.self_attn(x)
-        self._record_projections(qkv, layout, 0)
-        context, probs = layout.attend(qkv, head_mask, self.p_attention if self.training else 0.0, name)
-        return self._after_attention(context, x, layout), probs
+        """Attention, then a feed-forward network on each token; each with a residual and a normalisation.
 
-    def first_tokens(self, x: Tensor, layout: Packed, head_mask: Tensor | None = None) -> Tensor:  # (T, E) -> (B, E)
-        """The same for each sequence's first token only; for the others, only keys and values are computed."""
-        first = FirstTokens(layout)
-        residual = first_tokens(x, layout.cu_seqlens)
-        kv, q = self.self_attn.self_attn(x, 1, 3), self.self_attn.self_attn(residual, 0, 1)
-        self._record_projections(kv, layout, 1)
-        self._record_projections(q, first, 0)
-        context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens)
-        context = context if head_mask is None else context * head_mask[:, None]
-        return self._after_attention(context, residual, first)
+        With `first_only`, for a layer that `is_untouched` and a packed layout, only each sequence's first token is
+        computed, and the result is (B, E); of the other tokens only the keys and values.
+        """
+        attention, residual = self.self_attn, x
+        places: Layout | FirstTokens = layout
+        if first_only:
+            assert isinstance(layout, Packed)
+            residual, places = first_tokens(x, layout.cu_seqlens), FirstTokens(layout)
+        if untouched(attention, Attention):
+            context, probs = attention.self_attn(x, layout, head_mask, first_only)
+            x = self._add_norm(context, attention.out_proj, "self_attn.out_proj", residual, "norm1", places)
+        else:
+            attended, probs = attention(x, layout, head_mask)
+            x = self._norm(attended, residual, "norm1", layout)
+        return self._add_norm(self._intermediate(x, places), self.linear2, "linear2", x, "norm2", places), probs
 
-    def _record_projections(self, projected: Tensor, places: Layout | FirstTokens, first: int) -> None:
-        if tracing():
-            for i, x in enumerate(projected.unbind(-3), start=first):
-                record(f"{self.name}.self_attn.self_attn.{NAMES[i]}", x.flatten(-2), places)
+    def is_untouched(self) -> bool:
+        """Whether the layer and everything in it are exactly what was made here."""
+        return all_untouched(self, (EncoderLayer, Attention, SelfAttention, Linear, LayerNorm))
 
-    def _after_attention(
-        self, context: Tensor, residual: Tensor, layout: Layout | FirstTokens
-    ) -> Tensor:  # (..., H, D), (..., E) -> (..., E)
-        """The rest of the layer, which works on each token independently."""
-        context = record(f"{self.name}.self_attn.self_attn.context", context.flatten(-2), layout)
-        x = self._add_norm(context, self.self_attn.out_proj, "self_attn.out_proj", residual, "norm1", layout)
+    def _intermediate(self, x: Tensor, layout: Layout | FirstTokens) -> Tensor:  # (..., E) -> (..., F)
+        """The activation of the feed-forward network, after dropout."""
         linear1, exact = self.linear1, self.hidden_act in EXACT_GELU
-        if exact and not layout.plain:
+        if exact and not layout.plain and untouched(linear1, Linear, x):
             intermediate = bias_gelu_unchecked(F.linear(x, linear1.weight), linear1.bias)
         else:
-            y = F.linear(x, linear1.weight, linear1.bias)
-            intermediate = activate(self.hidden_act, record(f"{self.name}.linear1", y, layout))
+            intermediate = activate(self.hidden_act, record(f"{self.name}.linear1", linear1(x), layout))
         intermediate = record(f"{self.name}.activation", intermediate, layout)
-        intermediate = F.dropout(intermediate, self.p_activation, self.training)
-        return self._add_norm(intermediate, self.linear2, "linear2", x, "norm2", layout)
+        return F.dropout(intermediate, self.p_activation, self.training)
 
     def _add_norm(
         self, x: Tensor, linear: Linear, name: str, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
     ) -> Tensor:  # (..., inputs), ..., (..., E) -> (..., E)
-        """LayerNorm(residual + dropout(linear(x))), with padding reset to 0."""
+        """LayerNorm(residual + dropout(linear(x))), with padding reset to 0; fused if both modules may be."""
         norm: LayerNorm = getattr(self, norm_name)
-        if layout.plain:
-            y = record(f"{self.name}.{name}", F.linear(x, linear.weight, linear.bias), layout)
-            v = widen(residual) + widen(F.dropout(y, self.p_hidden, self.training))
-            x = plain_layer_norm(v, widen(norm.weight), widen(norm.bias), norm.eps)[0].to(residual.dtype)
-        else:
-            y = F.linear(x, linear.weight)
-            x = add_layer_norm_unchecked(y, linear.bias, residual, norm.weight, norm.bias, norm.eps)[0]
+        if layout.plain or not (untouched(linear, Linear, x) and untouched(norm, LayerNorm, residual)):
+            return self._norm(record(f"{self.name}.{name}", linear(x), layout), residual, norm_name, layout)
+        y = F.linear(x, linear.weight)
+        x = add_layer_norm_unchecked(y, linear.bias, residual, norm.weight, norm.bias, norm.eps)[0]
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
+
+    def _norm(
+        self, y: Tensor, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
+    ) -> Tensor:  # (..., E) x 2 -> (..., E)
+        """LayerNorm(residual + dropout(y)), with padding reset to 0."""
+        x = normalised_sum(residual, F.dropout(y, self.p_hidden, self.training), getattr(self, norm_name))
+        return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
+
+
+class Encoder(Module):
+    """The stack of layers.
+
+    gradient_checkpointing: keyword arguments of `torch.utils.checkpoint.checkpoint`, with which layers are computed
+    again in the backward pass; None: their intermediates are kept.
+    """
+
+    gradient_checkpointing: dict[str, Any] | None = None
+
+    def __init__(self, config: ErnieMConfig, name: str, device: Any, dtype: Any) -> None:
+        super().__init__()
+        names = [f"{name}.layers.{i}" for i in range(config.num_hidden_layers)]
+        self.layers = ModuleList(EncoderLayer(config, i, name, device, dtype) for i, name in enumerate(names))
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        head_masks: list[Tensor | None] | None = None,
+        first_only: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # (..., E) -> (..., E) or (B, E), L + 1 states, L maps
+        """Run the layers. With `first_only` the last one computes only first tokens (see `reduces`)."""
+        states: list[Tensor] = []
+        maps: list[Tensor] = []
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            if output_hidden_states:
+                states.append(layout.on_rectangle(x))
+            arguments = (x, layout, None if head_masks is None else head_masks[i])
+            if first_only and i == last:
+                x, probs = layer(*arguments, True)
+            elif self.gradient_checkpointing is not None and self.training and torch.is_grad_enabled():
+                x, probs = checkpoint(layer, *arguments, **self.gradient_checkpointing)
+            else:
+                x, probs = layer(*arguments)
+            if output_attentions:
+                maps.append(probs)
+        if output_hidden_states:
+            states.append(layout.on_rectangle(x))
+        return x, states, maps
+
+
+def reduces(encoder: Module) -> bool:
+    """Whether the last layer of `encoder` can compute first tokens alone: nothing was put around or in place of it."""
+    last = encoder.layers[-1] if type(encoder) is Encoder and len(encoder.layers) else None
+    return isinstance(last, EncoderLayer) and last.is_untouched() and untouched(encoder, Encoder)
 
 
 class Pooler(Module):
@@ -164,5 +210,4 @@ class Pooler(Module):
 
     def forward(self, first: Tensor) -> Tensor:  # (B, E) -> (B, E)
         """Pool the first tokens."""
-        dense = record(f"{self.name}.dense", F.linear(first, self.dense.weight, self.dense.bias))
-        return record(f"{self.name}.activation", dense.tanh())
+        return record(f"{self.name}.activation", record(f"{self.name}.dense", self.dense(first)).tanh())

@@ -2,9 +2,9 @@
 
     context[b] = Σ_j softmax_j(q_b · k_j / √D) v_j        over the keys j of sequence b
 
-Grid: (heads, sequences); a program holds one query and walks over its sequence's keys BN at a time, with the online
-softmax of attention.py. A single query needs no matrix product: the work is elementwise, bound by reading each key and
-value once, and the probabilities stay in float32.
+Grid: the heads of all sequences on one axis; a program holds one query and walks over its sequence's keys BN at a time,
+with the online softmax of attention.py. A single query needs no matrix product: the work is elementwise, bound by
+reading each key and value once, and the probabilities stay in float32.
 
 Twin: reference/first_token.py.
 """
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
 from .padding import check_cu_seqlens, sequence_of_tokens
-from .runtime.arguments import check_device, check_floats, check_shape
+from .runtime.arguments import check_device, check_floats, check_integers, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, wide_dtype
+from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant
 
@@ -31,8 +32,8 @@ def first_token_attention_kernel(
     q, kv, cu_seqlens, context, T, scale2, H: tl.constexpr, D: tl.constexpr, BN: tl.constexpr
 ):  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
     """One sequence's first query, in one head; `scale2` is log2(e)/√D."""
-    i_head = tl.program_id(0)
-    i_sequence = tl.program_id(1)
+    i_head = tl.program_id(0) % H
+    i_sequence = tl.program_id(0) // H
     start, n = sequence_bounds(cu_seqlens, i_sequence, T)
     STRIDE: tl.constexpr = 2 * H * D
     o_n = tl.arange(0, BN)
@@ -66,6 +67,11 @@ def configuration(D: int) -> Configuration:
     return Configuration({"BN": 4096 // D}, num_warps=4, num_stages=2)
 
 
+def grid(B: int, H: int) -> tuple[int, ...]:
+    """All on axis x: the number of sequences may exceed what the other axes allow."""
+    return (B * H,)
+
+
 def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
@@ -93,7 +99,10 @@ def _first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
     context = torch.empty_like(q, memory_format=torch.contiguous_format)
     if context.numel():
         chosen = configuration(D)
-        first_token_attention_kernel[(H, B)](
+        launch(
+            first_token_attention_kernel,
+            grid(B, H),
+            q,
             *(q.contiguous(), kv.contiguous(), cu_seqlens.contiguous(), context, T, LOG2_E / math.sqrt(D)),
             H=H,
             D=D,
@@ -142,6 +151,7 @@ def first_token_attention(
     """
     check_floats(kv=kv, q=q)
     check_shape("kv", kv, (None, 2, None, None), "(T, 2, H, D)")
+    check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
     check_device("cu_seqlens", cu_seqlens, "kv", kv)
     check_cu_seqlens(cu_seqlens, kv.shape[0], should_validate(kv, validate))
     check_shape("q", q, (cu_seqlens.shape[0] - 1, *kv.shape[2:]), "(B, H, D)")

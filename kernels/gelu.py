@@ -15,6 +15,7 @@ times a polynomial in 1/(1 + pa); the form of M and the coefficients are this pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,8 +26,10 @@ from torch import Tensor
 from ernie_m.reference.erf import TAIL_END, normal_tail
 
 from .runtime.arguments import check_floats, check_shape
+from .runtime.derivative import with_derivative
 from .runtime.dispatch import runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2, target_of
 
@@ -37,6 +40,12 @@ COEFFICIENTS = (-0.024422681, 0.06832016, -0.013207925, 0.07312477, 0.06924277, 
 EXPONENT = -0.7213475108146667
 _Q = tl.constexpr(COEFFICIENTS)
 _EXPONENT = tl.constexpr(EXPONENT)
+
+# √½ = HIGH + LOW, where HIGH has 26 bits. Adding and subtracting ROUNDER keeps 26 bits of a float64 below 64 too, so
+# products with the two upper parts are exact.
+ROOT = math.sqrt(0.5)
+HIGH, LOW = 0.7071067839860916, -2.799544089368687e-09
+ROUNDER = 1.5 * 2.0**32
 
 # Elements per program.
 TILE = 4096
@@ -84,6 +93,11 @@ def configuration(F: int, target: str) -> Configuration:
     return Configuration({"ROWS": TILE // columns, "COLUMNS": columns}, num_warps=2 if target == "gfx942" else 4)
 
 
+def grid(N: int, F: int, chosen: Configuration) -> tuple[int, ...]:
+    """All tiles on axis x."""
+    return (-(-N // chosen.blocks["ROWS"]) * -(-F // chosen.blocks["COLUMNS"]),)
+
+
 def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
@@ -105,8 +119,7 @@ def _bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         F = x.shape[-1]
         N = x.numel() // F
         chosen = configuration(F, target_of(x.device))
-        programs = triton.cdiv(N, chosen.blocks["ROWS"]) * triton.cdiv(F, chosen.blocks["COLUMNS"])
-        bias_gelu_kernel[(programs,)](x, bias, y, N, F=F, **chosen.blocks, **chosen.options)
+        launch(bias_gelu_kernel, grid(N, F, chosen), x, x, bias, y, N, F=F, **chosen.blocks, **chosen.options)
     return y
 
 
@@ -115,9 +128,50 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def normal_cdf(z: Tensor) -> Tensor:  # (...) -> (...)
+    """Φ(z) = ½ erfc(−z/√2) for |z| <= TAIL_END, with a small relative error even where it is small.
+
+    Rounding −z/√2 to w costs a relative error of up to z² u in the tail. float32 accepts it, as the kernel does.
+    float64 corrects it: erfc(w + δ) ≈ erfc(w) (1 − 2wδ) for large w.
+    """
+    w = -ROOT * z
+    tail = 0.5 * torch.erfc(w)
+    if z.dtype != torch.float64:
+        return tail
+    upper = (z + ROUNDER) - ROUNDER
+    delta = -(upper * HIGH + w) - (upper * LOW + (z - upper) * ROOT)
+    return tail * (1.0 - 2.0 * w.clamp(min=0.0) * delta)
+
+
+def normal_density(z: Tensor) -> Tensor:  # (...) -> (...)
+    """φ(z) = exp(−z²/2)/√(2π) for |z| <= TAIL_END. In float64, z² is split so that its rounding is not magnified."""
+    if z.dtype != torch.float64:
+        return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    upper = (z + ROUNDER) - ROUNDER
+    rest = torch.exp(-0.5 * (z - upper) * (z + upper))
+    return torch.exp(-0.5 * upper * upper) * rest / math.sqrt(2 * math.pi)
+
+
+def _gelu(z: Tensor) -> Tensor:
+    a = z.abs().clamp(max=TAIL_END)
+    return z.clamp(min=0.0) - a * normal_cdf(-a)
+
+
+def gelu_derivative(z: Tensor) -> Tensor:  # (...) -> (...)
+    """Φ(z) + z φ(z): 0 at -inf, 1 at inf, nan at nan. Off by at most (10 + 3 z²) u (Φ(z) + |z| φ(z)); in float64, by
+    10 u (Φ(z) + |z| φ(z))."""
+    c = z.clamp(-TAIL_END, TAIL_END)
+    return normal_cdf(c) + c * normal_density(c)
+
+
+# The exact GELU in plain torch, float32 or float64, with its derivative. torch's own is nan at both infinities and has
+# no correct digit below -5.5 in float32.
+plain_gelu = with_derivative(_gelu, gelu_derivative)
+
+
 def plain_bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """The same in plain torch, differentiable; half precision is computed in float32 here too."""
-    return torch.nn.functional.gelu(widen(x) + widen(bias)).to(x.dtype)
+    return plain_gelu(widen(x) + widen(bias)).to(x.dtype)
 
 
 def bias_gelu_unchecked(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
@@ -128,8 +182,9 @@ def bias_gelu_unchecked(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) ->
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
     """gelu(x + bias), the activation after a linear map whose bias has not been added yet.
 
-    The error is at most `gelu_error_bound` plus half a unit in the last place of the result's dtype. gelu(inf) = inf,
-    gelu(-inf) = 0, gelu(nan) = nan. Raises TypeError or ValueError, naming the argument.
+    The error is at most `gelu_error_bound` plus half a unit in the last place of the result's dtype, in a kernel and in
+    plain torch; in float64, at most that of `reference.gelu`. gelu(inf) = inf, gelu(-inf) = 0, gelu(nan) = nan. The
+    gradient is that of `gelu_derivative`. Raises TypeError or ValueError, naming the argument.
     """
     check_floats(x=x, bias=bias)
     if x.dim() < 1:
@@ -139,7 +194,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
 
 
 def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) -> (...)
-    """Bound on the kernel's error before its last rounding, for finite float64 z = x + bias; to first order in ε.
+    """Bound on the error in float32 before the last rounding, for finite float64 z = x + bias; to first order in ε.
 
     ε = 2⁻²⁴, T = aΦ(−a). In units of ε, the relative error of the tail T is at most the sum of
 
@@ -152,6 +207,8 @@ def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) 
 
     which is less than 9 + 18 a + 1.5 a². z itself is rounded: |z gelu'(z)| <= max(z, 0) + (1 + a²) T. The subtraction
     adds one more rounding of z > 0. Where exp2 flushes results below 2⁻¹²⁶ to 0, another 2⁻¹²⁶ is lost.
+
+    The plain form stays below: 2 a² for rounding a/√2, 8 for erfc (CUDA's manual: 4 ulp), 1 for the product.
     """
     a = np.abs(z)
     tail = a * normal_tail(np.minimum(a, TAIL_END))

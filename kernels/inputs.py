@@ -69,6 +69,9 @@ def _masks(
         penalty = torch.zeros(batch, dtype=like.dtype, device=like.device)
         return None, penalty.masked_fill(ids == CLS_TOKEN_ID, CLS_KEY_PENALTY)[:, None, None, :]
     given = on_device("attention_mask", attention_mask, like)
+    if given.dim() == 4:
+        shared.check_4d_mask(given.dtype == torch.bool, given.shape, batch)
+        given = given[:, 0, 0] if given.shape[2] == 1 < batch[1] else given[:, 0]
     shared.check_mask_shape(given.shape, batch)
     allowed = zeros_and_ones("attention_mask", given, validate)
     if given.dim() == 2:
@@ -105,11 +108,21 @@ def _positions(
         positions = positions.expand(B, S)
     used = positions.masked_fill(~valid, 0) if validate and valid is not None else positions
     if position_ids is None:
-        # Without padding, the shape alone is enough.
-        shared.check_length(int(used.max()) + 1 if validate else S if valid is None else 0, limit)
+        if validate:
+            shared.check_length(int(used.max()) + 1, limit)
+        else:
+            shared.check_max_length("input_ids", S, limit)
     if validate:
         check_range("position_ids", used, limit, POSITIONS)
     return positions
+
+
+def check_token_types(token_type_ids: Any, like: Tensor, validate: bool) -> None:
+    """Raise ValueError unless `token_type_ids`, which ERNIE-M does not have, are absent or all 0."""
+    if token_type_ids is not None:
+        values = integers("token_type_ids", token_type_ids, like)
+        if validate and bool(values.any()):
+            raise ValueError(shared.TOKEN_TYPES)
 
 
 def check_head_mask(config: ErnieMConfig, like: Tensor, head_mask: Any) -> list[Tensor | None]:

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .runtime.arguments import check_floats, check_shape
+from .runtime.arguments import check_eps, check_floats, check_shape
 from .runtime.dispatch import runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2
 
@@ -59,6 +60,11 @@ def configuration(E: int) -> Configuration:
     return Configuration({"BLOCK": block}, num_warps=1 if block <= 1024 else min(block // 1024, 8))
 
 
+def grid(N: int) -> tuple[int, ...]:
+    """One program per row."""
+    return (N,)
+
+
 def variants(target: str) -> Iterator[Variant]:
     """The kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
@@ -83,7 +89,10 @@ def _add_layer_norm(
     means, rstds = (torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():
         chosen = configuration(E)
-        add_layer_norm_kernel[(x.numel() // E,)](
+        launch(
+            add_layer_norm_kernel,
+            grid(x.numel() // E),
+            x,
             *(x, bias.contiguous(), residual, gamma.contiguous(), beta.contiguous(), y, means, rstds, eps),
             E=E,
             **chosen.blocks,
@@ -141,10 +150,11 @@ def add_layer_norm(
     and 1/√(var + ε), float32, of shape (...). Raises TypeError or ValueError, naming the argument.
     """
     check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
+    eps = check_eps(eps)
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")
     check_shape("residual", residual, tuple(x.shape), "the shape of x")
     for name, vector in (("bias", bias), ("gamma", gamma), ("beta", beta)):
         check_shape(name, vector, (x.shape[-1],), "(E,)")
-    result = add_layer_norm_unchecked(x, bias, residual, gamma, beta, float(eps))
+    result = add_layer_norm_unchecked(x, bias, residual, gamma, beta, eps)
     return result if return_statistics else result[0]

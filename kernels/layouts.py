@@ -23,9 +23,11 @@ from ernie_m.reference.array import Array
 from ernie_m.reference.trace import Entry, Tokens
 
 from .attention import packed_attention_unchecked
-from .padding import check_cu_seqlens, check_max_seqlen, pad, sequence_of_tokens, unpad
+from .padding import check_cu_seqlens, check_max_seqlen, pad_unchecked, sequence_of_tokens, unpad_unchecked
+from .rectangles import plain_packed_attention
+from .runtime.arguments import check_count
 from .runtime.dtypes import widen
-from .trace import record, to_numpy
+from .trace import record, to_numpy, tracing
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ class Packed:
 
     def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (T, ...)
         """The part of a rectangle to compute: the tokens."""
-        return x.flatten(0, 1) if self.indices is None else unpad(x, self.indices)
+        return x.flatten(0, 1) if self.indices is None else unpad_unchecked(x, self.indices)
 
     def on_rectangle(self, x: Tensor) -> Tensor:  # (T, ...) -> (B, S, ...)
         """The inverse of `keep`; padding is 0."""
         shape = (self.batch, self.length)
-        return x.unflatten(0, shape) if self.indices is None else pad(x, self.indices, *shape)
+        return x.unflatten(0, shape) if self.indices is None else pad_unchecked(x, self.indices, *shape)
 
     def zero_padding(self, x: Tensor) -> Tensor:  # (T, E) -> (T, E)
         """Return `x`: there is no padding."""
@@ -98,12 +100,15 @@ class Packed:
     def attend(
         self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, None]:  # (T, 3, H, D) -> (T, H, D)
-        """Attention within each sequence; on a rectangle if `plain`."""
-        if self.plain:
+        """Attention within each sequence; in plain torch if `plain`, and if it is traced, on one rectangle."""
+        if self.plain and not tracing():
+            context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, p)
+        elif self.plain:
             valid = torch.arange(self.length, device=qkv.device) < self.cu_seqlens.diff()[:, None]
             mask = valid[:, None, :, None] & valid[:, None, None, :]
             return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, p, name)[0]), None
-        context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
+        else:
+            context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
         return context if head_mask is None else context * head_mask[:, None], None
 
     @property
@@ -140,6 +145,9 @@ class FirstTokens:
         indices = np.arange(self.packed.batch) * self.packed.length
         indices = indices[present] if tokens is None else tokens.indices[starts[:-1][present]]
         return Entry(name, value[present], Tokens(indices, self.packed.batch, self.packed.length))
+
+
+Layout = Packed | Padded
 
 
 def padded_attention(
@@ -187,8 +195,7 @@ def _(x: Tensor, cu_seqlens: Tensor) -> Tensor:
 def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, validate: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
     """The layout of T packed tokens, and each token's column in its sequence; reads values only to validate."""
     check_cu_seqlens(cu, T, validate)
-    if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, int) or max_seqlen < 0:
-        raise TypeError(f"max_seqlen: expected an integer of at least 0, got {max_seqlen!r}")
+    max_seqlen = check_count("max_seqlen", max_seqlen)
     if validate:
         check_max_seqlen(cu, max_seqlen)
     own = sequence_of_tokens(cu, T)

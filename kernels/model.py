@@ -20,21 +20,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module, ModuleList
+from torch.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 
 from ernie_m import reference
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
-from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs
-from ernie_m.reference.outputs import ModelOutput
+from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs, check_max_length, check_options
+from ernie_m.reference.outputs import returned
 
-from .encoder import Embeddings, EncoderLayer, Layout, Pooler
-from .inputs import check_head_mask, check_inputs, integers, on_device
-from .layouts import Packed, Padded, pack, rows_of_first_tokens
-from .padding import cu_seqlens, token_indices
+from .encoder import Embeddings, Encoder, EncoderLayer, Pooler, reduces
+from .inputs import check_head_mask, check_inputs, check_token_types, integers, on_device
+from .layouts import Layout, Packed, Padded, pack, rows_of_first_tokens
+from .outputs import ModelOutput
+from .padding import cu_seqlens_unchecked, token_indices_unchecked
 from .pretrained import PretrainedModel, initialise
 from .runtime.arguments import check_range
-from .runtime.dispatch import should_validate
+from .runtime.dispatch import should_validate, transformed
+from .runtime.modules import all_untouched
+from .self_attention import Attention, SelfAttention
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Encoded:
     first: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    pooled: Tensor | None = None
 
     @property
     def on_rectangle(self) -> Tensor:
@@ -65,15 +69,6 @@ class Encoded:
         hidden = self.on_rectangle if rectangle is None else rectangle
         columns = self.valid.to(torch.uint8).argmax(dim=1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), columns]
-
-
-class Encoder(Module):
-    """The stack of layers."""
-
-    def __init__(self, config: ErnieMConfig, name: str, device: Any, dtype: Any) -> None:
-        super().__init__()
-        names = [f"{name}.layers.{i}" for i in range(config.num_hidden_layers)]
-        self.layers = ModuleList(EncoderLayer(config, i, name, device, dtype) for i, name in enumerate(names))
 
 
 class ErnieMModel(PretrainedModel):
@@ -107,8 +102,7 @@ class ErnieMModel(PretrainedModel):
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        **options: Any,
     ) -> ModelOutput[Tensor]:
         """Encode a batch.
 
@@ -118,16 +112,17 @@ class ErnieMModel(PretrainedModel):
             attend to the column's. By default, `config.default_mask` decides what is masked.
         position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
         head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
-        output_hidden_states, output_attentions: whether to return them.
+        options: output_hidden_states and output_attentions, whether to return them; return_dict, False for a tuple;
+            token_type_ids, which ERNIE-M does not have, and which must be 0.
 
         All are tensors on the model's device. Raises TypeError or ValueError, naming the argument, the value and what
         was expected.
         """
-        given = (input_ids, attention_mask, position_ids, head_mask, inputs_embeds)
-        encoded = self.encode(*given, output_hidden_states, output_attentions)
+        check_options(type(self).__name__, options)
+        encoded = self.encode(input_ids, attention_mask, position_ids, head_mask, inputs_embeds, **options)
         hidden = encoded.on_rectangle
         pooled = None if self.pooler is None else self.pooler(encoded.first_token(hidden))
-        return ModelOutput(hidden, pooled, encoded.hidden_states, encoded.attentions)
+        return returned(ModelOutput(hidden, pooled, encoded.hidden_states, encoded.attentions), options)
 
     def encode(
         self,
@@ -136,37 +131,35 @@ class ErnieMModel(PretrainedModel):
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
         first_only: bool = False,
         validate: bool | None = None,
+        **options: Any,
     ) -> Encoded:
         """Run embeddings and encoder for a head. `first_only`: the head reads only each row's first token."""
-        config, like = self.config, self.embeddings.word_embeddings.weight
+        config, like = self.config, self.like(input_ids, inputs_embeds)
         validate = should_validate(like, self.validate if validate is None else validate)
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
+        check_token_types(options.get("token_type_ids"), inputs.position_ids, validate)
         head_masks = check_head_mask(config, like, head_mask)
-        layout = choose_layout(inputs, self._plain(inputs.inputs_embeds), output_attentions)
-        first_only = first_only and isinstance(layout, Packed) and not output_hidden_states
+        wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]
+        layout = choose_layout(inputs, self._plain(inputs.inputs_embeds), wanted[1])
+        first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         ids, vectors = (None if x is None else layout.keep(x) for x in (inputs.input_ids, inputs.inputs_embeds))
         x = self.embeddings(ids, vectors, layout.keep(inputs.position_ids), layout)
-        states: list[Tensor] = []
-        maps: list[Tensor] = []
+        x, states, maps = self.encoder(x, layout, head_masks, first_only, *wanted)
         valid = torch.ones_like(inputs.position_ids, dtype=torch.bool) if inputs.valid is None else inputs.valid
-        for i, layer in enumerate(self.encoder.layers):
-            assert isinstance(layer, EncoderLayer)
-            if first_only and i == len(self.encoder.layers) - 1:
-                assert isinstance(layout, Packed)
-                return Encoded(layout, valid, first=layer.first_tokens(x, layout, head_masks[i]))
-            if output_hidden_states:
-                states.append(layout.on_rectangle(x))
-            x, probs = layer(x, layout, head_masks[i])
-            if output_attentions:
-                maps.append(probs)
-        if output_hidden_states:
-            states.append(layout.on_rectangle(x))
-        kept = (tuple(states) if output_hidden_states else None, tuple(maps) if output_attentions else None)
-        return Encoded(layout, valid, x, None, *kept)
+        if first_only:
+            return Encoded(layout, valid, first=x)
+        return Encoded(layout, valid, x, None, tuple(states) if wanted[0] else None, tuple(maps) if wanted[1] else None)
+
+    def like(self, *given: Tensor | None) -> Tensor:
+        """A tensor with the model's dtype and device: the word table or, if that is offloaded, one like the inputs."""
+        weight = getattr(getattr(self.embeddings, "word_embeddings", None), "weight", None)
+        table = weight if isinstance(weight, Tensor) else next(self.parameters())
+        if table.device.type != "meta":
+            return table
+        devices = [x.device for x in given if isinstance(x, Tensor)]
+        return torch.empty(0, dtype=table.dtype, device=devices[0] if devices else "cpu")
 
     def packed(
         self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_ids: Tensor | None = None
@@ -179,7 +172,7 @@ class ErnieMModel(PretrainedModel):
         No value is read on the host, so that CUDA graphs apply; on a CPU, or with `validate`, values are checked.
         Raises TypeError or ValueError, naming the argument, the value and what was expected.
         """
-        like = self.embeddings.word_embeddings.weight
+        like = self.like(input_ids)
         validate = should_validate(like, self.validate)
         ids = integers("input_ids", input_ids, like)
         if ids.dim() != 1:
@@ -189,25 +182,37 @@ class ErnieMModel(PretrainedModel):
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
             raise ValueError(f"position_ids: expected shape (T,) = {tuple(ids.shape)}, got {tuple(positions.shape)}")
+        limit = self.config.max_position_embeddings - POSITION_OFFSET
         if validate:
             check_range("input_ids", ids, self.config.vocab_size, VOCABULARY)
-            limit = self.config.max_position_embeddings - POSITION_OFFSET
             check_range("position_ids", positions, limit, POSITIONS)
-        x = self.embeddings(ids, None, positions, layout)
-        for layer in self.encoder.layers:
-            x, _ = layer(x, layout)
+        elif position_ids is None:
+            check_max_length("max_seqlen", max_seqlen, limit)
+        x, _, _ = self.encoder(self.embeddings(ids, None, positions, layout), layout)
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
     def _plain(self, vectors: Tensor | None) -> bool:
-        """Whether plain torch is needed: for gradients, dropout, or the dtypes that autocast picks."""
-        config, like = self.config, self.embeddings.word_embeddings.weight
+        """Whether plain torch is needed: for gradients, dropout, or the dtypes that autocast picks.
+
+        What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
+        """
+        config, like = self.config, self.like(vectors)
         p_activation = config.hidden_dropout_prob if config.act_dropout is None else config.act_dropout
         drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob, p_activation) > 0
-        if (self.training and drops) or torch.is_autocast_enabled(like.device.type):
+        if (self.training and drops) or torch.is_autocast_enabled(like.device.type) or transformed():
             return True
         return torch.is_grad_enabled() and (
-            (vectors is not None and vectors.requires_grad) or any(x.requires_grad for x in self.parameters())
+            (vectors is not None and vectors.requires_grad)
+            or any(x.requires_grad for x in self.parameters())
+            or not all_untouched(self, KINDS)
         )
+
+
+# What a model is made of.
+KINDS: tuple[type[Module], ...] = (
+    *(ErnieMModel, Embeddings, Encoder, ModuleList, EncoderLayer, Attention, SelfAttention, Pooler),
+    *(Linear, LayerNorm, Embedding),
+)
 
 
 def choose_layout(inputs: Inputs[Tensor], plain: bool, output_attentions: bool) -> Layout:
@@ -221,4 +226,4 @@ def choose_layout(inputs: Inputs[Tensor], plain: bool, output_attentions: bool) 
     if valid is None:
         ends = torch.arange(0, (B + 1) * S, S, dtype=torch.int32, device=inputs.position_ids.device)
         return Packed(None, ends, S, plain)
-    return Packed(token_indices(valid), cu_seqlens(valid), S, plain)
+    return Packed(token_indices_unchecked(valid), cu_seqlens_unchecked(valid), S, plain)

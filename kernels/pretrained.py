@@ -1,15 +1,16 @@
-"""What the six model classes share: loading and exporting weights.
+"""What the six model classes share: loading, saving and exporting weights.
 
-`state_dict()` and `load_state_dict()` use Hugging Face's names. The reference's loader reads files, and weights can be
-copied to and from the reference's class of the same name.
+`state_dict()` and `load_state_dict()` use Hugging Face's names. The reference's loader and writer read and write files,
+and weights can be copied to and from the reference's class of the same name. `surgery` changes the vocabulary and the
+heads.
 
-Twin: reference/pretrained.py.
+Twin: reference/pretrained.py. Source: transformers 4.40.2, `PreTrainedModel`, for the names.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
@@ -19,12 +20,14 @@ from torch import Tensor
 from torch.nn import Embedding, LayerNorm, Module
 
 from ernie_m.reference.array import Array
-from ernie_m.reference.checkpoint import load_parameters
+from ernie_m.reference.checkpoint import load_parameters, save_checkpoint
 from ernie_m.reference.checkpoint.names import HUGGINGFACE, PREFIX, file_name, from_huggingface
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten, unflatten
 
+from . import surgery
 from .runtime.dtypes import TRITON_TYPES
+from .runtime.foreign import one_device, refuse_foreign
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -41,6 +44,10 @@ class PretrainedModel(Module):
 
     twin: ClassVar[Any]
     validate: bool = False
+    base_model_prefix = "ernie_m"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Embeddings", "EncoderLayer"]
 
     def __init__(self, config: ErnieMConfig) -> None:
         super().__init__()
@@ -68,24 +75,39 @@ class PretrainedModel(Module):
     def from_pretrained(
         cls: type[Model],
         directory: str | PathLike[str],
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: Any = None,
         strict: bool = True,
         seed: int = 0,
+        *,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        low_cpu_mem_usage: bool = True,
+        ignore_mismatched_sizes: bool = False,
         **changes: Any,
     ) -> Any:
         """Read a Hugging Face or a Paddle checkpoint directory into a model in `eval()` mode.
 
-        dtype: by default the file's, with half precision as float32. device: by default torch's default device.
+        dtype, torch_dtype: a torch dtype or its name; by default, or "auto", the file's, half precision as float32.
+        device, device_map: one device; by default torch's default device.
         strict, seed, changes: as in the reference's `from_pretrained`; with `strict=False`, return a pair, the model
-            and the report.
-
-        Raises the same errors as the reference.
+            and the report. ignore_mismatched_sizes: newly initialise weights of another shape.
+        low_cpu_mem_usage: always so, as files are mapped into memory. Raises the same errors as the reference.
         """
-        numpy_dtype = None if dtype is None else NUMPY_TYPES.get(float_dtype(dtype), np.float32)
+        if not isinstance(low_cpu_mem_usage, bool):
+            raise TypeError(f"low_cpu_mem_usage: expected True or False, got {low_cpu_mem_usage!r}")
+        refuse_foreign("from_pretrained", changes)
+        dtype, device = chosen_dtype(dtype, torch_dtype), one_device(device, device_map)
+        numpy_dtype = None if dtype is None else NUMPY_TYPES.get(dtype, np.float32)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         head, pooler = cls.twin.head_sizes(config), cls.twin.has_pooler
-        arrays, report = load_parameters(directory, config, head, pooler, dtype=numpy_dtype, strict=strict, seed=seed)
+        arrays, report = load_parameters(
+            *(directory, config, head, pooler),
+            dtype=numpy_dtype,
+            strict=strict,
+            seed=seed,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
         model = cls._of_arrays(config, arrays, dtype, device)
         return model if strict else (model, report)
 
@@ -108,12 +130,84 @@ class PretrainedModel(Module):
         return model.eval()
 
     def to_reference(self) -> Any:
-        """A reference model of the same class, with copies of the weights; bfloat16, which NumPy lacks, as float32.
-
-        `to_reference().save_pretrained(directory)` writes a checkpoint.
-        """
+        """A reference model of the same class, with copies of the weights; bfloat16, which NumPy lacks, as float32."""
         arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in self.state_dict().items()})
         return self.twin(self.config, unflatten(arrays))
+
+    def save_pretrained(
+        self,
+        directory: str | PathLike[str],
+        overwrite: bool = False,
+        *,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        **unsupported: Any,
+    ) -> None:
+        """Write `config.json` and `model.safetensors`, which transformers 4.40.2 and the reference can load.
+
+        Each is written to a temporary file and renamed. `state_dict`: weights to write in place of the model's own,
+        such as those gathered from shards; with `is_main_process=False` nothing is written. Raises FileExistsError if
+        one of the files exists, unless `overwrite`.
+        """
+        refuse_foreign("save_pretrained", unsupported)
+        if unsupported:
+            raise TypeError(f"save_pretrained: unexpected argument {next(iter(unsupported))!r}")
+        if not is_main_process:
+            return
+        state = self.state_dict() if state_dict is None else state_dict
+        half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
+        arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
+        # The reference model checks that no weight is missing and that all shapes are right.
+        arrays = flatten(self.twin(self.config, unflatten(arrays)).parameters)
+        save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite, bfloat16=half)
+
+    @property
+    def base_model(self) -> Module:
+        """The encoder: `ernie_m` of a head, or the model itself."""
+        base = getattr(self, self.base_model_prefix, self)
+        assert isinstance(base, Module)
+        return base
+
+    def get_output_embeddings(self) -> None:
+        """None: no class has a language model's head. Libraries of adapters ask."""
+
+    def get_input_embeddings(self) -> Module:
+        """The module that maps ids to word vectors."""
+        return surgery.base_of(self).embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: Module) -> None:
+        """Replace that module."""
+        surgery.base_of(self).embeddings.word_embeddings = value
+
+    def resize_token_embeddings(self, size: int | None = None, pad_to_multiple_of: int | None = None) -> Module:
+        """Change the vocabulary to `size` rows, in place, and return the module with the word vectors.
+
+        Rows are dropped from the end or added there, newly initialised from torch's generator. pad_to_multiple_of:
+        round the size up. Without a size nothing changes.
+        """
+        return surgery.resize_vocabulary(self, size, pad_to_multiple_of)
+
+    def prune_heads(self, heads: Mapping[int, Iterable[int]]) -> None:
+        """Remove the attention heads in {layer: [heads]}, in place, numbered as before any pruning.
+
+        Equivalent to masking these heads, but cheaper. Heads that are already pruned may be named again. Raises
+        ValueError for a layer or head that does not exist, or if a layer would be left without heads.
+        """
+        surgery.prune_heads(self, heads)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """While training, recompute layers in the backward pass; kwargs are those of torch's `checkpoint`."""
+        chosen = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        surgery.base_of(self).encoder.gradient_checkpointing = chosen
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep the intermediates of layers again."""
+        surgery.base_of(self).encoder.gradient_checkpointing = None
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        return surgery.base_of(self).encoder.gradient_checkpointing is not None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,9 +219,20 @@ class PretrainedModel(Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    def num_parameters(self) -> int:
-        """The total number of weights."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """The total number of weights, or of those that require gradients."""
+        return sum(x.numel() for x in self.parameters() if x.requires_grad or not only_trainable)
+
+
+def chosen_dtype(dtype: Any, torch_dtype: Any) -> torch.dtype | None:
+    """The dtype that either argument names; None for the file's own."""
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise ValueError(f"dtype, torch_dtype: expected one of the two, got {dtype!r} and {torch_dtype!r}")
+    chosen = torch_dtype if dtype is None else dtype
+    if chosen is None or chosen == "auto":
+        return None
+    by_name = getattr(torch, chosen.removeprefix("torch."), chosen) if isinstance(chosen, str) else chosen
+    return float_dtype(by_name)
 
 
 def float_dtype(dtype: Any) -> torch.dtype:

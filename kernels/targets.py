@@ -51,17 +51,14 @@ def probabilities(name: str, values: Tensor, validate: bool) -> Tensor:
     return values
 
 
-def choices(options: dict[str, Any]) -> tuple[int, int]:
-    """(B, C) of a multiple-choice call, from its ids (B, C, S) or vectors (B, C, S, E)."""
-    for name in ("input_ids", "inputs_embeds"):
-        if options.get(name) is not None and not isinstance(options[name], Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(options[name]).__name__}")
-    return shared.choices(options)
-
-
-def merge_choices(name: str, values: Any, axes: tuple[int, ...], batch: tuple[int, int]) -> Tensor:
-    """(B, C, ...) -> (B·C, ...), for tensors whose number of axes is among `axes`."""
-    if not isinstance(values, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(values).__name__}")
-    shared.check_choices_shape(name, values.shape, axes, batch)
-    return values.flatten(0, 1)
+def merge_choices(call: dict[str, Any]) -> tuple[int, int]:
+    """Fold the choices of a multiple-choice call into its rows, (B, C, ...) -> (B·C, ...), in place; return (B, C)."""
+    for name in shared.CHOICE_AXES:
+        if call.get(name) is not None and not isinstance(call[name], Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(call[name]).__name__}")
+    batch = shared.choices(call)
+    for name, axes in shared.CHOICE_AXES.items():
+        if call.get(name) is not None:
+            shared.check_choices_shape(name, call[name].shape, axes, batch)
+            call[name] = call[name].flatten(0, 1)
+    return batch

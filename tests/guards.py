@@ -1,4 +1,4 @@
-"""Memory that tells: tensors inside larger buffers, whose rest is NaN (or a rare integer) and must stay so."""
+"""Tensors inside larger buffers, which detect stray writes: the rest is NaN (or a rare integer) and must stay so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-GUARD = 256  # elements before and behind; a multiple of 16 bytes in every dtype
+GUARD = 256  # elements before and after; a multiple of 16 bytes in every dtype
 RARE = -1234567
 
 
@@ -19,13 +19,13 @@ def _filler(dtype: torch.dtype) -> float:
 
 
 class Guards:
-    """Hands out guarded memory; `check` fails if anything was written outside of it."""
+    """Hands out guarded memory; `check` fails if anything was written outside it."""
 
     def __init__(self) -> None:
         self.buffers: list[tuple[Tensor, int]] = []
 
     def empty(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """As `torch.empty`, poisoned, with guards around."""
+        """Like `torch.empty`, but poisoned and surrounded by guards."""
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         dtype = dtype or torch.get_default_dtype()
         count = 1
@@ -46,12 +46,12 @@ class Guards:
         for buffer, count in self.buffers:
             for guard in (buffer[:GUARD], buffer[GUARD + count :]):
                 intact = guard.isnan() if buffer.dtype.is_floating_point else guard == RARE
-                assert bool(intact.all()), f"written outside of a {buffer.dtype} tensor of {count} elements"
+                assert bool(intact.all()), f"something was written outside a {buffer.dtype} tensor of {count} elements"
 
 
 @contextmanager
 def guarded() -> Iterator[Guards]:
-    """Inside, `torch.empty` and `torch.empty_like` give guarded, poisoned memory; at the end the guards are checked."""
+    """In this context, `torch.empty` and `empty_like` return guarded, poisoned memory; on exit, check the guards."""
     guards = Guards()
     with mock.patch("torch.empty", guards.empty), mock.patch("torch.empty_like", guards.empty_like):
         yield guards

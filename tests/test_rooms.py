@@ -49,10 +49,20 @@ FLOORS = {
     "kernels": (
         ("runtime",),
         (
-            *("gelu", "layer_norm", "attention", "first_token", "embedding", "losses", "padding", "activations"),
-            *("trace", "inputs", "targets"),
+            *(
+                "gelu",
+                "layer_norm",
+                "attention",
+                "rectangles",
+                "first_token",
+                "embedding",
+                "losses",
+                "padding",
+                "activations",
+            ),
+            *("trace", "inputs", "targets", "outputs"),
         ),
-        ("fused_qkv", "layouts", "encoder", "pretrained"),
+        ("layouts", "self_attention", "encoder", "surgery", "pretrained"),
         ("model",),
         ("heads",),
         ("checking",),
@@ -326,7 +336,7 @@ def test_files_and_functions_stay_a_page(room: str) -> None:
         ("ernie_m.reference.cli_model", "ernie_m.reference.cli.model"),
         ("ernie_m.reference.files", "ernie_m.tokenizer.files"),
         ("ernie_m.kernels.check", "ernie_m.kernels.checking.check"),
-        ("ernie_m.kernels.outputs", "ernie_m.reference.outputs"),
+        ("ernie_m.kernels.shipped", "ernie_m.kernels.runtime.variants"),
     ],
 )
 def test_a_module_that_moved_says_where_it_is(old: str, new: str) -> None:

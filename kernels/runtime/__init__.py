@@ -5,6 +5,8 @@ dispatch          which implementation an operation uses
 arguments         checks of types, shapes, devices and ranges
 dtypes            the dtypes that kernels support, and the wider ones they compute in
 variants          how kernels are launched on each GPU target
+launch            launching them: on the tensors' device, within the limits of a grid
+derivative        elementwise functions with a derivative of their own
 interpreter       exact bfloat16 in Triton's interpreter
 moved             where modules of earlier versions are now
 """

@@ -1,7 +1,8 @@
 """Old module paths of this package, as in `ernie_m.reference.compat`."""
 
-# Old module in `ernie_m.kernels` -> where its content is now.
+# Old module in `ernie_m.kernels` -> the module that replaces it.
 MOVED = {
+    "fused_qkv": "ernie_m.kernels.self_attention",
     "baselines": "ernie_m.kernels.benchmark.baselines",
     "bench": "ernie_m.kernels.benchmark.runner",
     "bench_cases": "ernie_m.kernels.benchmark.work",
@@ -27,7 +28,6 @@ MOVED = {
     "interpreter": "ernie_m.kernels.runtime.interpreter",
     "judge": "ernie_m.kernels.checking.verdicts",
     "operation": "ernie_m.kernels.runtime.dispatch",
-    "outputs": "ernie_m.reference.outputs",
     "shipped": "ernie_m.kernels.runtime.variants",
     "verify": "ernie_m.kernels.checking.verify",
     "verify_model": "ernie_m.kernels.checking.verify_model",

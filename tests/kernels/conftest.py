@@ -1,4 +1,4 @@
-"""Kernels are tested in Triton's interpreter where there is no GPU, with bfloat16 made exact."""
+"""Without a GPU, kernels are tested in Triton's interpreter, with bfloat16 made exact."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ else:
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels under test run."""
+    """The device that the kernels under test run on."""
     return "cpu" if INTERPRETED else "cuda"

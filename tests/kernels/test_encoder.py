@@ -1,4 +1,4 @@
-"""Layers and embeddings: activations, dropout's places, half precision on every path, autocast."""
+"""Layers and embeddings: activations, where dropout applies, half precision on every path, autocast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ids_like
+from rounding import MODEL_BOUND, U64
 from torch_models import CLASSES, WAYS, assert_same, pair, tensors, way
 
 import ernie_m.reference as ernie
@@ -28,13 +29,15 @@ def test_activate_equals_the_reference(name: str) -> None:
     assert set(activations.ACTIVATIONS) == set(ACTIVATIONS)
     x = np.concatenate([np.linspace(-12, 12, 997), [0.0, -0.0, 40.0, -40.0]])
     ours = activations.activate(name, torch.tensor(x)).numpy()
-    np.testing.assert_allclose(ours, ACTIVATIONS[name](x), rtol=1e-13, atol=1e-14)
+    expected = ACTIVATIONS[name](x)
+    # As against transformers: both sides round a few times.
+    assert (np.abs(ours - expected) <= 16 * U64 * np.maximum(np.maximum(1.0, np.abs(x)), np.abs(expected))).all()
     half = torch.tensor(x).to(torch.bfloat16)
     rounded = activations.activate(name, half.float()).to(torch.bfloat16)
     assert torch.equal(activations.activate(name, half), rounded)
 
 
-def test_activate_takes_functions_and_refuses_other_names() -> None:
+def test_activate_accepts_functions_and_rejects_unknown_names() -> None:
     assert torch.equal(activations.activate(torch.exp, torch.zeros(2)), torch.ones(2))
     with pytest.raises(ValueError, match=r"activation: expected a callable or one of .*, got 'gelo'"):
         activations.activate("gelo", torch.zeros(2))
@@ -48,8 +51,8 @@ def test_layers_use_the_activation_of_the_configuration(hidden_act: str, how: st
         assert_same(model(torch.tensor([[0, 5, 9]])), twin([[0, 5, 9]]))
 
 
-def calls_of_dropout(model: Any, **options: Any) -> list[tuple[tuple[int, ...], float]]:
-    """(shape, p) of each place where something is dropped, in order."""
+def dropout_calls(model: Any, **options: Any) -> list[tuple[tuple[int, ...], float]]:
+    """(shape, p) of each dropout that drops something, in order."""
     found = []
 
     def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True) -> torch.Tensor:
@@ -62,31 +65,31 @@ def calls_of_dropout(model: Any, **options: Any) -> list[tuple[tuple[int, ...], 
     return found
 
 
-def test_dropout_is_where_the_configuration_names_it() -> None:
-    """Embeddings; in each layer probabilities, attention's output, activation, the layer's output; before a head."""
+def test_dropout_is_applied_where_the_configuration_says() -> None:
+    """On embeddings; in each layer on probabilities, attention output, activation and layer output; before a head."""
     B, S, H, E, F = 2, 4, 2, 32, 24
     sizes = {"hidden_size": E, "num_attention_heads": H, "intermediate_size": F, "num_hidden_layers": 2}
     p = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "act_dropout": 0.3, "classifier_dropout": 0.4}
     layer = [((B, H, S, S), 0.2), ((B, S, E), 0.1), ((B, S, F), 0.3), ((B, S, E), 0.1)]
     model = pair(SEQUENCE, **sizes, **p)[1]
-    assert calls_of_dropout(model) == []
-    assert calls_of_dropout(model.train()) == [((B, S, E), 0.1), *layer, *layer, ((B, E), 0.4)]
-    # Without their own probability, the activation's and the classifier's are the hidden one.
+    assert dropout_calls(model) == []
+    assert dropout_calls(model.train()) == [((B, S, E), 0.1), *layer, *layer, ((B, E), 0.4)]
+    # Without rates of their own, the activation and the classifier use the hidden rate.
     fallback = pair(SEQUENCE, **{**sizes, **p, "act_dropout": None, "classifier_dropout": None})[1].train()
-    assert [q for _, q in calls_of_dropout(fallback)] == [0.1, *[0.2, 0.1, 0.1, 0.1] * 2, 0.1]
+    assert [q for _, q in dropout_calls(fallback)] == [0.1, *[0.2, 0.1, 0.1, 0.1] * 2, 0.1]
 
 
 @pytest.mark.parametrize("name", OFF)
 @pytest.mark.parametrize("grad", [False, True])
-def test_dropout_changes_the_output_in_train_alone(name: str, grad: bool) -> None:
-    """With gradients or without; the same seed drops the same; everywhere 0, train() changes nothing."""
+def test_dropout_changes_the_output_only_in_train(name: str, grad: bool) -> None:
+    """With and without gradients. The same seed drops the same elements; with all rates 0, train() changes nothing."""
     batch = tensors({"input_ids": ids_like(MASK), "attention_mask": MASK})
     with torch.set_grad_enabled(grad):
         twin, off = pair(SEQUENCE, **OFF)
         plain = twin(ids_like(MASK), attention_mask=MASK).logits
-        np.testing.assert_allclose(off.train()(**batch).logits.detach(), plain, atol=1e-13)
+        np.testing.assert_allclose(off.train()(**batch).logits.detach(), plain, rtol=0, atol=MODEL_BOUND)
         model = pair(SEQUENCE, **{**OFF, name: 0.5})[1]
-        np.testing.assert_allclose(model(**batch).logits.detach(), plain, atol=1e-13)
+        np.testing.assert_allclose(model(**batch).logits.detach(), plain, rtol=0, atol=MODEL_BOUND)
         drawn = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
@@ -96,7 +99,7 @@ def test_dropout_changes_the_output_in_train_alone(name: str, grad: bool) -> Non
 
 
 def test_dropout_in_a_packed_call() -> None:
-    """Attention's probabilities are dropped there too; padding of the rectangle has no part."""
+    """Attention probabilities are dropped there too; the rectangle's padding takes no part."""
     model = pair(**{**OFF, "attention_probs_dropout_prob": 0.5})[1].train()
     ids, cu = torch.arange(2, 9), torch.tensor([0, 2, 2, 7], dtype=torch.int32)
     torch.manual_seed(0)
@@ -109,16 +112,17 @@ def test_dropout_in_a_packed_call() -> None:
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_keeps_statistics_and_softmax_in_float32(dtype: str, how: str) -> None:
-    """Weights are rounded, then float64 is the truth.
+    """The truth is float64 with rounded weights.
 
-    RMS error of 8,192 outputs at most 1.25 x 0.42 u √k, as `judge` has it for one operation: there are k = 10 roundings
-    on the way, of the embeddings, projections, probabilities, context, two more products, their normalisations, the
-    activation and its product. Red with statistics in half precision, which here lose digits with the mean.
+    The RMS error of 8,192 outputs is at most 1.25 x 0.42 u √k, the bound of checking/verdicts.py for one operation.
+    There are k = 10 roundings on the way: embeddings, projections, probabilities, context, two more products, their
+    normalisations, the activation and its product. Seen red: statistics in half precision, which lose digits here
+    because the mean is large.
     """
     sizes = {"hidden_size": 512, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 1}
     twin, _ = pair(**sizes)
     arrays = {path: FORMATS[dtype].round(array) for path, array in flatten(twin.parameters).items()}
-    # Embeddings far from 0: a mean 50 times the deviation, which a sum in half precision would lose.
+    # Embeddings far from 0: a sum in half precision would lose the deviation, a fiftieth of the mean.
     arrays["word_embeddings"] = FORMATS[dtype].round(arrays["word_embeddings"] + 0.5)
     twin = ernie.ErnieMModel(twin.config, unflatten(arrays))
     model = type(pair()[1]).from_reference(twin, dtype=TORCH_DTYPES[dtype])
@@ -137,7 +141,7 @@ def test_half_precision_keeps_statistics_and_softmax_in_float32(dtype: str, how:
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_autocast_takes_the_plain_path(grad: bool) -> None:
-    """Its products have another dtype than the weights, which kernels would refuse; the output keeps the weights'."""
+    """Autocast changes the dtype of products, which kernels would reject; the output keeps the weights' dtype."""
     model = pair(dtype=np.float32)[1]
     batch = tensors({"input_ids": ids_like(MASK), "attention_mask": MASK})
     with torch.set_grad_enabled(grad):
@@ -145,4 +149,5 @@ def test_autocast_takes_the_plain_path(grad: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found = model(**batch).last_hidden_state
     assert found.dtype == torch.float32
-    assert 0 < float((found - exact).detach().abs().max()) < 0.25
+    # More than float32 rounding explains: bfloat16 was computed in.
+    assert 1e-4 < float((found - exact).detach().abs().max()) < 0.25

@@ -1,4 +1,4 @@
-"""Attention for first tokens: the same rows that packed attention gives, at a fraction of the work."""
+"""Attention for first tokens: the same rows that packed attention returns, for a fraction of the work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from guards import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import U32, U64, attention_bound
 
 import ernie_m.reference as reference
 from ernie_m.kernels import first_token as kernel
@@ -31,7 +32,7 @@ def drawn(
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_first_token_attention_equals_its_twin(dtype: str) -> None:
-    """On drawn inputs, within the derived bounds. Seen red: the shrinking of `acc` dropped."""
+    """On random inputs, within the derived bounds. Seen red: `acc` not rescaled."""
     check(kernel.first_token_attention, op="first_token_attention", dtypes=[dtype], examples=15)
 
 
@@ -43,21 +44,21 @@ def test_first_token_attention_equals_its_twin(dtype: str) -> None:
     dtype=st.sampled_from([*DTYPES, torch.float64]),
 )
 def test_first_token_attention_equals_the_reference(lengths: list[int], H: int, D: int, dtype: torch.dtype) -> None:
-    """Seen red: the tail's mask dropped, a block's keys skipped, the next head's values read."""
+    """Seen red: the last block's mask dropped, a block of keys skipped, the next head's values read."""
     q, kv, cu = drawn(lengths, H, D, dtype)
     exact = reference.first_token_attention(q.double().cpu().numpy(), kv.double().cpu().numpy(), cu.cpu().numpy())
     for form in (kernel.first_token_attention, kernel.plain_first_token_attention):
         context = form(q, kv, cu)
         assert context.dtype == dtype
-        u, wide = torch.finfo(dtype).eps / 2, 2**-53 if dtype == torch.float64 else 2**-24
-        largest = kv[:, 1].double().abs().amax().item() if kv.numel() else 0.0
-        scale = float(D) * q.double().abs().amax().item() * (kv[:, 0].double().abs().amax().item() if kv.numel() else 0)
-        limit = u * np.abs(exact) + wide * (4 * scale + 8 + max(lengths)) * largest
+        # Computed in float32 at least, then rounded to the dtype.
+        wide = (x.double().cpu().numpy().swapaxes(0, 1) for x in (q, kv[:, 0], kv[:, 1]))
+        bound = attention_bound(*wide, U64 if dtype == torch.float64 else U32)
+        limit = torch.finfo(dtype).eps / 2 * np.abs(exact) + bound
         assert (np.abs(context.double().cpu().numpy() - exact) <= limit).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_first_token_attention_reads_and_writes_its_own_memory_alone(dtype: torch.dtype) -> None:
+def test_first_token_attention_reads_and_writes_only_its_own_memory(dtype: torch.dtype) -> None:
     with guarded() as guards:
         q, kv, cu = (guards.hold(x) for x in drawn([65, 0, 1, 130], dtype=dtype))
         context = kernel.first_token_attention(q, kv, cu)
@@ -76,7 +77,7 @@ def test_first_token_attention_of_a_sequence_does_not_depend_on_its_neighbours(d
     assert torch.equal(among[1:2], alone)
 
 
-def test_wrong_cu_seqlens_never_become_an_address() -> None:
+def test_wrong_cu_seqlens_never_become_stray_addresses() -> None:
     q, kv, _ = drawn([20])
     for values in ([0, 5000], [-7, 20], [12, 3]):
         with guarded() as guards:
@@ -90,7 +91,7 @@ def test_gradients_flow_through_the_plain_form() -> None:
     assert torch.autograd.gradcheck(lambda a, b: kernel.first_token_attention(a, b, cu), inputs)
 
 
-def test_first_token_attention_says_what_is_wrong() -> None:
+def test_first_token_attention_error_messages() -> None:
     q, kv, cu = drawn([2, 3])
     for error, message, arguments in (
         (ValueError, r"kv: expected shape \(T, 2, H, D\)", (q, kv[:, :1], cu)),
@@ -109,7 +110,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("form", ["kernel", "plain"])
 def test_opcheck_of_strided_arguments(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen red: what the plain form gives has other strides than the fake one says."""
+    """Seen red: the plain form's result has other strides than the fake's."""
     if form == "plain":
         monkeypatch.setattr(kernel, "runs_triton", lambda x: False)
     torch.library.opcheck(

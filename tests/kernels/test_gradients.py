@@ -1,4 +1,4 @@
-"""Gradients of the torch models: against differences, across paths, and nothing of padding."""
+"""Gradients of the torch models: against differences, across paths, and zero for padding."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import ids_like, masks
 from hypothesis import given, settings
+from rounding import MODEL_BOUND
 from torch_models import CLASSES, pair, tensors
 
 from ernie_m.kernels.model import ErnieMModel
@@ -24,6 +25,11 @@ TARGETS: dict[str, dict[str, Any]] = {
     "ErnieMForQuestionAnswering": SPANS,
     "ErnieMForInformationExtraction": {"start_positions": FLAGS, "end_positions": FLAGS[::-1].copy()},
 }
+# Parameters that add the same number to all scores of a softmax, which ignores it: over choices, and over positions.
+IGNORED = {
+    "ErnieMForMultipleChoice": ("classifier.bias",),
+    "ErnieMForQuestionAnswering": ("qa_outputs.bias", "ernie_m.encoder.layers.1.norm2.bias"),
+}
 
 
 def batch_of(cls: Any, mask: np.ndarray = MASK) -> dict[str, Any]:
@@ -33,7 +39,7 @@ def batch_of(cls: Any, mask: np.ndarray = MASK) -> dict[str, Any]:
 
 
 def scalar(output: Any) -> torch.Tensor:
-    """The loss; of the bare model, which has none, a sum in which every number has another weight."""
+    """The loss; for the bare model, which has none, a sum that weights every number differently."""
     if hasattr(output, "loss"):
         return output.loss
     parts = [output.last_hidden_state, output.pooler_output]
@@ -41,17 +47,17 @@ def scalar(output: Any) -> torch.Tensor:
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    """By parameter; a parameter without one is left out."""
+    """By parameter; parameters without a gradient are left out."""
     found = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
     model.zero_grad()
     return found
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_gradients_are_those_of_differences(cls: Any) -> None:
+def test_gradients_equal_central_differences(cls: Any) -> None:
     """Central differences of the loss, without autograd and on the fast path, along a random direction of all weights.
 
-    A step of h = 1e-5 leaves h² of the third derivative, and 1e-11 of rounding."""
+    A step of h = 1e-5 leaves an error of h² times the third derivative, and 1e-11 of rounding."""
     model = pair(cls, num_labels=2)[1]
     batch = batch_of(cls)
     scalar(model(**batch)).backward()
@@ -68,8 +74,21 @@ def test_gradients_are_those_of_differences(cls: Any) -> None:
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6)
 
 
+def split(cls: Any, found: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The gradients that are not 0 in exact arithmetic, and those that are: of IGNORED, and of the keys' biases.
+
+    A key's bias adds the same number to all scores of a query.
+    """
+    names = {*IGNORED.get(cls.__name__, ()), *(name for name in found if name.endswith("k_proj.bias"))}
+    return {name: x for name, x in found.items() if name not in names}, {name: found[name] for name in names}
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_gradients_reach_every_parameter_that_is_read(cls: Any) -> None:
+    """Where the exact gradient is 0, rounding leaves at most MODEL_BOUND of the largest one; elsewhere it is larger.
+
+    Seen red: all values or keys detached, one key detached, the logits of one position detached.
+    """
     model = pair(cls, num_labels=2)[1]
     scalar(model(**batch_of(cls))).backward()
     found = gradients(model)
@@ -77,10 +96,11 @@ def test_gradients_reach_every_parameter_that_is_read(cls: Any) -> None:
     assert missing == (
         {"ernie_m.pooler.dense.weight", "ernie_m.pooler.dense.bias"} if "Extraction" in str(cls) else set()
     )
-    # A constant added to all choices' scores changes nothing.
-    zero = {"classifier.bias"} if "Choice" in str(cls) else set()
-    assert {name for name, x in found.items() if not x.any()} == zero
     assert all(bool(x.isfinite().all()) for x in found.values())
+    other, zero = split(cls, found)
+    bound = MODEL_BOUND * max(float(x.abs().max()) for x in found.values())
+    assert [name for name, x in other.items() if float(x.abs().max()) <= bound] == []
+    assert [name for name, x in zero.items() if float(x.abs().max()) > bound] == []
 
 
 @settings(max_examples=25)
@@ -96,12 +116,13 @@ def test_gradients_of_packed_and_padded_calls_agree(mask: np.ndarray) -> None:
     packed = model.packed(torch.tensor(ids[valid]), cu, mask.shape[1])
     ((packed.last_hidden_state * weights[torch.tensor(valid)]).sum() + packed.pooler_output.sum()).backward()
     second = gradients(model)
+    largest = max(float(x.abs().max()) for x in first.values())
     for name, x in first.items():
-        torch.testing.assert_close(second[name], x, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(second[name], x, rtol=0, atol=MODEL_BOUND * largest)
 
 
 def test_gradients_of_padding_are_zero() -> None:
-    """Of vectors under the padding, even if they are nan; and of a 3-D mask's tokens without any to attend to."""
+    """Even where padded vectors are nan; also for tokens that a 3-D mask leaves with nothing to attend to."""
     model = pair()[1]
     vectors = torch.randn(3, 4, 16, dtype=torch.float64)
     vectors[torch.tensor(MASK == 0)] = float("nan")
@@ -117,7 +138,7 @@ def test_gradients_of_padding_are_zero() -> None:
 
 
 def test_gradients_of_the_padding_token_are_zero() -> None:
-    """As in transformers, its row is not trained, in either table, though a mask may call it a token."""
+    """As in transformers, its row is trained in neither table, even if a mask marks it as a token."""
     model = pair(pad_token_id=4)[1]
     scalar(model(torch.tensor([[4, 4, 5]]), attention_mask=torch.ones(1, 3))).backward()
     found = gradients(model)
@@ -128,7 +149,7 @@ def test_gradients_of_the_padding_token_are_zero() -> None:
 
 
 def test_gradients_of_inputs_alone() -> None:
-    """With frozen weights: the input's gradient is the same; and what wants no gradient at all is not traced by it."""
+    """Frozen weights do not change the input's gradient; if nothing requires a gradient, neither does the output."""
     model = pair()[1]
     x = torch.randn(2, 3, 16, dtype=torch.float64)
     found = []
@@ -137,12 +158,12 @@ def test_gradients_of_inputs_alone() -> None:
         leaf = x.clone().requires_grad_()
         scalar(model(inputs_embeds=leaf)).backward()
         found.append(leaf.grad)
-    torch.testing.assert_close(*found, rtol=0, atol=0)
+    torch.testing.assert_close(*found, rtol=0, atol=MODEL_BOUND * float(found[0].abs().max()))
     assert not model(inputs_embeds=x).last_hidden_state.requires_grad
 
 
 def test_gradients_of_a_head_on_a_frozen_encoder() -> None:
-    """The encoder takes the fast path, the head is trained."""
+    """The encoder takes the fast path; the head is trained."""
     model = pair(CLASSES[1], dtype=np.float32)[1]
     batch = batch_of(CLASSES[1])
     scalar(model(**batch)).backward()

@@ -1,4 +1,4 @@
-"""The bare torch model against the reference: every path, every argument, in float64 and, with kernels, in float32."""
+"""The bare torch model against the reference: every path and argument, in float64 and, with kernels, in float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from helpers import ids_like, masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_models import CLASSES, U32, WAYS, arrays_of, assert_same, pair, tensors, three_errors, way
+from rounding import MODEL_BOUND, U32
+from torch_models import CLASSES, WAYS, arrays_of, assert_same, pair, tensors, three_errors, way
 
 from ernie_m.kernels.inputs import settled
 from ernie_m.reference import trace
@@ -28,8 +29,8 @@ def both(batch: dict[str, Any], how: str, twin: Any = TWIN, model: Any = MODEL) 
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_models_take_the_references_arguments_and_give_its_outputs(cls: Any) -> None:
-    """In the same order; the generator for dropout, which here is torch's, aside. Documented once, shown in both."""
+def test_models_have_the_references_arguments_and_outputs(cls: Any) -> None:
+    """In the same order, apart from the dropout generator, which here is torch's. Documented once, shown in both."""
     ours, theirs = (list(inspect.signature(call).parameters) for call in (cls.forward, cls.twin.__call__))
     assert ours == [name for name in theirs if name != "rng"]
     ours, theirs = (typing.get_type_hints(call)["return"] for call in (cls.forward, cls.twin.__call__))
@@ -62,7 +63,7 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=150)
 @given(batches(), st.sampled_from(["plain operations", "gradients"]))
 def test_model_float64_equals_the_reference(batch: dict[str, Any], how: str) -> None:
-    """All arguments, all outputs, padding included, which is 0. Red without: head mask, fixpoint, zeroed padding."""
+    """All arguments and outputs, padding included (0). Seen red: without head mask, fixpoint or zeroed padding."""
     before = {key: np.array(x) for key, x in batch.items()}
     ours, theirs = both(batch, how)
     assert_same(ours, theirs)
@@ -72,8 +73,8 @@ def test_model_float64_equals_the_reference(batch: dict[str, Any], how: str) -> 
 
 @settings(max_examples=30)
 @given(masks(max_rows=6, lengths=(1, 2, 5, 9)), st.integers(0, 2**32 - 1), st.floats(0.05, 0.6))
-def test_settled_finds_the_tokens_that_lead_on_for_ever(mask: np.ndarray, seed: int, share: float) -> None:
-    """Against the loop that drops one token after another; a chain takes as many turns as it has links."""
+def test_settled_finds_the_tokens_with_endless_walks(mask: np.ndarray, seed: int, share: float) -> None:
+    """Against a loop that drops tokens step by step; a chain takes as many steps as it has links."""
     (B, S), rng = mask.shape, np.random.default_rng(seed)
     drawn = rng.random((B, S, S)) < share
     chain = np.broadcast_to(np.eye(S, k=1, dtype=bool), (B, S, S))
@@ -88,11 +89,11 @@ def test_settled_finds_the_tokens_that_lead_on_for_ever(mask: np.ndarray, seed: 
 @settings(max_examples=12)
 @given(st.data())
 def test_model_float32_equals_the_reference_layer_by_layer(data: st.DataObject) -> None:
-    """In the interpreter: everything that both compute, by name, on drawn sizes and masks, rows without tokens too.
+    """In the interpreter: every value that both compute, by name, on random sizes and masks, with empty rows too.
 
-    An error may be twice the reference's, and 16 u of the largest number, or of 1, which is what normalised states and
-    their projections are of the order of: both are float32, of other orders of sums.
-    Red with a kernel's bias left out, keys without their tail, positions off by one.
+    An error may be twice the reference's, plus 16 u of the largest number or of 1, the order of magnitude of
+    normalised states and their projections: both are float32, summed in different orders.
+    Seen red: a kernel's bias left out, the last block of keys left out, positions off by one.
     """
     D = data.draw(st.sampled_from([16, 32]))
     H = data.draw(st.integers(1, 2))
@@ -115,7 +116,7 @@ def test_model_float32_equals_the_reference_layer_by_layer(data: st.DataObject) 
     with way("kernels"), trace() as found:
         model(**tensors(batch))
     exact, reference = traces
-    # What fusing hides is missing, nothing else; of no tokens there is nothing to compare.
+    # Only what fusing hides is missing; without tokens there is nothing to compare.
     hidden = ("word_embeddings", "position_embeddings", "scores", "probs", "out_proj", "linear1", "linear2")
     if config["hidden_act"] != "gelu":
         hidden = tuple(name for name in hidden if name != "linear1")
@@ -131,8 +132,8 @@ def test_model_float32_equals_the_reference_layer_by_layer(data: st.DataObject) 
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_model_float32_error_is_no_larger_than_the_references(how: str) -> None:
-    """RMS error at most 1.25 times the reference's, over 10,000 outputs or more; the largest at most twice, + 16 u."""
+def test_model_float32_errors_are_close_to_the_references(how: str) -> None:
+    """The RMS error of at least 10,000 outputs is at most 1.25 times the reference's; the largest, twice + 16 u."""
     errors: list[list[np.ndarray]] = [[], []]
     config = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512, "num_hidden_layers": 2}
     for seed in range(2):
@@ -158,17 +159,17 @@ def test_model_default_masks(config: dict[str, Any], how: str) -> None:
 
 @pytest.mark.parametrize("how", WAYS)
 def test_model_pruned(how: str) -> None:
-    """Layers of one, two and three heads; the head mask still counts the heads that there once were."""
+    """Layers of two, three and one heads; the head mask still has an entry for every original head."""
     twin, model = pair(hidden_size=24, num_attention_heads=3, num_hidden_layers=3, pruned_heads={0: (1,), 2: (0, 2)})
     mask = np.array([[1, 1, 1, 0], [0, 1, 1, 1]])
     batch = {"input_ids": ids_like(mask), "attention_mask": mask, "head_mask": np.array([0.5, 2.0, -1.0])}
     assert_same(*both(batch, how, twin, model))
-    assert [layer.self_attn.self_attn.weight.shape[1] for layer in model.encoder.layers] == [16, 24, 8]
+    assert [layer.self_attn.self_attn.q_proj.out_features for layer in model.encoder.layers] == [16, 24, 8]
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_model_padding_content_changes_no_bit(how: str) -> None:
-    """nan vectors, other ids, positions past the table under the padding: the same to the bit, and no nan."""
+def test_model_ignores_the_content_of_padding_bitwise(how: str) -> None:
+    """With nan vectors, other ids or positions past the table at padding, the result is bitwise the same."""
     mask = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
     ids = ids_like(mask)
     vectors = TWIN.parameters.word_embeddings[ids]
@@ -183,7 +184,7 @@ def test_model_padding_content_changes_no_bit(how: str) -> None:
             np.testing.assert_array_equal(x, arrays_of(b)[name])
 
 
-def test_model_repeats_to_the_bit() -> None:
+def test_model_is_reproducible_bitwise() -> None:
     """In `no_grad` and in `inference_mode`."""
     mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
     batch = tensors({"input_ids": ids_like(mask), "attention_mask": mask})
@@ -199,7 +200,7 @@ def test_model_repeats_to_the_bit() -> None:
 @settings(max_examples=25)
 @given(masks(lengths=(1, 2, 7)), st.sampled_from(["plain operations", "gradients"]), st.integers(0, 3), st.booleans())
 def test_packed_equals_the_padded_call(mask: np.ndarray, how: str, more: int, positions: bool) -> None:
-    """Sequences side by side, empty ones too, with `max_seqlen` exact or larger, positions given or counted."""
+    """Packed sequences, some empty, with `max_seqlen` exact or larger, positions given or counted."""
     # Without holes: a packed sequence's positions count its tokens.
     mask = (np.arange(mask.shape[1]) < mask.sum(axis=1, keepdims=True)).astype(np.int64)
     ids, valid = ids_like(mask), mask.astype(bool)
@@ -209,8 +210,10 @@ def test_packed_equals_the_padded_call(mask: np.ndarray, how: str, more: int, po
         padded = arrays_of(MODEL(**tensors({"input_ids": ids, "attention_mask": mask})))
         given = None if places is None else torch.tensor(places)
         packed = arrays_of(MODEL.packed(torch.tensor(ids[valid]), cu, int(mask.sum(axis=1).max()) + more, given))
-    np.testing.assert_allclose(packed["last_hidden_state"], padded["last_hidden_state"][valid], atol=1e-13)
-    np.testing.assert_allclose(packed["pooler_output"], padded["pooler_output"], atol=1e-13)
+    np.testing.assert_allclose(
+        packed["last_hidden_state"], padded["last_hidden_state"][valid], rtol=0, atol=MODEL_BOUND
+    )
+    np.testing.assert_allclose(packed["pooler_output"], padded["pooler_output"], rtol=0, atol=MODEL_BOUND)
 
 
 def message(call: Any) -> str:
@@ -239,13 +242,13 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_model_errors_are_worded_as_in_the_reference(name: str) -> None:
+def test_model_error_messages_are_the_references(name: str) -> None:
     batch = WRONG[name]
     assert message(lambda: MODEL(**tensors(batch))) == message(lambda: TWIN(**batch))
 
 
-def test_model_errors_of_kinds() -> None:
-    """What is no tensor, or one of a wrong kind; and the wording that the mask's error has."""
+def test_model_rejects_wrong_types() -> None:
+    """Arguments that are not tensors, or of a wrong dtype or device; and the message for a mask's shape."""
     ids = torch.tensor(IDS)
     found = message(lambda: MODEL(ids, torch.ones(2, 8)))
     assert found == "attention_mask: expected shape (B, S) = (2, 7) or (B, S, S) = (2, 7, 7), got (2, 8)"
@@ -257,14 +260,14 @@ def test_model_errors_of_kinds() -> None:
     assert "attention_mask: expected a tensor on cpu" in message(lambda: MODEL(ids, ids.to("meta")))
 
 
-def test_packed_errors() -> None:
+def test_packed_error_messages() -> None:
     ids, cu = torch.arange(2, 9), torch.tensor([0, 3, 7], dtype=torch.int32)
     wrong: dict[str, tuple[Any, ...]] = {
         "input_ids: expected shape (T,), got (1, 7)": (ids[None], cu, 4),
-        "cu_seqlens: expected values rising from 0 to T = 7, got [0, 3, 6]": (ids, cu - cu // 7, 4),
+        "cu_seqlens: expected non-decreasing values from 0 to T = 7, got [0, 3, 6]": (ids, cu - cu // 7, 4),
         "cu_seqlens: expected torch.int32, got torch.int64": (ids, cu.long(), 4),
         "max_seqlen: expected at least 4, the longest sequence's length, got 3": (ids, cu, 3),
-        "max_seqlen: expected an integer of at least 0, got 4.0": (ids, cu, 4.0),
+        "max_seqlen: expected an integer of at least 0, got float 4.0": (ids, cu, 4.0),
         "position_ids: expected shape (T,) = (7,), got (6,)": (ids, cu, 4, ids[:6]),
         "position_ids: expected values in [0, 40) for a position table for 40 tokens, got 40 at [0]": (
             *(ids, cu, 4),
@@ -276,13 +279,13 @@ def test_packed_errors() -> None:
         assert message(lambda arguments=arguments: MODEL.packed(*arguments)) == text
 
 
-def test_arguments_are_checked_once_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the model: not by each operation in each layer again (once 64 calls in a forward pass of four layers)."""
+def test_arguments_are_checked_once_by_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again by each operation in each layer, which would take 64 calls in a forward pass of four layers."""
     calls: list[str] = []
-    pages = [import_module(f"ernie_m.kernels.{page}") for page in ("attention", "embedding", "gelu", "layer_norm")]
-    for page in [*pages, import_module("ernie_m.kernels.first_token"), import_module("ernie_m.kernels.padding")]:
-        for name in [name for name in vars(page) if name.startswith("check_")]:
-            monkeypatch.setattr(page, name, lambda *arguments, name=name, **options: calls.append(name))
+    modules = [import_module(f"ernie_m.kernels.{name}") for name in ("attention", "embedding", "gelu", "layer_norm")]
+    for module in [*modules, import_module("ernie_m.kernels.first_token"), import_module("ernie_m.kernels.padding")]:
+        for name in [name for name in vars(module) if name.startswith("check_")]:
+            monkeypatch.setattr(module, name, lambda *arguments, name=name, **options: calls.append(name))
     batch = tensors({"input_ids": np.array([[3, 4, 5], [6, 7, 1]])})
     with torch.no_grad():
         MODEL(**batch)

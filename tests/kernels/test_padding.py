@@ -1,4 +1,4 @@
-"""Padding: the very arrays that the reference gives."""
+"""Padding: exactly the arrays that the reference returns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_padding_equals_the_reference(mask: np.ndarray, boolean: bool, trailing:
 
 
 def test_sequence_of_tokens_skips_empty_sequences() -> None:
-    """Seen red: the token at a boundary given to the sequence before it (`right=False`)."""
+    """Seen red: the token at a boundary assigned to the sequence before it (`right=False`)."""
     cu = torch.tensor([0, 3, 3, 5], dtype=torch.int32)
     assert padding.sequence_of_tokens(cu, 5).tolist() == [0, 0, 0, 2, 2]
     assert padding.sequence_of_tokens(cu, 6).tolist() == [0, 0, 0, 2, 2, 2]
@@ -53,6 +53,21 @@ def test_gradients_flow_through_unpad_and_pad() -> None:
 
 
 @pytest.mark.parametrize("values", [[1, 5], [0, 4], [0, 6, 5], []])
-def test_check_cu_seqlens_names_what_came(values: list[int]) -> None:
+def test_check_cu_seqlens_names_the_argument(values: list[int]) -> None:
     with pytest.raises(ValueError, match=r"cu_seqlens: expected"):
         padding.check_cu_seqlens(torch.tensor(values, dtype=torch.int32), 5, values=True)
+
+
+@pytest.mark.parametrize("bad", [-1, 6, 2**40])
+def test_indices_outside_the_rectangle_are_an_error(bad: int) -> None:
+    """On a CPU. Seen red: torch's IndexError; a negative index, counted from the end."""
+    indices, message = torch.tensor([0, bad]), rf"indices: expected values in \[0, 6\) .* got {bad} at \[1\]"
+    with pytest.raises(ValueError, match=message):
+        padding.unpad(torch.zeros(2, 3, 4), indices)
+    with pytest.raises(ValueError, match=message):
+        padding.pad(torch.zeros(2, 4), indices, 2, 3)
+
+
+def test_pad_needs_one_index_for_each_token() -> None:
+    with pytest.raises(ValueError, match=r"packed: expected shape \(T, \.\.\.\) with T = 2, got \(3, 4\)"):
+        padding.pad(torch.zeros(3, 4), torch.tensor([0, 1]), 2, 3)

@@ -1,4 +1,4 @@
-"""`torch.compile(fullgraph=True)` of whole models: one graph, in which nothing is read on the host."""
+"""`torch.compile(fullgraph=True)` of whole models: one graph that reads no values on the host."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import ids_like
+from rounding import MODEL_BOUND, U32
 from torch_models import CLASSES, assert_same, pair, tensors, way
 
 QUESTION = CLASSES[4]
+FLOAT32 = 64 * U32  # one layer in another order of sums: each way has some 30 roundings of numbers around 1
 MASK = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
 CU = torch.tensor([0, 3, 3, 5], dtype=torch.int32)
 
@@ -28,7 +30,7 @@ def fresh() -> Iterator[None]:
 
 
 class Graphs:
-    """A backend that runs graphs as they are, after autograd, and keeps the names of their operations."""
+    """A backend that runs graphs unchanged, after autograd, and records the names of their operations."""
 
     def __init__(self) -> None:
         self.operations: list[list[str]] = []
@@ -51,8 +53,8 @@ def batch_of(mask: np.ndarray, **more: Any) -> dict[str, Any]:
 
 
 def test_padded_call_is_one_graph_for_all_masks_and_lengths() -> None:
-    """Kernels, a head with its loss, other numbers of tokens, none at all, and another S: at most one more graph for
-    that, and only the count of tokens is known late."""
+    """Kernels and a head with its loss, for several numbers of tokens, none at all, and another S: at most one more
+    graph, for the new S. Only the number of tokens depends on values."""
     model = pair(QUESTION, dtype=np.float32, num_hidden_layers=1)[1]
     graphs = Graphs()
     compiled = torch.compile(model, fullgraph=True, backend=graphs)
@@ -60,7 +62,7 @@ def test_padded_call_is_one_graph_for_all_masks_and_lengths() -> None:
     with way("kernels"):
         for mask in (MASK, MASK * 0, MASK * 0 + 1, np.pad(MASK, ((0, 0), (0, 2)))):
             batch = batch_of(mask, **targets)
-            assert_same(compiled(**batch), model(**batch))
+            assert_same(compiled(**batch), model(**batch), FLOAT32)
     assert len(graphs.operations) <= 2
     assert graphs.count("nonzero") == len(graphs.operations)
     assert graphs.count("_local_scalar_dense") == 0
@@ -68,25 +70,25 @@ def test_padded_call_is_one_graph_for_all_masks_and_lengths() -> None:
 
 
 def test_head_on_first_tokens_is_one_graph() -> None:
-    """Rows without tokens, and a batch without any: its first tokens are of 0 rows."""
+    """Rows without tokens, and a batch with none at all, where T = 0."""
     model = pair(CLASSES[1], dtype=np.float32, num_hidden_layers=1)[1]
     graphs = Graphs()
     compiled = torch.compile(model, fullgraph=True, backend=graphs)
     with way("kernels"):
         for mask in (MASK, MASK * 0):
-            assert_same(compiled(**batch_of(mask)), model(**batch_of(mask)))
+            assert_same(compiled(**batch_of(mask)), model(**batch_of(mask)), FLOAT32)
     assert graphs.count("ernie_m.first_token_attention") == len(graphs.operations) == 1
 
 
 def test_packed_reads_nothing_on_the_host() -> None:
-    """No size and no number depends on a value, so CUDA graphs apply; other lengths run the same graph."""
+    """No size depends on a value, so CUDA graphs apply; other lengths run the same graph."""
     model = pair(dtype=np.float32, num_hidden_layers=1)[1]
     graphs = Graphs()
     compiled = torch.compile(model.packed, fullgraph=True, backend=graphs)
     ids = torch.arange(2, 7)
     with way("kernels"):
         for cu in (CU, torch.tensor([0, 0, 1, 5], dtype=torch.int32)):
-            assert_same(compiled(ids, cu, 4), model.packed(ids, cu, 4))
+            assert_same(compiled(ids, cu, 4), model.packed(ids, cu, 4), FLOAT32)
     assert len(graphs.operations) == 1
     assert graphs.count("ernie_m.packed_attention") == 1
     assert graphs.count("nonzero") == graphs.count("_local_scalar_dense") == 0
@@ -94,7 +96,7 @@ def test_packed_reads_nothing_on_the_host() -> None:
 
 @pytest.mark.parametrize("form", ["padded", "packed"])
 def test_training_is_one_graph_with_the_same_gradients(form: str) -> None:
-    """Dropout is off, so that both draw the same; float64."""
+    """Dropout is off, so that both compute the same; float64."""
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = pair(CLASSES[0], num_hidden_layers=1, **off)[1].train()
     call = torch.compile(model.packed if form == "packed" else model, fullgraph=True, backend="aot_eager")
@@ -104,8 +106,9 @@ def test_training_is_one_graph_with_the_same_gradients(form: str) -> None:
         (out.last_hidden_state.cos().sum() + out.pooler_output.sum()).backward()
         found.append({name: x.grad.clone() for name, x in model.named_parameters()})
         model.zero_grad()
+    largest = max(float(x.abs().max()) for x in found[0].values())
     for name, x in found[0].items():
-        torch.testing.assert_close(x, found[1][name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(x, found[1][name], rtol=0, atol=MODEL_BOUND * largest)
 
 
 def test_training_with_dropout_is_one_graph() -> None:
@@ -119,6 +122,7 @@ def test_training_with_dropout_is_one_graph() -> None:
 INDUCTOR = """
 import sys
 import numpy as np, torch
+from rounding import MODEL_BOUND, U32
 from torch_models import CLASSES, assert_same, pair, tensors
 
 torch.set_num_threads(1)
@@ -133,7 +137,7 @@ with torch.no_grad():
 
 @pytest.mark.skipif(
     sys.platform == "win32" or not (shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")),
-    reason="inductor compiles C++: no compiler found",
+    reason="no C++ compiler found, which inductor needs",
 )
 def test_inductor_without_the_interpreter(repository: Any) -> None:
     """In a process of its own, where the operations run in plain torch."""

@@ -1,4 +1,4 @@
-"""What `reference.trace` records of the torch models, and that it can be compared with the reference's."""
+"""What `reference.trace` records of the torch models, and how it compares with the reference's trace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from helpers import ids_like, masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import MODEL_BOUND
 from torch_models import CLASSES, pair, tensors, way
 
 from ernie_m.kernels.trace import tracing
 from ernie_m.reference import compare, trace
 from ernie_m.reference.trace import scope
 
-# What the fast path never writes down.
+# What the fast path never writes to memory.
 FUSED = ("word_embeddings", "position_embeddings", "scores", "probs", "out_proj", "linear1", "linear2")
 PAIRS = [pair(cls, num_labels=2) for cls in CLASSES]
 MASK = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
@@ -35,16 +36,16 @@ def traces(twin: Any, model: Any, mask: np.ndarray, how: str, **asked: bool) -> 
 
 @settings(max_examples=60)
 @given(masks(), st.sampled_from(PAIRS), st.sampled_from(["plain operations", "gradients"]), st.booleans())
-def test_trace_compares_with_the_references(mask: np.ndarray, models: Any, how: str, attentions: bool) -> None:
-    """Names are the same, but for what fusing hides; numbers too, whatever of a layer is computed; padding is 0."""
+def test_trace_agrees_with_the_references(mask: np.ndarray, models: Any, how: str, attentions: bool) -> None:
+    """The same names, except what fusing hides; the same numbers, however much of a layer is computed; 0 at padding."""
     twin, model = models
     a, b = traces(twin, model, mask, how, output_attentions=attentions)
     hidden = () if how == "gradients" else FUSED[:2] + FUSED[4:] if attentions else FUSED
     names = [name for name in a if not name.endswith(hidden)]
-    if not mask.any() and not attentions:  # without a token the reference attends to nothing
+    if not mask.any() and not attentions:  # without tokens, the reference computes no attention
         b.entries = {name: entry for name, entry in b.entries.items() if not name.endswith(("scores", "probs"))}
     assert set(b) == set(names)
-    found = compare(a, b, mask, tolerance=1e-12)
+    found = compare(a, b, mask, tolerance=MODEL_BOUND)
     assert found and set(found.errors) == set(names), found
     for name, entry in b.items():
         padded = entry.padded()
@@ -53,7 +54,7 @@ def test_trace_compares_with_the_references(mask: np.ndarray, models: Any, how: 
             assert not padded[mask == 0].any()
 
 
-def test_trace_finds_where_a_wrong_weight_comes_in() -> None:
+def test_trace_finds_where_a_wrong_weight_first_shows() -> None:
     twin, model = pair()
     with torch.no_grad():
         model.encoder.layers[1].linear2.weight[0, 0] += 1.0
@@ -61,7 +62,7 @@ def test_trace_finds_where_a_wrong_weight_comes_in() -> None:
     assert compare(*traces(twin, model, MASK, "gradients"), MASK).name == "encoder.layers.1.linear2"
 
 
-def test_trace_of_the_fast_path_has_the_tokens_places() -> None:
+def test_trace_of_the_fast_path_has_the_tokens_positions() -> None:
     _, b = traces(*pair(), MASK, "plain operations")
     entry = b["encoder.layers.0.self_attn.self_attn.q_proj"]
     assert entry.value.shape == (5, 16)
@@ -78,7 +79,7 @@ def test_trace_of_a_packed_call() -> None:
 
 
 def test_trace_keeps_bfloat16_as_float32_and_copies() -> None:
-    """And names stand behind the caller's own scope."""
+    """The caller's scope becomes a prefix of the names."""
     model = type(PAIRS[0][1]).from_reference(PAIRS[0][0], dtype=torch.bfloat16)
     with way("gradients"), trace() as t:
         out = model(torch.tensor([[0, 5]]))

@@ -1,4 +1,4 @@
-"""Each operation is told twice, in files of the same name; and where there is no Triton, the room still imports."""
+"""Each operation is written twice, in files of the same name; without Triton, the package still imports."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_twins_have_the_same_name_and_the_same_arguments_in_the_same_order(file:
     twins = [getattr(import_module(f"ernie_m.{room}.{file}"), name) for room in ("reference", "kernels")]
     plain, fast = (list(inspect.signature(twin).parameters) for twin in twins)
     assert fast[: len(plain)] == plain
-    # What a kernel takes besides has a default: a call of the one is a call of the other.
+    # Extra arguments of a kernel have defaults, so any call of the reference is a call of the kernel too.
     extra = list(inspect.signature(twins[1]).parameters.values())[len(plain) :]
     assert all(parameter.default is not inspect.Parameter.empty for parameter in extra)
 
 
-def test_without_triton_the_room_imports_and_plain_torch_serves() -> None:
+def test_without_triton_the_package_imports_and_uses_plain_torch() -> None:
     program = """
 import sys
-sys.modules["triton"] = None  # an import of it fails
+sys.modules["triton"] = None  # importing it fails
 import torch
 from ernie_m import kernels, reference
 assert not kernels.runtime.dispatch.HAS_TRITON

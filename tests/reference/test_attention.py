@@ -69,7 +69,7 @@ def test_packed_attention_equals_padded(mask: np.ndarray, H: int, D: int, seed: 
 def test_packed_attention_rejects_bad_shapes_and_offsets() -> None:
     with pytest.raises(ValueError, match=r"qkv: expected shape \(T, 3, H, D\), got \(5, 2, 1, 4\)"):
         packed_attention(np.zeros((5, 2, 1, 4)), np.array([0, 5]))
-    with pytest.raises(ValueError, match=r"cu_seqlens: expected values rising from 0 to T = 5, got \[0, 6\]"):
+    with pytest.raises(ValueError, match=r"cu_seqlens: expected non-decreasing values from 0 to T = 5, got \[0, 6\]"):
         packed_attention(np.zeros((5, 3, 1, 4)), np.array([0, 6]))
 
 

@@ -43,5 +43,5 @@ def test_first_token_attention_rejects_bad_shapes_and_offsets() -> None:
         first_token_attention(q, kv[:, :, 0], cu)
     with pytest.raises(ValueError, match=r"q: expected shape \(B, H, D\) = \(1, 2, 4\), got \(2, 2, 4\)"):
         first_token_attention(np.zeros((2, 2, 4)), kv, cu)
-    with pytest.raises(ValueError, match="cu_seqlens: expected values rising from 0 to T = 3"):
+    with pytest.raises(ValueError, match="cu_seqlens: expected non-decreasing values from 0 to T = 3"):
         first_token_attention(q, kv, np.array([0, 4], np.int32))

@@ -1,4 +1,4 @@
-"""Exact bfloat16 in Triton's interpreter, against torch; without any one part of the patch the self-test fails."""
+"""Exact bfloat16 in Triton's interpreter, against torch; the self-test fails if any part of the patch is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 
 def run_python(code: str, interpret: str | None, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run code in a new process with TRITON_INTERPRET set so, or not set."""
+    """Run code in a new process with TRITON_INTERPRET set to `interpret`, or unset if that is None."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpret is not None:
         environment["TRITON_INTERPRET"] = interpret
@@ -23,17 +23,17 @@ def run_python(code: str, interpret: str | None, folder: Path) -> subprocess.Com
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="kernels run on a GPU here")
-def test_self_test_passes_where_the_patch_is_installed() -> None:
+def test_self_test_passes_if_the_patch_is_installed() -> None:
     interpreter.install()
     assert interpreter.upstream._patch_lang_tensor.__name__ == "patch_tensor_and_index"
     patched = interpreter.upstream._patch_lang_tensor
     interpreter.install()
-    assert interpreter.upstream._patch_lang_tensor is patched, "a second call patches again"
+    assert interpreter.upstream._patch_lang_tensor is patched, "a second call patched again"
     interpreter.self_test()
 
 
 def test_self_test_fails_without_each_part_of_the_patch(tmp_path: Path) -> None:
-    """With nothing installed, and with one method after the other left to upstream."""
+    """With nothing installed, and with each method in turn left to upstream."""
     code = """
 def outcome():
     try:
@@ -65,7 +65,7 @@ print("all", outcome())
 
 @pytest.mark.parametrize("interpret", [None, "0"])
 def test_install_says_what_to_set(interpret: str | None, tmp_path: Path) -> None:
-    """Also when the variable comes too late."""
+    """Also if the variable is set too late."""
     done = run_python("import os; os.environ['TRITON_INTERPRET'] = '1'; interpreter.install()", interpret, tmp_path)
     assert done.returncode == 1
     assert "RuntimeError: Triton's interpreter is not active: set TRITON_INTERPRET=1 before triton" in done.stderr

@@ -1,0 +1,85 @@
+"""Arguments that people know from transformers: our word for each that has one, and a clear error for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+# What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
+ADVICE = {
+    "attn_implementation": "the kernels are used wherever they can be",
+    "cache_dir": "only local directories are read",
+    "config": "pass changed fields by name, such as num_labels=3",
+    "force_download": "only local directories are read",
+    "load_in_4bit": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
+    "load_in_8bit": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
+    "local_files_only": "only local directories are read",
+    "max_shard_size": "one file, model.safetensors, is written",
+    "output_attentions": "pass output_attentions=True to the call",
+    "output_hidden_states": "pass output_hidden_states=True to the call",
+    "output_loading_info": "pass strict=False, which returns the model and a report",
+    "push_to_hub": "nothing is uploaded",
+    "quantization_config": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
+    "return_dict": "pass return_dict=False to the call for a tuple",
+    "revision": "only local directories are read",
+    "safe_serialization": "model.safetensors is always written; torch.save(model.state_dict(), file) writes a .bin",
+    "save_function": "model.safetensors is always written",
+    "state_dict": "load the model, then call load_state_dict",
+    "subfolder": "join it to the directory",
+    "token": "only local directories are read",
+    "trust_remote_code": "no code is read from checkpoints",
+    "use_auth_token": "only local directories are read",
+    "use_safetensors": "model.safetensors is preferred where it exists",
+    "variant": "name the directory that holds the files",
+}
+# Values that ask for what happens anyway.
+HARMLESS = {
+    "attn_implementation": ("eager", "sdpa"),
+    "force_download": (False,),
+    "load_in_4bit": (False,),
+    "load_in_8bit": (False,),
+    "local_files_only": (True,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "output_loading_info": (False,),
+    "push_to_hub": (False,),
+    "return_dict": (True,),
+    "revision": ("main",),
+    "safe_serialization": (True,),
+    "subfolder": ("",),
+    "trust_remote_code": (False,),
+    "use_safetensors": (True,),
+}
+
+
+def refuse_foreign(call: str, options: dict[str, Any]) -> None:
+    """Drop transformers' arguments from `options` where they ask for what happens anyway; refuse the others.
+
+    Raises TypeError that says what to do in place of such an argument.
+    """
+    for name in [name for name in options if name in ADVICE]:
+        # `save_function`, which loops with accelerate pass, would write the same weights in another format.
+        harmless = options[name] is None or name == "save_function" or options[name] in HARMLESS.get(name, ())
+        if not harmless:
+            raise TypeError(f"{call}: {name}={options[name]!r} is not supported: {ADVICE[name]}")
+        del options[name]
+
+
+def one_device(device: Any, device_map: Any) -> Any:
+    """The device that either argument names; None for torch's default. Raises ValueError for more than one."""
+    if device_map is None:
+        return device
+    if device is not None:
+        raise ValueError(f"device, device_map: expected one of the two, got {device!r} and {device_map!r}")
+    if isinstance(device_map, Mapping):
+        devices = {str(place): place for place in device_map.values()}
+        if len(devices) != 1 or "disk" in devices:
+            raise ValueError(f"device_map: expected one device for the whole model, got {device_map!r}")
+        device_map = next(iter(devices.values()))
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        if torch.cuda.device_count() > 1:
+            raise ValueError(f"device_map: expected one device, such as 'cuda:0', got {device_map!r}")
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", device_map) if isinstance(device_map, int) else device_map
