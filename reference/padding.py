@@ -60,4 +60,5 @@ def check_cu_seqlens(cu_seqlens: Array, tokens: int) -> None:
             f"cu_seqlens: expected integers of shape (B + 1,), got {cu_seqlens.dtype} of shape {cu_seqlens.shape}"
         )
     if cu_seqlens[0] != 0 or cu_seqlens[-1] != tokens or (cu_seqlens[1:] < cu_seqlens[:-1]).any():
-        raise ValueError(f"cu_seqlens: expected non-decreasing values from 0 to T = {tokens}, got {cu_seqlens.tolist()}")
+        values = cu_seqlens.tolist()
+        raise ValueError(f"cu_seqlens: expected non-decreasing values from 0 to T = {tokens}, got {values}")

@@ -170,5 +170,5 @@ def test_activations_keep_only_their_argument_for_the_gradient() -> None:
 
 def test_activate_error_messages() -> None:
     for name in ("gelus", None, ["gelu"]):
-        with pytest.raises(ValueError, match="activation: expected a callable or one of gelu, .* got"):
+        with pytest.raises(ValueError, match=r"activation: expected a callable or one of gelu, .* got"):
             activate(name, torch.zeros(2))

@@ -231,7 +231,7 @@ def ways(dtype: torch.dtype) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_every_path_keeps_the_documented_bound(dtype: torch.dtype) -> None:
-    """Tail and limits included. Seen red: torch's gelu; tanh; the sum rounded to half precision before gelu; in float64,
+    """Tails and limits included. Seen red: torch's gelu; tanh; a sum rounded to half precision before gelu; in float64,
     −z/√2 rounded and not corrected."""
     z = np.concatenate([np.linspace(-37.5, 40, 4001), np.linspace(-6, 6, 2001), -np.geomspace(1e-30, 1, 199)])
     x = torch.from_numpy(z).to(DEVICE, dtype)[:, None]

@@ -125,8 +125,8 @@ def test_heads_that_read_the_first_token_compute_only_that_in_the_last_layer(nam
         mock.patch("torch.nn.functional.linear", lambda *x: products.append(linear(*x)) or products[-1]),
     ):
         model(**tensors(batch))
-    # Layer 0: 5 tokens. Layer 1: keys and values of 5 rows, the rest of 3. Then pooler and classifier. On a CPU, queries,
-    # keys and values are products of their own.
+    # Layer 0: 5 tokens. Layer 1: keys and values of 5 rows, the rest of 3. Then pooler and classifier. On a CPU,
+    # queries, keys and values are products of their own.
     shapes = [tuple(x.reshape(-1, x.shape[-1]).shape) for x in products]
     outputs = 1 if "Choice" in name else 2
     first, last = [*3 * [(5, 16)], (5, 16), (5, 24), (5, 16)], [*2 * [(5, 16)], *2 * [(3, 16)], (3, 24), (3, 16)]
@@ -178,7 +178,7 @@ def test_heads_reject_wrong_types() -> None:
     assert message(lambda: model(torch.tensor(IDS), labels=IDS)) == "labels: expected a torch.Tensor, got ndarray"
     found = message(lambda: model(torch.tensor(IDS), labels=torch.ones(2, 7)))
     assert found == "labels: expected integers, got torch.float32"
-    with pytest.raises(TypeError, match="ErnieMForTokenClassification: unexpected argument 'past_key_values'; expected"):
+    with pytest.raises(TypeError, match="ErnieMForTokenClassification: unexpected argument 'past_key_values'"):
         model(torch.tensor(IDS), past_key_values=None)
     with pytest.raises(ValueError, match="token_type_ids: ERNIE-M has no token types: expected none, or all 0"):
         model(torch.tensor(IDS), token_type_ids=torch.tensor(IDS))
