@@ -15,13 +15,14 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks test lint clean FORCE
+.PHONY: help demo notebooks test test-all lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
 	@echo "                (needs Python 3.10 to 3.13 and pip)"
 	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
+	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and everything else that was built here"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
@@ -47,9 +48,15 @@ lint: $(STAMPS)/package $(STAMPS)/tools
 
 # Two workers for two cores, one thread each: more threads than cores make the tests slower, not faster.
 # With ERNIE_M_TEST_INSTALLED the tests also check that they import the wheel's files, and that none is missing.
+PYTEST := ERNIE_M_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
 test: lint
 	@echo "== pytest: the installed wheel, 2 processes"
-	@ERNIE_M_TEST_INSTALLED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
+	@$(PYTEST) -m "not all" tests
+
+test-all: lint $(STAMPS)/tools-all
+	@echo "== pytest: the installed wheel, 2 processes, every test"
+	@$(PYTEST) tests
 
 clean:
 	@echo "== removing .venv, build and caches"
@@ -103,6 +110,11 @@ $(STAMPS)/jupyter: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
 	@touch $@
 
 $(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
-	@echo "== installing what the tests need: pytest, transformers, mypy, ..."
+	@echo "== installing what the tests need: pytest, transformers, accelerate, peft, mypy, ..."
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test]"
+	@touch $@
+
+$(STAMPS)/tools-all: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/tools
+	@echo "== installing what the longer tests need: lightning"
+	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test-all]"
 	@touch $@

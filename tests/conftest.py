@@ -1,22 +1,22 @@
-"""Shared by all tests: hypothesis profiles, no network, where the fixtures are."""
+"""Shared by all tests: hypothesis profiles, no network, and the paths of the checkout and the fixtures."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Triton decides when it is imported whether kernels are interpreted. Without a GPU they are.
+# Triton decides on import whether to interpret kernels. Without a GPU, it must.
 if not (Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# transformers would look for files online; every test brings its own.
+# transformers would look for files online; the tests bring their own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# How long an example takes says how busy the machine is, nothing about the code: no deadline, no "too slow".
-# Continuous integration draws the same examples each time; elsewhere each run looks somewhere new.
+# The time of an example depends on how busy the machine is, not on the code: no deadline, no "too slow".
+# Continuous integration draws the same examples every time; elsewhere each run draws new ones.
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI", "").lower() in ("1", "true") else "default")
@@ -30,5 +30,5 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def fixtures(repository: Path) -> Path:
-    """The folder of the files that tests read: `tests/fixtures`."""
+    """The folder of the test data: `tests/fixtures`."""
     return repository / "tests" / "fixtures"

@@ -1,4 +1,4 @@
-"""Torch models beside the reference's, and what tests of them share."""
+"""Torch models paired with reference models, and helpers for their tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 from helpers import random_model
+from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
 from ernie_m.kernels import attention, embedding, first_token, gelu, heads, layer_norm, model
@@ -24,27 +25,26 @@ CLASSES = (
     heads.ErnieMForInformationExtraction,
 )
 BY_NAME = {cls.__name__: cls for cls in CLASSES}
-# One head of 16, for which there is a kernel, and the fewest programs for the interpreter to run.
+# One head of size 16: there is a kernel for it, and it takes the fewest programs in the interpreter.
 SMALL = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 24, "num_hidden_layers": 2}
-U32 = 2.0**-24
-# How a call is computed: with the kernels, with the same operations in plain torch, with autograd's.
+# How a call is computed: with the kernels, with the same operations in plain torch, or with autograd.
 WAYS = ("kernels", "plain operations", "gradients")
 
 
 def pair(cls: Any = model.ErnieMModel, seed: int = 0, dtype: Any = np.float64, **config: Any) -> tuple[Any, Any]:
-    """A small reference model with random weights, and the torch model with the same."""
+    """A small reference model with random weights, and a torch model with the same weights."""
     twin = random_model(cls.twin, seed=seed, dtype=dtype, **{**SMALL, **config})
     return twin, cls.from_reference(twin)
 
 
 def tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as tensors; all else as it is."""
+    """Convert arrays and lists to tensors; leave everything else as it is."""
     return {key: torch.tensor(x) if isinstance(x, (np.ndarray, list)) else x for key, x in batch.items()}
 
 
 @contextmanager
 def way(name: str) -> Iterator[None]:
-    """Inside, models compute in that one of WAYS."""
+    """In this context, models compute in the named way, one of WAYS."""
     modules = (attention, embedding, first_token, gelu, layer_norm) if name == "plain operations" else ()
     patches = [mock.patch.object(module, "runs_triton", lambda x: False) for module in modules]
     with torch.set_grad_enabled(name == "gradients"):
@@ -58,7 +58,7 @@ def way(name: str) -> Iterator[None]:
 
 
 def arrays_of(output: Any) -> dict[str, np.ndarray]:
-    """All arrays of an output, of either room, by field; tuples as `hidden_states.0`."""
+    """All arrays of an output, NumPy or torch, by field; those of a tuple as `hidden_states.0`."""
     found: dict[str, np.ndarray] = {}
     for field in fields(output):
         value = getattr(output, field.name)
@@ -69,8 +69,8 @@ def arrays_of(output: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12) -> None:
-    """Two outputs hold the same fields, in shape, dtype and, up to a rounding error, value."""
+def assert_same(ours: Any, theirs: Any, tolerance: float = MODEL_BOUND) -> None:
+    """Assert that two outputs have the same fields, shapes, dtypes and, up to rounding errors, values."""
     a, b = arrays_of(ours), arrays_of(theirs)
     assert list(a) == list(b)
     for name, x in a.items():
@@ -79,12 +79,12 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12) -> None:
 
 
 def three_errors(cls: Any, batch: dict[str, Any], seed: int, how: str, **config: Any) -> dict[str, tuple[Any, ...]]:
-    """By field: errors of the torch model and of the reference in float32, both against float64, and the truth."""
-    twin32, found32 = pair(cls, seed, np.float32, **config)
+    """By field: the errors of the torch model and of the reference, both float32, and the float64 truth."""
+    twin32, model32 = pair(cls, seed, np.float32, **config)
     exact = arrays_of(twin32.astype(np.float64)(**batch))
     reference = arrays_of(twin32(**batch))
     with way(how):
-        found = arrays_of(found32(**tensors(batch)))
+        found = arrays_of(model32(**tensors(batch)))
     assert list(found) == list(exact)
     return {
         name: (np.abs(found[name] - truth), np.abs(reference[name] - truth), truth) for name, truth in exact.items()

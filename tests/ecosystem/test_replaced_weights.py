@@ -1,0 +1,141 @@
+"""Weights that are made anew at each call, modules of another kind, and modules that are missing."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ecosystem_helpers import (
+    FIRST,
+    LAYER,
+    LINEARS,
+    batch,
+    both,
+    close,
+    copied,
+    gradients,
+    infer,
+    small,
+    without_targets,
+)
+from torch import Tensor
+from torch.nn import LayerNorm, Linear, Module, Parameter
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch_models import CLASSES
+
+GIVEN = batch()
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_pruned_weights(name: str) -> None:
+    """`torch.nn.utils.prune` keeps `weight_orig`, and masks it before each call."""
+    model, plain = small(), small()
+    prune.l1_unstructured(model.get_submodule(name), "weight", amount=0.5)
+    prune.random_unstructured(model.get_submodule(name), "bias", amount=0.5)
+    with torch.no_grad():
+        for kind in ("weight", "bias"):
+            getattr(plain.get_submodule(name), kind).mul_(getattr(model.get_submodule(name), f"{kind}_mask"))
+    close(both(model, GIVEN), both(plain, GIVEN))
+    assert f"{name}.weight_orig" in gradients(model, GIVEN)
+    # An optimiser changes `weight_orig`; the masked weight is made from it in the next call.
+    with torch.no_grad():
+        model.get_parameter(f"{name}.weight_orig").mul_(2)
+        plain.get_parameter(f"{name}.weight").mul_(2)
+    close(both(model, GIVEN), both(plain, GIVEN))
+    prune.remove(model.get_submodule(name), "weight")
+    prune.remove(model.get_submodule(name), "bias")
+    close(both(model, GIVEN), both(plain, GIVEN))
+
+
+class Symmetric(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_parametrized_weights(name: str) -> None:
+    model, plain = small(), small()
+    parametrize.register_parametrization(model.get_submodule(name), "weight", Symmetric())
+    with torch.no_grad():
+        plain.get_parameter(f"{name}.weight").abs_()
+    close(both(model, GIVEN), both(plain, GIVEN))
+    assert f"{name}.parametrizations.weight.original" in gradients(model, GIVEN)
+    with parametrize.cached():
+        close(both(model, GIVEN), both(plain, GIVEN))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "kind", [parametrizations.weight_norm, torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm]
+)
+def test_normalised_weights(kind: Any) -> None:
+    """torch's own reparametrisations, the old ones by pre-hook among them."""
+    model = small()
+    for name in ("q_proj", "v_proj"):
+        kind(model.get_submodule(f"{LAYER}.self_attn.self_attn.{name}"))
+    kind(model.get_submodule(f"{LAYER}.linear1"))
+    found = both(model.eval(), GIVEN)
+    close(found["inference"], found["training"])
+
+
+def test_layers_may_be_dropped_or_replaced() -> None:
+    """A shorter stack, and a layer that something else stands in for."""
+    model = small()
+    first = copied({name: x for name, x in model.state_dict().items() if "layers.1." not in name})
+    del model.ernie_m.encoder.layers[1]
+    shorter = type(model)(model.config.replace(num_hidden_layers=1), dtype=torch.float64).eval()
+    shorter.load_state_dict(first)
+    close(both(model, GIVEN), both(shorter, GIVEN))
+
+    class Skip(Module):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+            return x, None
+
+    model = small()
+    model.ernie_m.encoder.layers[1] = Skip()
+    close(both(model, GIVEN), both(shorter, GIVEN))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("cls", CLASSES)
+def test_dynamic_quantization(cls: Any) -> None:
+    """Eight bits for every Linear: close to the full precision, and not equal to it."""
+    model, given = small(cls, np.float32), without_targets(batch(cls))
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {Linear}, dtype=torch.qint8)
+    kinds = Counter(type(module).__module__ for module in quantized.modules() if type(module).__name__ == "Linear")
+    assert list(kinds) == ["torch.ao.nn.quantized.dynamic.modules.linear"]
+    found, wanted = infer(quantized, given), infer(model, given)
+    kept = wanted > -1e30  # padded logits
+    assert not torch.equal(found, wanted)
+    error = (found - wanted)[kept].abs().max() / wanted[kept].abs().max()
+    assert float(error) < 0.1
+
+
+def test_a_new_parameter_in_place_of_a_weight_is_trained() -> None:
+    model = small()
+    model.ernie_m.encoder.layers[0].linear1.weight = Parameter(torch.zeros(40, 32, dtype=torch.float64))
+    assert f"{LAYER}.linear1.weight" in gradients(model, GIVEN)
+
+
+def test_norms_without_bias_or_weight() -> None:
+    """torch's own options of these modules."""
+    model, twin = small(), small()
+    model.ernie_m.encoder.layers[0].norm1 = LayerNorm(32, 1e-5, bias=False, dtype=torch.float64)
+    model.ernie_m.encoder.layers[0].linear2 = Linear(40, 32, bias=False, dtype=torch.float64)
+    model.ernie_m.encoder.layers[1].norm2 = LayerNorm(32, 1e-5, elementwise_affine=False, dtype=torch.float64)
+    model.ernie_m.encoder.layers[0].self_attn.self_attn.k_proj = Linear(32, 32, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        first, second = twin.ernie_m.encoder.layers
+        first.norm1.weight.fill_(1)
+        first.norm1.bias.zero_()
+        second.norm2.weight.fill_(1)
+        second.norm2.bias.zero_()
+        first.linear2.weight.copy_(model.ernie_m.encoder.layers[0].linear2.weight)
+        first.linear2.bias.zero_()
+        first.self_attn.self_attn.k_proj.weight.copy_(model.ernie_m.encoder.layers[0].self_attn.self_attn.k_proj.weight)
+        first.self_attn.self_attn.k_proj.bias.zero_()
+    close(both(model, GIVEN), both(twin, GIVEN))
