@@ -27,7 +27,7 @@ from ernie_m.reference.parameters import flatten, unflatten
 
 from . import surgery
 from .runtime.dtypes import TRITON_TYPES
-from .runtime.foreign import one_device, refuse_foreign
+from .runtime.foreign import check_config, one_device, refuse_foreign
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -51,6 +51,7 @@ class PretrainedModel(Module):
 
     def __init__(self, config: ErnieMConfig) -> None:
         super().__init__()
+        check_config(config)
         self.config = config
 
     @classmethod
@@ -157,7 +158,7 @@ class PretrainedModel(Module):
         state = self.state_dict() if state_dict is None else state_dict
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
         arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
-        # The reference model checks that no weight is missing and that all shapes are right.
+        # This checks that no weight is missing and that all shapes are right.
         arrays = flatten(self.twin(self.config, unflatten(arrays)).parameters)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite, bfloat16=half)
 
@@ -240,8 +241,7 @@ def float_dtype(dtype: Any) -> torch.dtype:
     allowed = (*TRITON_TYPES, torch.float64)
     if dtype not in allowed:
         raise TypeError(f"dtype: expected one of {', '.join(map(str, allowed))}, got {dtype!r}")
-    checked: torch.dtype = dtype
-    return checked
+    return dtype  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -71,7 +71,8 @@ class PieceModel:
         if self._options:
             # As text, because a second call (for unknown pieces) would draw different pieces. One by one, because a
             # batch runs in a new thread, which after `sentencepiece.set_random_generator_seed` always draws the same.
-            return [self._processor.encode(text, out_type=str, **self._options) for text in texts]
+            drawn = (self._processor.encode(text, out_type=str, **self._options) for text in texts)
+            return [[self.piece_of(piece) for piece in row] for row in drawn]
         pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
         unknown = self._processor.unk_id()
         for row, text in zip(pieces, texts, strict=True):

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ernie_m.reference.config import ErnieMConfig
+
 # What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
 ADVICE = {
     "attn_implementation": "the kernels are used wherever they can be",
@@ -65,6 +67,14 @@ def refuse_foreign(call: str, options: dict[str, Any]) -> None:
         if not harmless:
             raise TypeError(f"{call}: {name}={options[name]!r} is not supported: {ADVICE[name]}")
         del options[name]
+
+
+def check_config(config: Any) -> None:
+    """Raise TypeError unless a model is built from our own configuration."""
+    if not isinstance(config, ErnieMConfig):
+        theirs = f"{type(config).__module__}.{type(config).__name__}"
+        convert = ": ErnieMConfig.from_dict(config.to_dict()) converts it" if hasattr(config, "to_dict") else ""
+        raise TypeError(f"config: expected ernie_m.reference.ErnieMConfig, got {theirs}{convert}")
 
 
 def one_device(device: Any, device_map: Any) -> Any:

@@ -194,12 +194,12 @@ def test_packed_attention_error_messages() -> None:
         ),
         (
             ValueError,
-            r"rising from 0 to T = 6, got \[0, 2, 5\]",
+            r"non-decreasing values from 0 to T = 6, got \[0, 2, 5\]",
             lambda: kernel.packed_attention(qkv, cumulative([2, 3]), validate=True),
         ),
         (
             ValueError,
-            r"rising from 0 to T = 6, got \[0, 8, 6\]",
+            r"non-decreasing values from 0 to T = 6, got \[0, 8, 6\]",
             lambda: kernel.packed_attention(qkv, cumulative([8, -2]), validate=True),
         ),
         (

@@ -251,3 +251,14 @@ def test_a_new_model_is_initialised_as_the_configuration_says() -> None:
             assert abs(float(x.std()) / config.initializer_range - 1) < 5 / (2 * n) ** 0.5 + config.hidden_size / n
     for table in (model.embeddings.word_embeddings, model.embeddings.position_embeddings):
         assert not table.weight[config.pad_token_id].any() and bool(table.weight[2].all())
+
+
+def test_a_model_is_built_from_our_configuration() -> None:
+    class Config:
+        def to_dict(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(TypeError, match=r"config: expected ernie_m\.reference\.ErnieMConfig, got .*from_dict"):
+        ErnieMModel(Config())
+    with pytest.raises(TypeError, match=r"config: expected ernie_m\.reference\.ErnieMConfig, got builtins\.dict$"):
+        ErnieMModel({"hidden_size": 16})
