@@ -10,6 +10,11 @@ Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token
     python -m ernie_m.kernels verify | bench | compile | check
 """
 
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError:
+    raise ImportError("ernie_m.kernels needs torch: pip install 'ernie-m[kernels]'", name=__name__) from None
+
 from ernie_m.reference.compat import announce
 
 from .attention import packed_attention

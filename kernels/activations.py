@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, sigmoid
 
 from .gelu import plain_gelu
+from .runtime.dtypes import widen
 from .runtime.derivative import with_derivative
 
 Activation = Callable[[Tensor], Tensor]
@@ -117,5 +118,4 @@ def activate(name: str | Activation, x: Tensor) -> Tensor:  # (...) -> (...)
         return name(x)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation: expected a callable or one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    wide = x if x.dtype == torch.float64 else x.float()
-    return ACTIVATIONS[name](wide).to(x.dtype)
+    return ACTIVATIONS[name](widen(x)).to(x.dtype)

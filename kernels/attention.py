@@ -28,7 +28,7 @@ from .padding import check_cu_seqlens, check_max_seqlen
 from .rectangles import plain_packed_attention
 from .runtime.arguments import check_count, check_device, check_floats, check_integers, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
-from .runtime.dtypes import TRITON_TYPES
+from .runtime.dtypes import TRITON_TYPES, name_of
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, target_of
@@ -151,7 +151,7 @@ def variants(target: str) -> Iterator[Variant]:
                 constants = {"H": H, "D": D, **chosen.blocks}
                 yield Variant(
                     operation="packed_attention",
-                    dtype=str(dtype).removeprefix("torch."),
+                    dtype=name_of(dtype),
                     label=f"H={H} D={D} S<={longest}",
                     kernel=packed_attention_kernel,
                     signature={**tensors, "T": "i32", "scale2": "fp32", "BLOCKS": "i32"},

@@ -22,7 +22,7 @@ from ernie_m.reference.embedding import POSITION_OFFSET
 from .layer_norm import configuration, grid, normalise_row, plain_layer_norm
 from .runtime.arguments import check_device, check_eps, check_floats, check_integers, check_range, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
-from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Variant
@@ -63,7 +63,7 @@ def variants(target: str) -> Iterator[Variant]:
             tables = dict.fromkeys(("word", "position", "gamma", "beta", "y"), f"*{kind}")
             signature = {"input_ids": "*i64", "position_ids": "*i64", **tables, "V": "i32", "P": "i32", "eps": "fp32"}
             constants = {"E": E, "OFFSET": POSITION_OFFSET, **chosen.blocks}
-            name = str(dtype).removeprefix("torch.")
+            name = name_of(dtype)
             yield Variant("embed", name, f"E={E}", embed_kernel, signature, constants, chosen, tile=1)
 
 

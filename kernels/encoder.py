@@ -4,8 +4,8 @@
     x = LayerNorm(x + linear2(activation(linear1(x))))  norm2
 
 There are two paths. The fast one fuses: product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where
-each bias is added in the step after its product. It reads the weights of modules that are exactly what was made here
-(`runtime/modules.py`); any other module is called, and its neighbours are not fused with it. The plain path, for
+each bias is added in the step after its product. It reads the weights of modules that are exactly as this package built
+them (`runtime/modules.py`); any other module is called, and its neighbours are not fused with it. The plain path, for
 gradients and dropout, calls torch's own operations throughout. The layout decides which path is taken.
 
 Modules are named as in Hugging Face's files.
@@ -94,7 +94,7 @@ class EncoderLayer(Module):
         self.name = name
         self.hidden_act = config.hidden_act
         self.p_hidden = config.hidden_dropout_prob
-        self.p_activation = config.hidden_dropout_prob if config.act_dropout is None else config.act_dropout
+        self.p_activation = config.activation_dropout
 
     def forward(
         self, x: Tensor, layout: Layout, head_mask: Tensor | None = None, first_only: bool = False
@@ -118,7 +118,7 @@ class EncoderLayer(Module):
         return self._add_norm(self._intermediate(x, places), self.linear2, "linear2", x, "norm2", places), probs
 
     def is_untouched(self) -> bool:
-        """Whether the layer and everything in it are exactly what was made here."""
+        """Whether the layer and everything in it are exactly as this package built them."""
         return all_untouched(self, (EncoderLayer, Attention, SelfAttention, Linear, LayerNorm))
 
     def _intermediate(self, x: Tensor, layout: Layout | FirstTokens) -> Tensor:  # (..., E) -> (..., F)
@@ -195,7 +195,7 @@ class Encoder(Module):
 
 
 def reduces(encoder: Module) -> bool:
-    """Whether the last layer of `encoder` can compute first tokens alone: nothing was put around or in place of it."""
+    """Whether the last layer of `encoder` can compute first tokens alone: it is neither wrapped nor replaced."""
     last = encoder.layers[-1] if type(encoder) is Encoder and len(encoder.layers) else None
     return isinstance(last, EncoderLayer) and last.is_untouched() and untouched(encoder, Encoder)
 

@@ -21,7 +21,7 @@ from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
 from .padding import check_cu_seqlens, sequence_of_tokens
 from .runtime.arguments import check_device, check_floats, check_integers, check_shape
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
-from .runtime.dtypes import TRITON_TYPES, wide_dtype
+from .runtime.dtypes import TRITON_TYPES, name_of, wide_dtype
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant
@@ -80,7 +80,7 @@ def variants(target: str) -> Iterator[Variant]:
             tensors = dict.fromkeys(("q", "kv", "context"), f"*{kind}")
             yield Variant(
                 operation="first_token_attention",
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=name_of(dtype),
                 label=f"H={H} D={D}",
                 kernel=first_token_attention_kernel,
                 signature={**tensors, "cu_seqlens": "*i32", "T": "i32", "scale2": "fp32"},

@@ -28,7 +28,7 @@ from ernie_m.reference.erf import TAIL_END, normal_tail
 from .runtime.arguments import check_floats, check_shape
 from .runtime.derivative import with_derivative
 from .runtime.dispatch import runs_triton, wants_plain
-from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2, target_of
@@ -104,7 +104,7 @@ def variants(target: str) -> Iterator[Variant]:
         for F in (3072, 4096):
             chosen = configuration(F, target)
             signature = {"x": f"*{kind}", "bias": f"*{kind}", "y": f"*{kind}", "N": "i32"}
-            name = str(dtype).removeprefix("torch.")
+            name = name_of(dtype)
             constants = {"F": F, **chosen.blocks}
             yield Variant("bias_gelu", name, f"F={F}", bias_gelu_kernel, signature, constants, chosen, tile=TILE)
 

@@ -1,7 +1,7 @@
 """The five heads as torch modules: what goes on top of the encoder for a task, and the loss it is trained with.
 
 The first two read only each text's first token, so the last layer computes only that. The others work on packed tokens,
-and padding is restored in their logits. Padding takes no part, as in the reference.
+and padding is restored in their logits. Padding has no effect, as in the reference.
 
 Twin: reference/heads.py. Each `forward` does what its twin's `__call__` does and shares its docstring.
 """

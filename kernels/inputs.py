@@ -53,7 +53,8 @@ def check_inputs(
         batch = shared.check_embeds_shape(vectors.shape, config.hidden_size)
         vectors = vectors.to(like.dtype)
     valid, mask = _masks(config, like, ids, attention_mask, batch, validate)
-    positions = _positions(config, like, position_ids, valid, batch, validate)
+    name = "inputs_embeds" if ids is None else "input_ids"
+    positions = _positions(config, name, like, position_ids, valid, batch, validate)
     return Inputs(ids, vectors, positions, valid, mask)
 
 
@@ -69,10 +70,9 @@ def _masks(
         penalty = torch.zeros(batch, dtype=like.dtype, device=like.device)
         return None, penalty.masked_fill(ids == CLS_TOKEN_ID, CLS_KEY_PENALTY)[:, None, None, :]
     given = on_device("attention_mask", attention_mask, like)
+    shared.check_mask_shape(given.shape, batch, given.dtype == torch.bool)
     if given.dim() == 4:
-        shared.check_4d_mask(given.dtype == torch.bool, given.shape, batch)
         given = given[:, 0, 0] if given.shape[2] == 1 < batch[1] else given[:, 0]
-    shared.check_mask_shape(given.shape, batch)
     allowed = zeros_and_ones("attention_mask", given, validate)
     if given.dim() == 2:
         return allowed, None
@@ -95,7 +95,13 @@ def settled(allowed: Tensor) -> Tensor:  # (B, S, S) -> (B, S)
 
 
 def _positions(
-    config: ErnieMConfig, like: Tensor, position_ids: Any, valid: Tensor | None, batch: tuple[int, int], validate: bool
+    config: ErnieMConfig,
+    name: str,
+    like: Tensor,
+    position_ids: Any,
+    valid: Tensor | None,
+    batch: tuple[int, int],
+    validate: bool,
 ) -> Tensor:
     """The position id of each token, (B, S); padding may have one beyond the table."""
     B, S = batch
@@ -108,10 +114,7 @@ def _positions(
         positions = positions.expand(B, S)
     used = positions.masked_fill(~valid, 0) if validate and valid is not None else positions
     if position_ids is None:
-        if validate:
-            shared.check_length(int(used.max()) + 1, limit)
-        else:
-            shared.check_max_length("input_ids", S, limit)
+        shared.check_length(name, int(used.max()) + 1 if validate else S, limit, padded=not validate)
     if validate:
         check_range("position_ids", used, limit, POSITIONS)
     return positions

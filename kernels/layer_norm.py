@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .runtime.arguments import check_eps, check_floats, check_shape
 from .runtime.dispatch import runs_triton, wants_plain
-from .runtime.dtypes import TRITON_TYPES, widen
+from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2
@@ -72,7 +72,7 @@ def variants(target: str) -> Iterator[Variant]:
             chosen = configuration(E)
             tensors = dict.fromkeys(("x", "bias", "residual", "gamma", "beta", "y"), f"*{kind}")
             signature = {**tensors, "means": "*fp32", "rstds": "*fp32", "eps": "fp32"}
-            name = str(dtype).removeprefix("torch.")
+            name = name_of(dtype)
             constants = {"E": E, **chosen.blocks}
             yield Variant("add_layer_norm", name, f"E={E}", add_layer_norm_kernel, signature, constants, chosen, tile=1)
 

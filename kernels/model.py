@@ -7,8 +7,8 @@
 A call is packed on entry if possible: padding is removed once, everything is computed on tokens alone, and padding is
 restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
-If gradients are needed or dropout is on, the same is computed in plain torch on the rectangle, as the kernels have no
-backward pass yet.
+If gradients are needed, or dropout or autocast is on, the same is computed in plain torch on the rectangle, as the
+kernels have no backward pass yet.
 
 Twin: reference/model.py.
 """
@@ -25,7 +25,7 @@ from torch.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 from ernie_m import reference
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
-from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs, check_max_length, check_options
+from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs, check_length, check_options
 from ernie_m.reference.outputs import returned
 
 from .encoder import Embeddings, Encoder, EncoderLayer, Pooler, reduces
@@ -187,7 +187,7 @@ class ErnieMModel(PretrainedModel):
             check_range("input_ids", ids, self.config.vocab_size, VOCABULARY)
             check_range("position_ids", positions, limit, POSITIONS)
         elif position_ids is None:
-            check_max_length("max_seqlen", max_seqlen, limit)
+            check_length("max_seqlen", max_seqlen, limit, padded=True)
         x, _, _ = self.encoder(self.embeddings(ids, None, positions, layout), layout)
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
@@ -197,8 +197,7 @@ class ErnieMModel(PretrainedModel):
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """
         config, like = self.config, self.like(vectors)
-        p_activation = config.hidden_dropout_prob if config.act_dropout is None else config.act_dropout
-        drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob, p_activation) > 0
+        drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.activation_dropout) > 0
         if (self.training and drops) or torch.is_autocast_enabled(like.device.type) or transformed():
             return True
         return torch.is_grad_enabled() and (

@@ -1,4 +1,4 @@
-"""What a call returns: the classes of the reference, which torch is told how to take apart and put together.
+"""What a call returns: the reference's classes, registered with torch as pytrees.
 
 With that, `torch.export`, `torch.func` and whatever else works on pytrees accept them.
 

@@ -93,7 +93,7 @@ class PretrainedModel(Module):
         device, device_map: one device; by default torch's default device.
         strict, seed, changes: as in the reference's `from_pretrained`; with `strict=False`, return a pair, the model
             and the report. ignore_mismatched_sizes: newly initialise weights of another shape.
-        low_cpu_mem_usage: always so, as files are mapped into memory. Raises the same errors as the reference.
+        low_cpu_mem_usage: ignored, as files are always memory-mapped. Raises the same errors as the reference.
         """
         if not isinstance(low_cpu_mem_usage, bool):
             raise TypeError(f"low_cpu_mem_usage: expected True or False, got {low_cpu_mem_usage!r}")

@@ -1,4 +1,4 @@
-"""Packed attention in plain torch: on rectangles, each of sequences of similar length. Differentiable.
+"""Packed attention in plain torch, differentiable: sequences of similar length are padded into rectangles.
 
 A rectangle of B sequences padded to S tokens has B·S² scores in each head, however short most of them are. On a CPU,
 where lengths can be read without waiting, sequences are therefore grouped: within a group the longest is at most √2

@@ -1,7 +1,7 @@
 """Changing a model in place: another vocabulary, fewer heads.
 
-The reference's methods of the same names return a new model; torch modules change, as in transformers, so that an
-optimiser made before has to be made again.
+The reference's methods of the same names return a new model; torch modules change, as in transformers, so an
+optimiser created earlier must be created again.
 
 Twin: reference/pretrained.py, `resize_token_embeddings` and `prune_heads`.
 """
@@ -27,7 +27,7 @@ def base_of(model: Any) -> Any:
 
 
 def _set_config(model: Any, config: ErnieMConfig) -> None:
-    """The head and the encoder have the same configuration."""
+    """Give the head and the encoder the same configuration."""
     model.config = base_of(model).config = config
 
 

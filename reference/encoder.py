@@ -116,7 +116,6 @@ def encoder_layer(
     """One layer: attention, then a feed-forward network on each token, each with a residual and a LayerNorm."""
     eps, valid = config.layer_norm_eps, layout.valid
     p_hidden = config.hidden_dropout_prob
-    p_activation = p_hidden if config.act_dropout is None else config.act_dropout
 
     with scope("self_attn"):
         attended, probs = self_attention(x, p, layout, config, head_mask, rng)
@@ -125,6 +124,6 @@ def encoder_layer(
 
     intermediate = record("linear1", linear(x, p.linear1))  # (..., F)
     intermediate = record("activation", activation(config.hidden_act)(intermediate))
-    output = record("linear2", linear(dropout(intermediate, p_activation, rng, valid), p.linear2))
+    output = record("linear2", linear(dropout(intermediate, config.activation_dropout, rng, valid), p.linear2))
     x = layer_norm(x + dropout(output, p_hidden, rng, valid), p.norm2.weight, p.norm2.bias, eps)
     return record("norm2", zero_padding(x, valid)), probs

@@ -72,7 +72,8 @@ def check_inputs(
     valid, mask = _masks(config, dtype, ids, attention_mask, (B, S))
     if valid is not None and valid.all():
         valid = None
-    positions = _positions(config, position_ids, valid, (B, S))
+    name = "inputs_embeds" if ids is None else "input_ids"
+    positions = _positions(config, name, position_ids, valid, (B, S))
     return Inputs(ids, vectors, positions, valid, mask)
 
 
@@ -89,10 +90,9 @@ def _masks(
         return None, penalty[:, None, None, :]
 
     given = np.asarray(attention_mask)
+    check_mask_shape(given.shape, shape, given.dtype == bool)
     if given.ndim == 4:
-        check_4d_mask(given.dtype == bool, given.shape, shape)
         given = given[:, 0, 0] if given.shape[2] == 1 < shape[1] else given[:, 0]
-    check_mask_shape(given.shape, shape)
     allowed = zeros_and_ones("attention_mask", given)
     if given.ndim == 2:
         return allowed, None
@@ -105,13 +105,15 @@ def _masks(
         allowed = settled
 
 
-def _positions(config: ErnieMConfig, position_ids: Any, valid: Array | None, shape: tuple[int, int]) -> Array:
+def _positions(
+    config: ErnieMConfig, name: str, position_ids: Any, valid: Array | None, shape: tuple[int, int]
+) -> Array:
     """Position ids (B, S). Padding may lie beyond the position table, and gets 0."""
     limit = config.max_position_embeddings - POSITION_OFFSET
     if position_ids is None:
         positions = np.broadcast_to(np.arange(shape[1]), shape)
         used = positions if valid is None else positions[valid]
-        check_length(int(used.max(initial=-1)) + 1, limit)
+        check_length(name, int(used.max(initial=-1)) + 1, limit)
     else:
         positions = integers("position_ids", position_ids)
         check_positions_shape(positions.shape, shape)
@@ -190,34 +192,29 @@ def check_one_given(input_ids: Any, inputs_embeds: Any) -> None:
 
 
 def check_ids_shape(shape: Shape) -> tuple[int, int]:
-    """(B, S) of `input_ids`."""
+    """(B, S) of `input_ids`. Raises ValueError for another number of axes or an empty one."""
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"input_ids: expected shape (B, S) with at least one row and column, got {tuple(shape)}")
     return shape[0], shape[1]
 
 
 def check_embeds_shape(shape: Shape, hidden_size: int) -> tuple[int, int]:
-    """(B, S) of `inputs_embeds`."""
+    """(B, S) of `inputs_embeds`. Raises ValueError for another number of axes, an empty one or another width."""
     if len(shape) != 3 or 0 in shape or shape[2] != hidden_size:
         raise ValueError(f"inputs_embeds: expected shape (B, S, {hidden_size}), got {tuple(shape)}")
     return shape[0], shape[1]
 
 
-def check_mask_shape(shape: Shape, batch: tuple[int, int]) -> None:
-    """Raise ValueError unless an `attention_mask` is (B, S) or (B, S, S)."""
+def check_mask_shape(shape: Shape, batch: tuple[int, int], boolean: bool) -> None:
+    """Raise an error unless an `attention_mask` is (B, S), (B, S, S) or, if `boolean`, (B, 1, 1, S) or (B, 1, S, S)."""
     B, S = batch
-    if shape not in ((B, S), (B, S, S)):
-        expected = f"expected shape (B, S) = {(B, S)} or (B, S, S) = {(B, S, S)}"
-        raise ValueError(f"attention_mask: {expected}, got {tuple(shape)}")
-
-
-def check_4d_mask(boolean: bool, shape: Shape, batch: tuple[int, int]) -> None:
-    """Raise an error unless a 4-D `attention_mask` is boolean, (B, 1, 1, S) or (B, 1, S, S)."""
-    B, S = batch
-    if shape not in ((B, 1, 1, S), (B, 1, S, S)):
-        expected = f"expected shape (B, S) = {(B, S)} or (B, S, S) = {(B, S, S)}"
-        raise ValueError(f"attention_mask: {expected}, got {tuple(shape)}")
-    if not boolean:
+    shapes = {"(B, 1, 1, S)": (B, 1, 1, S), "(B, 1, S, S)": (B, 1, S, S)}
+    if len(shape) != 4:
+        shapes = {"(B, S)": (B, S), "(B, S, S)": (B, S, S)}
+    if shape not in shapes.values():
+        expected = " or ".join(f"{letters} = {one}" for letters, one in shapes.items())
+        raise ValueError(f"attention_mask: expected shape {expected}, got {tuple(shape)}")
+    if len(shape) == 4 and not boolean:
         raise TypeError(
             "attention_mask: expected a 4-D mask to be boolean, True = may attend; a mask that is added to the scores "
             "becomes one by `mask == 0`"
@@ -230,12 +227,12 @@ def check_positions_shape(shape: Shape, batch: tuple[int, int]) -> None:
         raise ValueError(f"position_ids: expected shape (B, S) = {tuple(batch)}, got {tuple(shape)}")
 
 
-def check_length(length: int, limit: int) -> None:
-    """Raise ValueError if a sequence is longer than the position table."""
+def check_length(name: str, length: int, limit: int, padded: bool = False) -> None:
+    """Raise ValueError if a sequence is longer than the position table; `padded`: padding may be counted too."""
     if length > limit:
-        raise ValueError(
-            f"input_ids: expected sequences of at most {limit} tokens, the length of the position table, got {length}"
-        )
+        hint = " (values are not read here, so padding counts too: trim it)" if padded else ""
+        expected = f"expected sequences of at most {limit} tokens, the length of the position table"
+        raise ValueError(f"{name}: {expected}, got {length}{hint}")
 
 
 def check_head_mask_shape(shape: Shape, sizes: tuple[int, int]) -> None:
@@ -243,12 +240,3 @@ def check_head_mask_shape(shape: Shape, sizes: tuple[int, int]) -> None:
     L, H = sizes
     if shape not in ((H,), (L, H)):
         raise ValueError(f"head_mask: expected shape (H,) = ({H},) or (L, H) = {(L, H)}, got {tuple(shape)}")
-
-
-def check_max_length(name: str, length: int, limit: int) -> None:
-    """Raise ValueError if a length that is known without reading values is beyond the position table."""
-    if length > limit:
-        raise ValueError(
-            f"{name}: expected at most {limit}, the length of the position table, got {length} (values are not read "
-            "here, so padding counts too: cut it off)"
-        )

@@ -32,7 +32,7 @@ def described(x: Any) -> str:
 def check_count(name: str, value: Any) -> Any:
     """Return an integer of at least 0, as int (or, in a graph that is being compiled, its symbol).
 
-    Raises TypeError for anything but an integer (booleans are none), ValueError if it is negative.
+    Raises TypeError for anything but an integer (a boolean does not count), ValueError if it is negative.
     """
     if isinstance(value, np.integer):
         value = int(value)

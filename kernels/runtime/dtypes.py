@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name of a dtype, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 # The dtypes that kernels support, and Triton's name for each.
 TRITON_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # The same by name.
-TORCH_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TRITON_TYPES}
+TORCH_DTYPES = {name_of(dtype): dtype for dtype in TRITON_TYPES}
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Arguments that people know from transformers: our word for each that has one, and a clear error for the others."""
+"""Arguments that transformers users pass: translated where we have an equivalent, otherwise rejected with advice."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ADVICE = {
     "safe_serialization": "model.safetensors is always written; torch.save(model.state_dict(), file) writes a .bin",
     "save_function": "model.safetensors is always written",
     "state_dict": "load the model, then call load_state_dict",
-    "subfolder": "join it to the directory",
+    "subfolder": "append it to the directory",
     "token": "only local directories are read",
-    "trust_remote_code": "no code is read from checkpoints",
+    "trust_remote_code": "checkpoints never run code",
     "use_auth_token": "only local directories are read",
     "use_safetensors": "model.safetensors is preferred where it exists",
     "variant": "name the directory that holds the files",

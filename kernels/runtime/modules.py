@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules import module as torch_module
 
-# Attributes that a module of ours does not have of its own: pruning and FSDP put tensors in place of parameters.
+# Names absent from an unmodified module's `__dict__`; pruning and FSDP put tensors there.
 _REPLACEABLE = {"forward", "weight", "bias"}
 
 
@@ -22,7 +22,7 @@ def untouched(module: Module, kind: type[Module], x: Tensor | None = None) -> bo
     """
     if type(module) is not kind or module.__dict__.keys() & _REPLACEABLE or _has_hooks(module):
         return False
-    # `module.compile()` puts a compiled call beside `forward`.
+    # `module.compile()` stores a compiled call next to `forward`.
     if module._compiled_call_impl is not None or getattr(module, "max_norm", None) is not None:
         return False
     if x is None:

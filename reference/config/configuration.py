@@ -110,6 +110,11 @@ class ErnieMConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def activation_dropout(self) -> float:
+        """The dropout rate after the activation: `act_dropout`, or `hidden_dropout_prob` if that is None."""
+        return self.hidden_dropout_prob if self.act_dropout is None else self.act_dropout
+
+    @property
     def max_length(self) -> int:
         """The longest sequence, in tokens, that fits the position table."""
         return self.max_position_embeddings - 2
