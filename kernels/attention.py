@@ -62,7 +62,7 @@ def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.
 
 @triton.jit
 def mark_past(context, lse, start, first, n, i_head, T, H: tl.constexpr, D: tl.constexpr):
-    """Write nan for the queries from `first` on, which nobody computes: the sequence is longer than announced."""
+    """Write nan for the queries from `first` on, which no program covers: the sequence is longer than `max_seqlen`."""
     for i in tl.range(first, n):
         row = (start + i).to(tl.int64)
         tl.store(context + (row * H + i_head) * D + tl.arange(0, D), float("nan"))

@@ -27,7 +27,7 @@ def classes(name: str, values: Any, shape: Shape, C: int, logits: Tensor, valida
 
 
 def positions(name: str, values: Any, logits: Tensor) -> Tensor:
-    """Integers of any value, of shape (B,), or (B, 1) as transformers allows; `logits` has B rows."""
+    """Integers, not range-checked, of shape (B,), or (B, 1) as transformers allows; `logits` has B rows."""
     values, rows = integers(name, values, logits), logits.shape[0]
     shared.check_shape(name, values.shape, (rows,), (rows, 1))
     return values.reshape(rows)

@@ -192,11 +192,12 @@ for name, row in of_base.items():
 # ## And measured?
 #
 # A floor is a lower bound; only measurements tell how close a kernel comes. `python -m ernie_m.kernels bench --output
-# DIR` times the kernels on a GPU and saves the results. If results are committed in `kernels/results`, the next cell
-# shows them beside their floors. (Those floors use the rates measured on that GPU, which are below the data sheet's.)
+# DIR` times the kernels on a GPU and saves the results. None are committed yet; once they are in
+# `kernels/benchmark/results`, the next cell shows them beside their floors. (Those floors use the rates measured on
+# that GPU, which are below the data sheet's.)
 
 # %%
-results = sorted((Path(kernels.__file__).parent / "results").rglob("bench.json"))
+results = sorted((Path(kernels.__file__).parent / "benchmark" / "results").rglob("bench.json"))
 if not results:
     print("No benchmark results are committed yet, so there is nothing to compare with the floors.")
 for path in results:

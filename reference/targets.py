@@ -32,7 +32,7 @@ def classes(name: str, values: Any, shape: Shape, C: int) -> Array:
 
 
 def positions(name: str, values: Any, rows: int) -> Array:
-    """`values` as integers of any size and of shape (B,), with B = `rows`; (B, 1) is accepted, as in transformers."""
+    """`values` as integers, not range-checked, of shape (B,), B = `rows`; (B, 1) is accepted, as in transformers."""
     array = integers(name, values)
     check_shape(name, array.shape, (rows,), (rows, 1))
     return array.reshape(rows)

@@ -69,7 +69,7 @@ class Calls(IdRows):
         offset_mapping (code points, relative to the text or word), overflow_to_sample_mapping. They are lists or, with
         `return_tensors`, arrays ("np") or torch tensors ("pt"); a single text is then a batch of one.
         `return_overflowing_tokens`: one row per window of a text that is too long, overlapping by `stride` tokens.
-        `padding`, `truncation`: see `options`; what has no effect is a warning, once, if `verbose`.
+        `padding`, `truncation`: see `options`; options without effect are warned about once, if `verbose`.
         `text_target`: encoded alike, its ids become the column labels. Raises TypeError or ValueError that names the
         argument.
         """

@@ -128,7 +128,7 @@ class PackedEncoder(_Encoder):
         super().__init__(model, [PackedLayer(layer) for layer in _layers(model)])
 
     def forward(self, ids: Tensor, positions: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:  # (T,) -> (T, E)
-        """Takes the arguments of `ErnieMModel.packed`."""
+        """Encode T packed tokens, of which a sequence has at most `longest`."""
         x = self.embed(ids, positions)
         for layer in self.layers:
             x = layer(x, cu_seqlens, longest)

@@ -87,8 +87,8 @@ def format_of(names: Iterable[str]) -> str:
 def orientation_of(stored: Mapping[str, tuple[int, ...]], format: str) -> str:
     """The format whose orientation these linear weights have, given all shapes by stored name.
 
-    A file converted from Paddle's may keep its names, but have its linear weights transposed, or not. Those of
-    attention are square; those of the first feed-forward layer, whose inputs are as many as the norm's weights, tell.
+    A file converted from Paddle's may keep its names, with or without transposing its linear weights. Those of
+    attention are square, so the first feed-forward weight decides: its input size must equal the size of `norm1`.
     """
     pairs = [
         (shape, stored.get(name.removesuffix("linear1.weight") + "norm1.weight"))

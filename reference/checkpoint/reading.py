@@ -68,7 +68,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a checkpoint matches a class. Shapes are those of the file, and so are names, but for prefixes (`wrappers`).
+    """How a checkpoint matches a class. Shapes and names are the file's, names without wrapper prefixes.
 
     `missing`: expected, but not stored. `unexpected`: stored, but not expected. `mismatched`: (name, expected shape,
     stored shape). `initialised`: an absent head or pooler, newly initialised from the seed.
@@ -94,8 +94,8 @@ class LoadReport:
 def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     """Find a directory's weights and map them into memory, without loading them.
 
-    Raises FileNotFoundError, with the names looked for, if there are none; ValueError, naming the file, if damaged, or
-    the directory, if only some names have a prefix.
+    Raises FileNotFoundError, with the names looked for, if there are none. Raises ValueError, naming the file, if one
+    is damaged; naming the directory, if only some weights have a prefix.
     """
     folder = Path(directory)
     files = find_weights(folder)
@@ -156,8 +156,8 @@ def load_parameters(
     read-only view of the file. A head or pooler that the file lacks is initialised from `seed`, with a note on stderr.
 
     Raises ValueError listing every missing, unexpected and wrongly shaped weight, unless `strict` is False: then
-    missing and wrongly shaped weights are initialised from `seed` too. With `ignore_mismatched_sizes`, wrongly shaped
-    ones are, and are no error. The note and the report list them. Raises ValueError, naming the weight, for nan or
+    missing and wrongly shaped weights are initialised from `seed` too. `ignore_mismatched_sizes` does this for wrongly
+    shaped weights only. The note and the report list them. Raises ValueError, naming the weight, for nan or
     infinity.
     """
     checkpoint = open_checkpoint(directory)

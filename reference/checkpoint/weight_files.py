@@ -21,7 +21,7 @@ from .wrappers import weights_in
 
 # How torch names what it refused to import, in the errors of all its releases.
 REFUSED = re.compile(r"GLOBAL ([\w.]*\w)")
-# What torch advises next to the reason: to execute the file all the same.
+# torch's message also advises loading the file unsafely; those sentences are dropped.
 ADVICE = re.compile("weights_only|safe_globals|trust|allowlist|file an issue|documentation|load failed", re.IGNORECASE)
 WEIGHT_FILES = (*HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE)
 

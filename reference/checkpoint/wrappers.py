@@ -1,4 +1,4 @@
-"""What training programs and other libraries put around a model's weights, and how it is taken off.
+"""What training programs and other libraries put around a model's weights, and how it is removed.
 
     {"state_dict": {...}, "epoch": 3}   a training loop's checkpoint: the weights are one entry of several
     module.  _orig_mod.  model.         before every name, in any order: DataParallel, torch.compile, Lightning
@@ -20,8 +20,8 @@ from .names import PREFIX
 
 # Entries under which training loops save the weights.
 ENTRIES = ("state_dict", "model_state_dict", "model")
-# Modules that wrap another one. No module of ERNIE-M is called like them, so they are dropped anywhere in a name: a
-# program may wrap a part of the model too.
+# Modules that wrap another one. No ERNIE-M module has these names, so they are dropped anywhere in a name; a program
+# may also wrap only a part of the model.
 MODULES = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 OUTERMOST = (*MODULES, "model")
 # What a wrapper saves besides the weights.
