@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, sigmoid
 
 from .gelu import plain_gelu
-from .runtime.dtypes import widen
 from .runtime.derivative import with_derivative
+from .runtime.dtypes import widen
 
 Activation = Callable[[Tensor], Tensor]
 EXACT_GELU = ("gelu", "gelu_python")

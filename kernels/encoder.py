@@ -15,6 +15,7 @@ Twin: reference/encoder.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -60,13 +61,27 @@ class Embeddings(Module):
         if input_ids is not None and own and not layout.plain:
             x = embed_unchecked(input_ids, position_ids, word.weight, table.weight, norm.weight, norm.bias, norm.eps)
         else:
+            positions, outside = clamped(position_ids, table, POSITION_OFFSET)
             if input_ids is not None:
-                vectors = record(f"{self.name}.word_embeddings", word(input_ids), layout)
+                ids, unknown = clamped(input_ids, word)
+                vectors, outside = record(f"{self.name}.word_embeddings", word(ids), layout), outside | unknown
             assert vectors is not None
-            rows = record(f"{self.name}.position_embeddings", table(position_ids + POSITION_OFFSET), layout)
-            x = normalised_sum(vectors, rows, norm)
+            rows = record(f"{self.name}.position_embeddings", table(positions + POSITION_OFFSET), layout)
+            # The nan is a constant: no gradient passes it, so it poisons no table.
+            x = normalised_sum(vectors, rows, norm).masked_fill(outside[..., None], math.nan)
         x = layout.zero_padding(record(f"{self.name}.layer_norm", x, layout))
         return F.dropout(x, self.p, self.training)
+
+
+def clamped(ids: Tensor, table: Module, offset: int = 0) -> tuple[Tensor, Tensor]:  # (...,) -> (...,) x 2
+    """`ids` clamped to the rows of `table` from `offset` on, and which had to be.
+
+    Any other module than an Embedding decides itself which ids it accepts.
+    """
+    if not isinstance(table, Embedding):
+        return ids, torch.zeros_like(ids, dtype=torch.bool)
+    inside = ids.clamp(0, table.num_embeddings - offset - 1)
+    return inside, inside != ids
 
 
 def normalised_sum(x: Tensor, y: Tensor, norm: LayerNorm) -> Tensor:  # (..., E) x 2 -> (..., E)
@@ -74,9 +89,11 @@ def normalised_sum(x: Tensor, y: Tensor, norm: LayerNorm) -> Tensor:  # (..., E)
     v = widen(x) + widen(y)
     if untouched(norm, LayerNorm, x):
         return plain_layer_norm(v, widen(norm.weight), widen(norm.bias), norm.eps)[0].to(x.dtype)
-    normalised = norm(v.to(x.dtype))
+    # Normalisations are often kept in float32 while the rest is in half precision.
+    weight = getattr(norm, "weight", None)
+    normalised = norm(v.to(weight.dtype if isinstance(weight, Tensor) else x.dtype))
     assert isinstance(normalised, Tensor)
-    return normalised
+    return normalised if torch.is_autocast_enabled(x.device.type) else normalised.to(x.dtype)
 
 
 class EncoderLayer(Module):

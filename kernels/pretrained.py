@@ -26,8 +26,8 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten, unflatten
 
 from . import surgery
-from .runtime.dtypes import TRITON_TYPES
-from .runtime.foreign import check_config, one_device, refuse_foreign
+from .runtime.dtypes import chosen_dtype, float_dtype
+from .runtime.foreign import check_config, check_saved, one_device, refuse_foreign
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -47,6 +47,7 @@ class PretrainedModel(Module):
     base_model_prefix = "ernie_m"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    _input_hook: Any = None
     _no_split_modules: ClassVar[list[str]] = ["Embeddings", "EncoderLayer"]
 
     def __init__(self, config: ErnieMConfig) -> None:
@@ -156,6 +157,7 @@ class PretrainedModel(Module):
         if not is_main_process:
             return
         state = self.state_dict() if state_dict is None else state_dict
+        check_saved(state)
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
         arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
         # This checks that no weight is missing and that all shapes are right.
@@ -177,8 +179,8 @@ class PretrainedModel(Module):
         return surgery.base_of(self).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: Module) -> None:
-        """Replace that module."""
-        surgery.base_of(self).embeddings.word_embeddings = value
+        """Replace that module; an Embedding of another size changes `config.vocab_size` too."""
+        surgery.set_embeddings(self, value)
 
     def resize_token_embeddings(self, size: int | None = None, pad_to_multiple_of: int | None = None) -> Module:
         """Change the vocabulary to `size` rows, in place, and return the module with the word vectors.
@@ -195,6 +197,17 @@ class PretrainedModel(Module):
         ValueError for a layer or head that does not exist, or if a layer would be left without heads.
         """
         surgery.prune_heads(self, heads)
+
+    def enable_input_require_grads(self) -> None:
+        """Make word vectors require gradients, which reentrant checkpointing of a frozen model with adapters needs."""
+        self.disable_input_require_grads()
+        self._input_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        if self._input_hook is not None:
+            self._input_hook.remove()
+        self._input_hook = None
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """While training, recompute layers in the backward pass; kwargs are those of torch's `checkpoint`."""
@@ -225,23 +238,8 @@ class PretrainedModel(Module):
         return sum(x.numel() for x in self.parameters() if x.requires_grad or not only_trainable)
 
 
-def chosen_dtype(dtype: Any, torch_dtype: Any) -> torch.dtype | None:
-    """The dtype that either argument names; None for the file's own."""
-    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
-        raise ValueError(f"dtype, torch_dtype: expected one of the two, got {dtype!r} and {torch_dtype!r}")
-    chosen = torch_dtype if dtype is None else dtype
-    if chosen is None or chosen == "auto":
-        return None
-    by_name = getattr(torch, chosen.removeprefix("torch."), chosen) if isinstance(chosen, str) else chosen
-    return float_dtype(by_name)
-
-
-def float_dtype(dtype: Any) -> torch.dtype:
-    """Return `dtype`; raise TypeError unless a model can have it."""
-    allowed = (*TRITON_TYPES, torch.float64)
-    if dtype not in allowed:
-        raise TypeError(f"dtype: expected one of {', '.join(map(str, allowed))}, got {dtype!r}")
-    return dtype  # type: ignore[no-any-return]
+def _require_grad(module: Module, arguments: Any, vectors: Tensor) -> None:
+    vectors.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -93,10 +93,11 @@ def _attend(
     wide = wide_dtype(qkv)
     scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
     missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
-    # The lowest finite number, not -inf: an empty sequence's result is unused, but its gradients would be nan.
-    scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(wide).min)
+    # The lowest finite number of the scores' dtype, which autocast may choose. Not -inf: an empty sequence's result is
+    # unused, but its gradients would be nan.
+    scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(scores.dtype).min)
     context = F.dropout(scores.softmax(dim=-1).to(qkv.dtype), p) @ v
     lse = scores.logsumexp(dim=-1)  # (B, H, S)
     place = place.clamp(max=B * S - 1)
-    at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
+    at_tokens = context.to(qkv.dtype).transpose(1, 2).reshape(B * S, H, D)[place]
     return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)

@@ -56,12 +56,20 @@ def resize_vocabulary(model: Any, size: int | None, multiple: int | None) -> Mod
     return old
 
 
+def set_embeddings(model: Any, value: Any) -> None:
+    """`PretrainedModel.set_input_embeddings`. Only torch's Embedding tells how many ids it has."""
+    if type(value) is Embedding:
+        E = model.config.hidden_size
+        if value.embedding_dim != E:
+            raise ValueError(f"value: expected word vectors of {E} numbers, got {value}")
+        _set_config(model, model.config.replace(vocab_size=value.num_embeddings))
+    base_of(model).embeddings.word_embeddings = value
+
+
 def prune_heads(model: Any, heads: Mapping[int, Iterable[int]]) -> None:
     """`PretrainedModel.prune_heads`."""
     earlier: Mapping[int, tuple[int, ...]] = model.config.pruned_heads
-    heads = {i: tuple(lost) for i, lost in heads.items()}
-    pruned = {i: tuple(sorted({*earlier.get(i, ()), *heads.get(i, ())})) for i in sorted({*earlier, *heads})}
-    config = model.config.replace(pruned_heads=pruned)
+    config = model.config.prune(heads)
     layers = [base_of(model).encoder.layers[i].self_attn for i in heads]
     for attention in layers:
         for name, linear in _linears(attention).items():
@@ -72,7 +80,8 @@ def prune_heads(model: Any, heads: Mapping[int, Iterable[int]]) -> None:
     D = config.head_dim
     for i, attention in zip(heads, layers, strict=True):
         present = [h for h in range(config.num_attention_heads) if h not in earlier.get(i, ())]
-        places = [torch.arange(D) + D * j for j, h in enumerate(present) if h not in pruned[i]]
+        lost = config.pruned_heads.get(i, ())
+        places = [torch.arange(D) + D * j for j, h in enumerate(present) if h not in lost]
         for name, linear in _linears(attention).items():
             _keep(linear, torch.cat(places).to(linear.weight.device), axis=1 if name == "out_proj" else 0)
     _set_config(model, config)

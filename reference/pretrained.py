@@ -147,14 +147,13 @@ class PretrainedModel:
         Equivalent to masking these heads, but cheaper. Heads that are already pruned may be listed again. Raises
         ValueError if a layer or head does not exist, or if a layer would have no heads left.
         """
-        earlier = self.config.pruned_heads
-        pruned = {i: tuple(sorted({*earlier.get(i, ()), *heads.get(i, ())})) for i in sorted({*earlier, *heads})}
-        config = self.config.replace(pruned_heads=pruned)
+        earlier, config = self.config.pruned_heads, self.config.prune(heads)
         arrays = flatten(self.parameters)
         D = config.hidden_size // config.num_attention_heads
         for i in heads:
             present = [h for h in range(config.num_attention_heads) if h not in earlier.get(i, ())]
-            kept = np.concatenate([np.arange(D) + D * j for j, h in enumerate(present) if h not in pruned[i]])
+            lost = config.pruned_heads.get(i, ())
+            kept = np.concatenate([np.arange(D) + D * j for j, h in enumerate(present) if h not in lost])
             for name in ("q_proj", "k_proj", "v_proj"):
                 arrays[f"layers.{i}.{name}.weight"] = arrays[f"layers.{i}.{name}.weight"][kept]
                 arrays[f"layers.{i}.{name}.bias"] = arrays[f"layers.{i}.{name}.bias"][kept]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ernie_m.reference.config import ErnieMConfig
 
@@ -75,6 +76,15 @@ def check_config(config: Any) -> None:
         theirs = f"{type(config).__module__}.{type(config).__name__}"
         convert = ": ErnieMConfig.from_dict(config.to_dict()) converts it" if hasattr(config, "to_dict") else ""
         raise TypeError(f"config: expected ernie_m.reference.ErnieMConfig, got {theirs}{convert}")
+
+
+def check_saved(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if weights are elsewhere, or if adapters are attached to a model that is to be saved."""
+    for name, x in weights.items():
+        if x.device.type == "meta":
+            raise ValueError(f"{name}: expected values, got none: pass state_dict= with those offloaded")
+        if {"base_layer", "parametrizations"} & set(name.split(".")) or name.endswith(("_orig", "_mask")):
+            raise ValueError(f"{name}: expected the name of a weight: merge adapters and remove pruning before saving")
 
 
 def one_device(device: Any, device_map: Any) -> Any:

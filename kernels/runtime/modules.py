@@ -8,11 +8,13 @@ quantised or offloaded layers, a subclass) has to run, so such a module is calle
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Embedding, LayerNorm, Linear, Module
 from torch.nn.modules import module as torch_module
 
 # Names absent from an unmodified module's `__dict__`; pruning and FSDP put tensors there.
 _REPLACEABLE = {"forward", "weight", "bias"}
+# Profilers replace these for all modules of a class.
+_FORWARDS = {kind: kind.forward for kind in (Linear, LayerNorm, Embedding)}
 
 
 def untouched(module: Module, kind: type[Module], x: Tensor | None = None) -> bool:
@@ -21,6 +23,8 @@ def untouched(module: Module, kind: type[Module], x: Tensor | None = None) -> bo
     With `x`, its weight must also have the dtype and device of `x`, as fused operations need, and its bias must exist.
     """
     if type(module) is not kind or module.__dict__.keys() & _REPLACEABLE or _has_hooks(module):
+        return False
+    if kind.forward is not _FORWARDS.get(kind, kind.forward):
         return False
     # `module.compile()` stores a compiled call next to `forward`.
     if module._compiled_call_impl is not None or getattr(module, "max_norm", None) is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -142,6 +142,14 @@ class ErnieMConfig:
         if changes.get("num_labels", self.num_labels) != self.num_labels or {"id2label", "label2id"} & changes.keys():
             changes = {**dict.fromkeys(label_fields), **changes}
         return dataclasses.replace(self, **changes)
+
+    def prune(self, heads: Mapping[int, Iterable[int]]) -> ErnieMConfig:
+        """A copy without the heads in {layer: [heads]} either, numbered as in the unpruned model.
+
+        Raises TypeError or ValueError, naming the layer or head, if one does not exist or a layer would have none left.
+        """
+        added, earlier = check.pruned_heads(heads, self.num_hidden_layers, self.num_attention_heads), self.pruned_heads
+        return self.replace(pruned_heads={i: (*earlier.get(i, ()), *added.get(i, ())) for i in {*earlier, *added}})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ErnieMConfig:

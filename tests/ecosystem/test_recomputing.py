@@ -60,3 +60,16 @@ def test_activation_checkpointing_wrapper(cls: Any) -> None:
     close(found, gradients(plain, given))
     assert recomputations(model, given) == 2
     close(infer(model.eval(), given), infer(plain.eval(), given))
+
+
+def test_reentrant_checkpointing_of_a_frozen_model_needs_inputs_that_require_gradients() -> None:
+    model = small().train()
+    model.ernie_m.embeddings.requires_grad_(False)
+    expected = gradients(model, batch())
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    for _ in range(2):
+        model.enable_input_require_grads()
+    close(gradients(model, batch()), expected)
+    model.disable_input_require_grads()
+    assert not model.get_input_embeddings()._forward_hooks
+    model.disable_input_require_grads()

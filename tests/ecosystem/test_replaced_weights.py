@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from ecosystem_helpers import (
     copied,
     gradients,
     infer,
+    numbers,
     small,
     without_targets,
 )
 from torch import Tensor
-from torch.nn import LayerNorm, Linear, Module, Parameter
+from torch.nn import Embedding, LayerNorm, Linear, Module, Parameter
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch_models import CLASSES
 
@@ -139,3 +141,75 @@ def test_norms_without_bias_or_weight() -> None:
         first.self_attn.self_attn.k_proj.weight.copy_(model.ernie_m.encoder.layers[0].self_attn.self_attn.k_proj.weight)
         first.self_attn.self_attn.k_proj.bias.zero_()
     close(both(model, GIVEN), both(twin, GIVEN))
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16, torch.float64])
+def test_norms_in_float32(half: torch.dtype) -> None:
+    """As libraries that quantise or train in half precision keep them."""
+    model, plain = small().to(half), small().to(half)
+    for module in model.modules():
+        if isinstance(module, LayerNorm):
+            module.float()
+    found, wanted = both(model, GIVEN), both(plain, GIVEN)
+    for name, x in found.items():
+        assert x.dtype == half
+        assert float((x - wanted[name]).abs().max()) < max(2e-5, 8 * torch.finfo(half).eps), name
+
+
+def test_another_table_of_words(tmp_path: Path) -> None:
+    """Its size is that of the vocabulary: ids are checked against it, and the checkpoint has it."""
+    model = small()
+    model.set_input_embeddings(Embedding(200, 32, dtype=torch.float64))
+    assert model.config.vocab_size == model.ernie_m.config.vocab_size == 200
+    assert numbers(model(torch.tensor([[0, 150, 199]]))).isfinite().all()
+    with pytest.raises(ValueError, match=r"input_ids.*200"):
+        model(torch.tensor([[0, 200]]))
+    model.save_pretrained(tmp_path)
+    close(infer(type(model).from_pretrained(tmp_path), GIVEN), infer(model, GIVEN))
+    with pytest.raises(ValueError, match=r"value: expected word vectors of 32 numbers, got Embedding\(200, 31\)"):
+        model.set_input_embeddings(Embedding(200, 31))
+
+
+@pytest.mark.parametrize(
+    ("heads", "error"),
+    [
+        ({"0": [0]}, r"layer: expected an integer from 0 to 1, got '0'"),
+        ({0: 0}, "expected a list of heads for layer 0, got 0"),
+        ([0], r"expected a mapping, got \[0\]"),
+        ({0: [1.0]}, "layer 0: expected an integer from 0 to 1, got 1.0"),
+        ({2: [0]}, "layer: expected an integer from 0 to 1, got 2"),
+        ({0: [0, 1]}, "layer 0: expected one head to remain"),
+    ],
+)
+def test_heads_that_cannot_be_pruned(heads: Any, error: str) -> None:
+    model = small()
+    for one in (model, model.to_reference()):
+        with pytest.raises((TypeError, ValueError), match=f"pruned_heads: {error}"):
+            one.prune_heads(heads)
+    assert not model.config.pruned_heads
+
+
+def test_models_that_cannot_be_saved_yet(tmp_path: Path) -> None:
+    pruned, offloaded = small(), small()
+    prune.l1_unstructured(pruned.ernie_m.encoder.layers[0].linear1, "weight", amount=0.5)
+    with pytest.raises(ValueError, match=r"linear1.weight_(orig|mask): expected .* remove pruning before saving"):
+        pruned.save_pretrained(tmp_path / "pruned")
+    offloaded.ernie_m.encoder.layers[1].to("meta")
+    with pytest.raises(ValueError, match=r"encoder.layers.1.*: expected values, got none: pass state_dict="):
+        offloaded.save_pretrained(tmp_path / "offloaded")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [Linear, LayerNorm, Embedding])
+def test_a_method_replaced_for_all_modules_of_a_class(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As profilers do."""
+    model, original, called = small(), kind.forward, []
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        called.append(self)
+        return original(self, x)
+
+    expected = infer(model, GIVEN)
+    monkeypatch.setattr(kind, "forward", forward)
+    close(infer(model, GIVEN), expected)
+    assert len(called) == sum(type(module) is kind for module in model.modules())

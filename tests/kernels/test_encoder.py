@@ -14,6 +14,7 @@ from torch_models import CLASSES, WAYS, assert_same, pair, tensors, way
 
 import ernie_m.reference as ernie
 from ernie_m.kernels import activations
+from ernie_m.kernels import model as kernel_model
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.runtime.dtypes import TORCH_DTYPES
 from ernie_m.reference.activations import ACTIVATIONS
@@ -151,3 +152,32 @@ def test_autocast_takes_the_plain_path(grad: bool) -> None:
     assert found.dtype == torch.float32
     # More than float32 rounding explains: bfloat16 was computed in.
     assert 1e-4 < float((found - exact).detach().abs().max()) < 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_autocast_of_a_packed_call(dtype: torch.dtype, grad: bool) -> None:
+    """Scores are then in half precision, whose numbers the mask must not leave."""
+    model = pair(dtype=np.float32)[1]
+    given = (torch.arange(2, 9), torch.tensor([0, 2, 2, 7], dtype=torch.int32), 5)
+    with torch.set_grad_enabled(grad):
+        exact = model.packed(*given).last_hidden_state
+        with torch.autocast("cpu", dtype):
+            found = model.packed(*given).last_hidden_state
+    assert found.dtype == torch.float32
+    assert 1e-5 < float((found - exact).detach().abs().max()) < 0.25
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_ids_outside_the_tables_give_rows_of_nan(how: str) -> None:
+    """Where no value is checked, as on a GPU or in a compiled graph; the other rows and all gradients stay finite."""
+    _, model = pair()
+    ids, positions = torch.tensor([[0, 5, 9], [0, 99, 9]]), torch.tensor([[0, 1, 2], [0, 1, 999]])
+    ids[0, 1] = -3
+    with mock.patch.object(kernel_model, "should_validate", return_value=False), way(how):
+        embedded = model(ids, position_ids=positions, output_hidden_states=True).hidden_states[0]
+    outside = torch.tensor([[False, True, False], [False, True, True]])
+    assert torch.equal(embedded.isnan().all(dim=2), outside) and torch.equal(embedded.isnan().any(dim=2), outside)
+    if embedded.requires_grad:
+        embedded.masked_fill(outside[..., None], 0).square().sum().backward()
+        assert all(bool(x.grad.isfinite().all()) for x in model.parameters() if x.grad is not None)

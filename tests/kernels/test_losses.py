@@ -75,3 +75,14 @@ def test_losses_of_half_precision_are_computed_in_float32(dtype: torch.dtype) ->
     x = torch.full((70, 1000), 3.0, dtype=dtype)
     loss = losses.squared_error(x, torch.zeros_like(x), torch.ones(70, 1000, dtype=torch.bool))
     assert loss.dtype == dtype and float(loss) == 9.0
+
+
+@pytest.mark.parametrize("name", list(cases(0, 1, 1, 1.0)))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_under_autocast_are_float32(name: str, dtype: torch.dtype) -> None:
+    """As torch's own: a gradient scaler multiplies the loss by up to 65,536, which float16 does not hold."""
+    logits, *rest = (torch.tensor(x) for x in cases(1, 6, 7, 1.0)[name])
+    rest = [x.float() if x.is_floating_point() else x for x in rest]
+    with torch.autocast("cpu", dtype):
+        loss = getattr(losses, name)(logits.clamp(min=-100).to(dtype), *rest)
+    assert loss.dtype == torch.float32

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +133,16 @@ def test_a_launch_that_fails_restores_the_device(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RuntimeError, match="no"):
         launch({(1,): fail}, (1,), SimpleNamespace(index=1))  # type: ignore[arg-type]
     assert current == [0]
+
+
+def test_a_launch_in_the_interpreter_computes_bfloat16_exactly() -> None:
+    """Whoever launches: a fresh process that only calls an operation. Upstream's interpreter gives numbers like 1e9."""
+    program = (
+        "import torch; from ernie_m.kernels.attention import packed_attention\n"
+        "q = torch.randn(9, 3, 3, 16).bfloat16(); cu = torch.tensor([0, 4, 9], dtype=torch.int32)\n"
+        "wrong = (packed_attention(q, cu, 9).double() - packed_attention(q.double(), cu, 9)).abs().max()\n"
+        "assert wrong <= 2**-5, wrong\n"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
