@@ -208,7 +208,7 @@ def check_embeds_shape(shape: Shape, hidden_size: int) -> tuple[int, int]:
 def check_mask_shape(shape: Shape, batch: tuple[int, int], boolean: bool) -> None:
     """Raise an error unless an `attention_mask` is (B, S), (B, S, S) or, if `boolean`, (B, 1, 1, S) or (B, 1, S, S)."""
     B, S = batch
-    shapes = {"(B, 1, 1, S)": (B, 1, 1, S), "(B, 1, S, S)": (B, 1, S, S)}
+    shapes: dict[str, Shape] = {"(B, 1, 1, S)": (B, 1, 1, S), "(B, 1, S, S)": (B, 1, S, S)}
     if len(shape) != 4:
         shapes = {"(B, S)": (B, S), "(B, S, S)": (B, S, S)}
     if shape not in shapes.values():

@@ -45,4 +45,4 @@ def float_dtype(dtype: Any) -> torch.dtype:
     allowed = (*TRITON_TYPES, torch.float64)
     if dtype not in allowed:
         raise TypeError(f"dtype: expected one of {', '.join(map(str, allowed))}, got {dtype!r}")
-    return dtype  # type: ignore[no-any-return]
+    return dtype

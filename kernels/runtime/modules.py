@@ -7,6 +7,8 @@ quantised or offloaded layers, a subclass) has to run, so such a module is calle
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn import Embedding, LayerNorm, Linear, Module
 from torch.nn.modules import module as torch_module
@@ -14,7 +16,7 @@ from torch.nn.modules import module as torch_module
 # Names absent from an unmodified module's `__dict__`; pruning and FSDP put tensors there.
 _REPLACEABLE = {"forward", "weight", "bias"}
 # Profilers replace these for all modules of a class.
-_FORWARDS = {kind: kind.forward for kind in (Linear, LayerNorm, Embedding)}
+_FORWARDS: dict[type[Module], Any] = {kind: kind.forward for kind in (Linear, LayerNorm, Embedding)}
 
 
 def untouched(module: Module, kind: type[Module], x: Tensor | None = None) -> bool:
