@@ -19,6 +19,7 @@ from ernie_m.reference.compat import announce
 
 from .attention import packed_attention
 from .checking.check import check
+from .checking.operations import Operation
 from .checking.report import Failure, Report
 from .embedding import embed
 from .first_token import first_token_attention
@@ -43,6 +44,7 @@ __all__ = [
     "ErnieMForTokenClassification",
     "ErnieMModel",
     "Failure",
+    "Operation",
     "Report",
     "add_layer_norm",
     "bias_gelu",

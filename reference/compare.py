@@ -1,95 +1,135 @@
-"""Comparing two forward passes: the first entry where their traces differ, and by how much.
+"""Comparing two forward passes: the first entry that differs by more than rounding explains, and by how much.
 
     with trace() as a:
         model(input_ids, attention_mask=mask)
     with trace_torch(module) as b:
         module(...)
-    print(compare(a, b, mask, tolerance=1e-5))
+    print(compare(a, b, mask))
 
-A faulty port goes wrong at some layer; the first layer that differs is where to look.
+Each entry is judged given its inputs: `rounding.py` says how large an error rounding explains.
+
+A faulty port goes wrong at some layer; the first entry that differs by more is where to look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .array import Array
+from .rounding import Judge, layer_of, over, sources
 from .trace import Entry
-
-MAPS = ("scores", "probs")  # (B, H, S, S): positions are the last two axes, not axis 1
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The result of comparing two traces. True if they agree.
 
-    `name` is the first entry, in order of computation, with an error above `tolerance` (None if there is none); `index`
-    is the position of its largest error, and `values` the two values there. `errors` has the error of every entry up to
-    that one. `not_compared` lists the names that only one trace has.
+    `name` is the first entry, in order of computation, with an error above its bound (None if there is none); `index`
+    is the position of its largest error, and `values` the two values there. `errors` has, for every entry up to that
+    one, its largest difference, divided by the largest magnitude in `b` if that exceeds 1; `ratios` its error over what
+    rounding explains, or over `tolerance` if one was given. `error` and `ratio` are those of `name`, or the largest.
+    `not_compared` lists the names that only one trace has; `inherited`, with `forced`, the layers after `name` that are
+    right on the reference's own input, and are wrong in `b` only because of the input they got.
     """
 
     name: str | None
     error: float
-    tolerance: float
+    tolerance: float | None
     index: tuple[int, ...] = ()
     values: tuple[float, float] = (0.0, 0.0)
     errors: Mapping[str, float] = field(default_factory=dict)
     not_compared: tuple[str, ...] = ()
+    ratio: float = 0.0
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    inherited: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.name is None
 
     def __str__(self) -> str:
+        name = self.name or max(self.ratios, key=lambda name: self.ratios[name])
+        picked = "" if self.tolerance is None else f" (tolerance {self.tolerance:.2e})"
+        number = f"{self.ratio:.1g} of" if self.ratio < 1 else f"{self.ratio:.{1 if self.ratio < 10 else 0}f} times"
+        explained = "" if picked else f"; {name} differs by {number} what rounding explains"
         if self.name is None:
-            return f"{len(self.errors)} entries agree, largest error {self.error:.2e} (tolerance {self.tolerance:.2e})"
+            return f"{len(self.errors)} entries agree, largest error {self.error:.2e}{picked}{explained}"
         a, b = self.values
+        inherited = f"; only inherited: the errors of {', '.join(self.inherited)}" if self.inherited else ""
         return (
-            f"the traces first differ at {self.name}: error {self.error:.2e} (tolerance {self.tolerance:.2e}), "
-            f"{a!r} against {b!r} at {list(self.index)}; {len(self.errors) - 1} entries before it agree"
+            f"the traces first differ at {self.name}: error {self.error:.2e}{picked}, {a!r} against {b!r} at "
+            f"{list(self.index)}; {len(self.errors) - 1} entries before it agree{explained}{inherited}"
         )
 
 
-def compare(a: Mapping[str, Entry], b: Mapping[str, Entry], mask: Any = None, tolerance: float = 1e-5) -> Comparison:
-    """Compare two traces entry by entry, in the order of `a`, and stop at the first that differs.
+def compare(
+    a: Mapping[str, Entry],
+    b: Mapping[str, Entry],
+    mask: Any = None,
+    tolerance: float | None = None,
+    *,
+    forced: Callable[[str, Array], Any] | None = None,
+) -> Comparison:
+    """Compare two traces entry by entry, in the order of `a`, the reference, and stop at the first that differs.
 
-    An entry's error is its largest difference, divided by the largest magnitude in `b` if that exceeds 1; a nan in
-    either makes it infinite. Only real tokens are compared: those of the (B, S) `mask`, if one is passed, and of packed
-    entries.
+    By default, an entry may differ by what rounding explains (see `rounding.py`). With `tolerance`, by that, times its
+    largest magnitude in `b` if that exceeds 1. A nan in either is infinitely far off. Only real tokens are compared:
+    those of the (B, S) `mask`, if one is passed, and of packed entries.
 
-    Raises ValueError if the traces have no names in common.
+    `forced(name, inputs)` runs one layer of the other implementation, such as "encoder.layers.3", on the reference's
+    own input, (B, S, E), and returns its output, (B, S, E), or a trace with its names. Layers are then judged by what
+    it returns, and everything else by `b`. If `b` is from `trace_torch(module, force=a)`, it is forced already.
+
+    Raises ValueError if the traces have no names in common or, with `forced`, no layers.
     """
     names = [name for name in a if name in b]
     not_compared = tuple(name for name in [*a, *b] if (name in a) != (name in b))
     if not names:
         raise ValueError(f"traces: expected names in common, got {list(a)[:3]}... and {list(b)[:3]}...")
+    free = local = Judge(a, b, mask, getattr(b, "forced", ()))
+    inputs: dict[str, str] = {}
+    if forced is not None:
+        inputs, entries = _force(a, forced)
+        local = Judge(a, entries, mask, set(inputs.values()))
+        names = [name for name in a if name in (entries if layer_of(name) in inputs else b)]
     errors: dict[str, float] = {}
-    for name in names:
-        x, y = a[name].padded(), b[name].padded()
-        if x.shape != y.shape:
-            errors[name] = np.inf
-            return Comparison(name, np.inf, tolerance, x.shape, (np.nan, np.nan), errors, not_compared)
-        valid = _valid(name, x.shape, a[name], b[name], mask)
-        difference = np.where(valid, np.abs(np.subtract(x, y, dtype=np.float64)), 0.0)
-        difference = np.where(np.isnan(difference), np.inf, difference)
-        scale = max(1.0, float(np.abs(y, where=valid, out=np.zeros(y.shape, y.dtype)).max(initial=0.0)))
-        errors[name] = float(difference.max(initial=0.0)) / scale
-        if not errors[name] <= tolerance:
-            index = tuple(int(i) for i in np.unravel_index(difference.argmax(), x.shape))
-            return Comparison(name, errors[name], tolerance, index, (x[index], y[index]), errors, not_compared)
-    return Comparison(None, max(errors.values()), tolerance, errors=errors, not_compared=not_compared)
+    ratios: dict[str, float] = {}
+    for i, name in enumerate(names):
+        judge = local if layer_of(name) in inputs else free
+        errors[name], index, values = judge.largest(name)
+        ratios[name] = judge.ratio(name, judge.measured(name)) if tolerance is None else over(errors[name], tolerance)
+        if not ratios[name] <= 1:
+            found = (name, errors[name], tolerance, index, values, errors, not_compared, ratios[name], ratios)
+            return Comparison(*found, _inherited(names[i + 1 :], inputs, free, local))
+    largest = (max(errors.values()), tolerance, (), (0.0, 0.0))
+    return Comparison(None, *largest, errors, not_compared, max(ratios.values()), ratios)
 
 
-def _valid(name: str, shape: tuple[int, ...], a: Entry, b: Entry, mask: Any) -> Array:
-    """An array of shape `shape`, True at real tokens (in attention maps, at pairs of real tokens)."""
-    masks = [entry.tokens.mask for entry in (a, b) if entry.tokens is not None]
-    masks += [] if mask is None else [np.asarray(mask).astype(bool)]
-    if not masks or len(shape) < 3:  # (B, E) and (B, C) have no positions
-        return np.ones(shape, bool)
-    tokens = np.logical_and.reduce(masks)  # (B, S)
-    if name.rsplit(".", 1)[-1] in MAPS:
-        return np.broadcast_to(tokens[:, None, :, None] & tokens[:, None, None, :], shape)
-    return np.broadcast_to(tokens.reshape(*tokens.shape, *[1] * (len(shape) - 2)), shape)
+def _force(a: Mapping[str, Entry], call: Callable[[str, Array], Any]) -> tuple[dict[str, str], dict[str, Entry]]:
+    """The name of each layer's input, and the entries of all layers, each run on the reference's own input."""
+    inputs = {layer: sources(f"{layer}.norm1", a)[0] for layer in map(layer_of, a) if layer}
+    if not inputs:
+        raise ValueError(f"forced: expected names such as encoder.layers.0.norm2 in the trace, got {list(a)[:3]}...")
+    entries: dict[str, Entry] = {}
+    for layer, source in inputs.items():
+        found = call(layer, a[source].padded())
+        if not isinstance(found, Mapping):
+            output, shape = f"{layer}.norm2", a[source].padded().shape
+            if np.shape(found) != shape:
+                raise ValueError(f"forced: {layer}: expected an output of shape {shape}, got {np.shape(found)}")
+            found = {output: Entry(output, np.asarray(found))}
+        own = {name: entry for name, entry in found.items() if layer_of(name) == layer and name in a}
+        if not own:
+            raise ValueError(f"forced: expected a trace with names of {layer}, got {list(found)[:3]}...")
+        entries.update(own)
+    return inputs, entries
+
+
+def _inherited(names: list[str], inputs: Mapping[str, str], free: Judge, local: Judge) -> tuple[str, ...]:
+    """The layers whose outputs, among `names`, are off in `free`, and that are right in `local`."""
+    wrong = {layer_of(n) for n in names if layer_of(n) in inputs and local.ratio(n, local.measured(n)) > 1}
+    outputs = [n for n in names if n in free.b and n == f"{layer_of(n)}.norm2" and layer_of(n) in {*inputs} - wrong]
+    return tuple(layer_of(n) for n in outputs if local.ratio(n, free.measured(n)) > 1)

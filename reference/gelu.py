@@ -27,8 +27,9 @@ def gelu(x: Array) -> Array:  # (...) -> (...)
                   at most 6 u for x > 0
 
     It comes from Φ(-|x|) (`normal_tail`), a multiplication and, for x > 0, a subtraction in which the tail is at most
-    half of x. For lower x the result passes through the subnormal numbers to 0. gelu(-inf) = 0, gelu(inf) = inf,
-    gelu(nan) = nan. float16 is computed in float32 and rounded. Raises TypeError for other dtypes.
+    half of x. For lower x the result passes through the subnormal numbers to 0. gelu(-inf) = -0.0, gelu(inf) = inf,
+    gelu(nan) = nan; the result has the sign of x, 0 included. float16 is computed in float32 and rounded. Raises
+    TypeError for other dtypes.
     """
     x = floating("x", x)
     if x.dtype == np.float16:
@@ -46,6 +47,8 @@ def _gelu(x: Array, out: Array) -> None:
     # `fmax` maps nan to 0 (subtracting the tail restores it) and is several times faster than `maximum`.
     np.fmax(x, 0.0, out=out)
     out -= tail
+    # Subtracting loses the sign of a zero.
+    np.copysign(out, x, out=out)
 
 
 def bias_gelu(x: Array, bias: Array) -> Array:  # (..., F), (F,) -> (..., F)

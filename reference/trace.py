@@ -8,12 +8,13 @@ The layers call `record(name, value)` on their results; it does nothing unless a
 the checkpoint: `encoder.layers.3.self_attn.out_proj` is that module's output. Scores, probabilities and context are
 not module outputs; their names are that of the module that computes them, plus `.scores`, `.probs` or `.context`.
 
-`compare.py` finds the first entry where two traces differ.
+`trace(replace={name: function})` continues with `function(value)` instead of the value, for experiments in which part
+of a computation is patched. `compare.py` finds the first entry where two traces differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -54,12 +55,18 @@ class Entry:
 
     On the padded path, `value` is (B, S, ...), or (B, H, S, S) for scores and probabilities, and `tokens` is None. On
     the packed path, `tokens` holds the tokens' positions, and `value` is (T, ...), or a tuple of one (H, n, n) array
-    for each non-empty sequence.
+    for each non-empty sequence. `dtype` is the name of the dtype that it was computed in; NumPy has no bfloat16.
     """
 
     name: str
     value: Any
     tokens: Tokens | None = None
+    dtype: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.dtype:
+            parts = self.value if isinstance(self.value, tuple) else (self.value,)
+            object.__setattr__(self, "dtype", np.result_type(*parts).name)
 
     @property
     def indices(self) -> Array | None:
@@ -76,11 +83,16 @@ class Entry:
 
 
 class Trace(Mapping[str, Entry]):
-    """Entries by name, in order of computation; `skipped` lists names that could not be recorded."""
+    """Entries by name, in order of computation.
 
-    def __init__(self) -> None:
+    `skipped` lists names that could not be recorded; `forced`, those whose value was then forced (`trace_torch`).
+    """
+
+    def __init__(self, replace: Mapping[str, Callable[[Any], Any]] | None = None) -> None:
         self.entries: dict[str, Entry] = {}
         self.skipped: list[str] = []
+        self.forced: set[str] = set()
+        self._replace, self._replaced = dict(replace or {}), set[str]()
 
     def __getitem__(self, name: str) -> Entry:
         return self.entries[name]
@@ -90,6 +102,26 @@ class Trace(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def replaced(self, name: str, value: Any) -> Any:
+        """What the computation continues with: `value`, or an array or tensor like it. Otherwise raises ValueError."""
+        if name not in self._replace:
+            return value
+        self._replaced.add(name)
+        new = self._replace[name](value.clone() if hasattr(value, "clone") else value.copy())
+        got, wanted = ([str(getattr(x, kind, None)) for kind in ("shape", "dtype", "device")] for x in (new, value))
+        if not isinstance(new, type(value)) or got != wanted:
+            kinds = " ".join(got) if got[0] != "None" else repr(new)
+            raise ValueError(f"replace: {name}: expected {type(value).__name__} {' '.join(wanted)}, got {kinds}")
+        return new
+
+    def check_replaced(self) -> None:
+        """Raise ValueError if a value that should have been replaced was not computed, or not on its own."""
+        for name in sorted(self._replace.keys() - self._replaced):
+            scopes = [f"{name.rsplit('.', i)[0]}." for i in range(1, name.count(".") + 1)]
+            near = next(filter(None, ([x for x in self if x.startswith(scope)] for scope in scopes)), list(self))
+            others = ", ".join(near) or "nothing"
+            raise ValueError(f"replace: {name!r} was not computed, or was fused away; what was computed: {others}")
 
 
 @dataclass(frozen=True)
@@ -104,14 +136,21 @@ _scope: ContextVar[_Scope | None] = ContextVar("ernie_m_trace", default=None)
 
 
 @contextmanager
-def trace() -> Iterator[Trace]:
-    """Record the named intermediates of calls inside the `with` block; later calls overwrite earlier entries."""
-    found = Trace()
+def trace(replace: Mapping[str, Callable[[Any], Any]] | None = None) -> Iterator[Trace]:
+    """Record the named intermediates of calls inside the `with` block; later calls overwrite earlier entries.
+
+    replace: functions by name. Each gets a copy of the value, an array (in `ernie_m.kernels` a tensor), packed if the
+    pass is, scores and probabilities then once per sequence; the pass records what it returns, and continues with it.
+
+    Raises ValueError if a replacement has another shape or dtype, or at the end if its name was not computed.
+    """
+    found = Trace(replace)
     token = _scope.set(_Scope(found))
     try:
         yield found
     finally:
         _scope.reset(token)
+    found.check_replaced()
 
 
 @contextmanager
@@ -146,11 +185,12 @@ def per_sequence() -> Any:
 
 
 def record(name: str, value: Array) -> Array:
-    """Return `value`, and keep it under `name` if a trace is running."""
+    """Return `value`, or what replaces it, and keep that under `name` if a trace is running."""
     current = _scope.get()
     if current is None:
         return value
     name = current.prefix + name
+    value = current.trace.replaced(name, value)
     kept: Any = value
     if current.per_sequence:
         earlier = current.trace.entries.get(name)
@@ -162,20 +202,34 @@ def record(name: str, value: Array) -> Array:
 
 
 @contextmanager
-def trace_torch(module: Any) -> Iterator[Trace]:
+def trace_torch(module: Any, force: Mapping[str, Entry] | None = None) -> Iterator[Trace]:
     """Record the outputs of a torch model's innermost modules while it runs inside the `with` block.
 
     Values become NumPy arrays (bfloat16 as float32). Dropout modules are left out. Scores, probabilities and context
-    are not module outputs: their names are listed in `skipped`.
+    are not module outputs: they are `skipped`, unless the model records them, as those of `ernie_m.kernels` do.
+
+    force: the trace of a reference. Once a module's output is recorded, the model continues with the value of the same
+    name in `force`. So every module gets the reference's own input. Raises ValueError if such a value has another
+    shape, or at the end if there was none.
     """
     found = Trace()
     handles = []
 
     def hook(name: str) -> Any:
-        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        def keep(_module: Any, _inputs: Any, output: Any) -> Any:
+            if not hasattr(output, "detach"):
+                found.skipped.append(name)
+                return None
             value = output.detach().cpu()
-            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-            found.entries[name] = Entry(name, value.numpy().copy())
+            dtype = str(value.dtype).removeprefix("torch.")
+            value = (value.float() if dtype == "bfloat16" else value).numpy().copy()
+            if force is None or name not in force:
+                found.entries[name] = Entry(name, value, None, dtype)
+                return None
+            given, tokens, shape = _fitting(name, force[name], value.shape)
+            found.entries[name] = Entry(name, value.reshape(shape), tokens, dtype)
+            found.forced.add(name)
+            return output.new_tensor(given.reshape(value.shape))
 
         return keep
 
@@ -184,8 +238,23 @@ def trace_torch(module: Any) -> Iterator[Trace]:
             found.skipped += [f"{name}.{part}" for part in ("scores", "probs", "context")]
         if not list(child.children()) and type(child).__name__ != "Dropout":
             handles.append(child.register_forward_hook(hook(name)))
+    token = _scope.set(_Scope(found))
     try:
         yield found
     finally:
+        _scope.reset(token)
         for handle in handles:
             handle.remove()
+        found.skipped = [name for name in found.skipped if name not in found]
+    if force is not None and found and not found.forced:
+        raise ValueError(f"force: expected names such as {next(iter(found))!r}, got {list(force)[:3]}...")
+
+
+def _fitting(name: str, entry: Entry, shape: tuple[int, ...]) -> tuple[Array, Tokens | None, tuple[int, ...]]:
+    """The entry's value, as packed as `shape`; the positions of its tokens; and its shape in a trace."""
+    if entry.tokens is not None and np.shape(entry.value) == shape:
+        return entry.value, entry.tokens, shape
+    padded = entry.padded()
+    if padded.shape == shape or (padded.ndim > 2 and padded.reshape(-1, *padded.shape[2:]).shape == shape):
+        return padded, None, padded.shape
+    raise ValueError(f"force: {name}: expected the shape {shape} of the module's output, got {padded.shape}")

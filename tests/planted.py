@@ -24,17 +24,27 @@ def store(x: Tensor, like: Tensor, truncated: bool = False) -> Tensor:
     return truncate(x, like) if truncated else x.to(like.dtype)
 
 
-def gelu(x: Tensor, form: str = "none", truncated: bool = False) -> Tensor:
-    """GELU; the forms "tanh" and "sigmoid" are other functions."""
+def wide_gelu(x: Tensor, form: str = "none") -> Tensor:
+    """GELU of float32 numbers; the forms "tanh", "sigmoid" and "cubic" are other functions, "erf" has no tail."""
     if form == "sigmoid":
-        return store(x.float() * torch.sigmoid(1.702 * x.float()), x)
-    return store(torch_gelu(x.float(), approximate=form), x, truncated)
+        return x * torch.sigmoid(1.702 * x)
+    if form == "erf":
+        return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
+    if form != "none":
+        return torch_gelu(x, approximate=form)
+    a = x.abs().clamp(max=40.0)
+    return torch.copysign(x.clamp(min=0.0) - 0.5 * a * torch.erfc(a * math.sqrt(0.5)), x)
+
+
+def gelu(x: Tensor, form: str = "none", truncated: bool = False) -> Tensor:
+    """GELU."""
+    return store(wide_gelu(x.float(), form), x, truncated)
 
 
 def bias_gelu(x: Tensor, bias: Tensor, form: str = "none", read_bias: bool = True, truncated: bool = False) -> Tensor:
     """GELU of x + bias."""
     z = x.float() + bias.float() if read_bias else x.float()
-    return store(torch_gelu(z, approximate=form), x, truncated)
+    return store(wide_gelu(z, form), x, truncated)
 
 
 def softmax(scores: Tensor, shift: bool = True, truncated: bool = False) -> Tensor:

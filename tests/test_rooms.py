@@ -38,7 +38,7 @@ FLOORS = {
             *("erf", "gelu", "activations", "softmax", "linear", "layer_norm", "attention", "first_token"),
             *("embedding", "dropout", "padding", "losses", "config", "parameters", "trace", "outputs"),
         ),
-        ("compare", "checkpoint"),
+        ("compare", "rounding", "checkpoint"),
         ("encoder", "inputs", "targets", "pretrained"),
         ("model",),
         ("heads",),

@@ -24,12 +24,30 @@ def layer_norm_unbiased(x: Array, gamma: Array, beta: Array, eps: float) -> Arra
     return centred / np.sqrt(variance + eps) * gamma + beta
 
 
+def layer_norm_in_one_pass(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = np.square(x).mean(axis=-1, keepdims=True) - np.square(mean)
+    return (x - mean) / np.sqrt(variance + eps) * gamma + beta
+
+
+def layer_norm_with_the_sum_of_its_parameters(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps) * (gamma + beta)
+
+
 def mask_one_too_long(lengths: Array, S: int) -> Array:
     return np.arange(S) <= lengths[:, None]
 
 
 def unpad_by_position(x: Array, mask: Array) -> Array:
     return x.swapaxes(0, 1)[mask.T]
+
+
+def pad_without_moving_on(packed: Array, mask: Array) -> Array:
+    padded = np.zeros((*mask.shape, packed.shape[1]), packed.dtype)
+    for row, kept in zip(padded, mask, strict=True):
+        row[kept] = packed[: np.count_nonzero(kept)]
+    return padded
 
 
 def pad_with_ones(packed: Array, mask: Array) -> Array:

@@ -2,6 +2,7 @@
 
 work        sizes, batches, and the minimum work of each step
 workloads   the competitors for each single operation
+yours       the competitors for a user's function, where this package has no kernel
 encoders    the competitors for the whole encoder; `baselines` has the other implementations
 timing      fair timing: competitors take turns, inputs are not in the cache
 runner      runs one case after another and saves after each

@@ -1,8 +1,9 @@
 """The results, for people (a table) and for programs (JSON), and the environment in which they were measured.
 
 Each row has a time, its spread, its ratio to our time, the share of the floor (minimum time of the work divided by the
-measured time), and the difference of its result from ours: the RMS of the difference divided by the RMS of ours. Peak
-memory is what a call allocates, beyond weights and inputs.
+measured time), and the difference of its result from ours: the RMS of the difference divided by the RMS of ours. Where
+there is no kernel of ours, a user's function takes its place. Peak memory is what a call allocates, beyond weights and
+inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from ..runtime.optional_triton import HAS_TRITON, triton
 from .timing import Missing, Timing
-from .workloads import OURS, Measured
+from .workloads import OURS, YOURS, Measured
 
 HEADINGS = (
     "what", "size", "batch", "dtype", "who",
@@ -44,8 +45,8 @@ class Case:
 class Row:
     """One competitor on one case.
 
-    floor, ours: seconds; `ours` is the median of our first competitor. difference: of the result from its result.
-    held: bytes of the weights.
+    floor, ours: seconds; `ours` is the median of our first competitor, or else of the user's. difference: of the result
+    from its result. held: bytes of the weights.
     """
 
     case: Case
@@ -98,8 +99,8 @@ def rows_of(
 ) -> list[Row]:
     """The rows of one case, in the order of its competitors."""
     rows = []
-    times = [t.median for name, t in found.items() if name.startswith(OURS) and isinstance(t, Timing)]
-    ours = times[0] if times else None
+    times = {name: t.median for name, t in found.items() if isinstance(t, Timing)}
+    ours = next((median for name, median in times.items() if name.startswith(OURS)), times.get(YOURS))
     for name, t in found.items():
         if isinstance(t, Timing) and name in made.uncounted:
             t = Timing(t.median, t.low, t.high, t.runs)

@@ -9,7 +9,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from .figures import figures
 from .report import Case, Row, rows_of, table
 from .timing import Missing, Timer, Timing, first_line, time_calls
 from .work import BATCHES, SIZES
-from .workloads import OURS, WORKLOADS, Maker, Measured
+from .workloads import OURS, WORKLOADS, YOURS, Maker, Measured
+from .yours import WORKLOADS_OF_YOURS
 
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 
@@ -31,6 +32,11 @@ JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 def makers() -> dict[str, Maker]:
     """What can be measured, by name: the whole encoder and every operation."""
     return {"encoder": encoder, **WORKLOADS}
+
+
+def makers_of_yours() -> dict[str, Maker]:
+    """The operations for which a user's function can be measured, by name."""
+    return {**WORKLOADS, **WORKLOADS_OF_YOURS}
 
 
 class Output:
@@ -94,12 +100,22 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def measure(cases: Sequence[Case], output: Output, runs: int, timer: Timer = time_calls, device: str = "cuda") -> None:
-    """Measure, print and save case by case. Each is built when its turn comes: together they would not fit."""
+def measure(
+    cases: Sequence[Case],
+    output: Output,
+    runs: int,
+    timer: Timer = time_calls,
+    device: str = "cuda",
+    yours: Callable[..., Any] | None = None,
+) -> None:
+    """Measure, print and save case by case. Each is built when its turn comes: together they would not fit.
+
+    yours: a function to measure too, called as the operation of the cases says.
+    """
     start = time.perf_counter()
     for i, case in enumerate(cases, start=1):
         print(f"{time.perf_counter() - start:.0f} s: {i} of {len(cases)}: {case}", file=sys.stderr, flush=True)
-        rows = measured(case, output.about, runs, timer, device)
+        rows = measured(case, output.about, runs, timer, device, yours)
         print(f"\n{table(rows)}", end="", flush=True)
         output.add(rows)
         # torch.compile caches by function: without a reset, the next case's shapes would make the code dynamic, or
@@ -109,26 +125,38 @@ def measure(cases: Sequence[Case], output: Output, runs: int, timer: Timer = tim
         torch.cuda.empty_cache()
 
 
-def measured(case: Case, about: dict[str, Any], runs: int, timer: Timer, device: str) -> list[Row]:
+def measured(
+    case: Case,
+    about: dict[str, Any],
+    runs: int,
+    timer: Timer,
+    device: str,
+    yours: Callable[..., Any] | None = None,
+) -> list[Row]:
     """The rows of one case; a single row if the case cannot be built."""
+    make = (makers() if yours is None else makers_of_yours())[case.what]
     try:
-        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+        made = make(SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
     except (RuntimeError, MemoryError, ImportError) as error:
         return [Row(case, "all", Missing(first_line(error)))]
+    made = made if yours is None else made.with_yours(yours)
     found = timer(made.calls, runs, made.hide_host)
     floor = made.floor(about["matrix_flops_per_s"][case.dtype], about["copy_bytes_per_s"])
     return rows_of(case, made, found, floor, differences(made, found))
 
 
 def differences(made: Measured, found: dict[str, Timing | Missing]) -> dict[str, float]:
-    """Relative RMS difference of each result from that of our first competitor, on the same inputs."""
+    """Relative RMS difference of each result from that of our first competitor, on the same inputs.
+
+    Where we have none, from the user's.
+    """
 
     def result(name: str) -> Tensor | None:
         x = made.packed(name, made.calls[name](0))
         return None if x is None else x.detach().to("cpu", torch.float32)
 
     running = [name for name, t in found.items() if isinstance(t, Timing)]
-    first = next((name for name in running if name.startswith(OURS)), None)
+    first = next((name for name in running if name.startswith(OURS)), YOURS if YOURS in running else None)
     ours = None if first is None else result(first)
     if ours is None:
         return {}

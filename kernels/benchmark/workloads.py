@@ -6,7 +6,7 @@ Each case returns calls by name, which take their random inputs from several rot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -23,7 +23,7 @@ from . import work as work_of
 from .timing import Call, copies_beyond_cache
 from .work import POSITIONS, VOCABULARY, Batch, Size, Work
 
-OURS = "ours"
+OURS, YOURS = "ours", "yours"
 EPS = 1e-5
 HEAD = 64
 
@@ -33,6 +33,7 @@ class Measured:
     """One case to measure: its competitors' calls, and the floor of its time.
 
     hide_host: see `timing`.
+    plug: makes a call of a user's function, which is called as the operation says; None: it cannot be measured here.
     packed: converts a competitor's result to the layout of ours, for comparison; None if it cannot be compared.
     held: bytes of the weights. uncounted: competitors whose memory the allocator does not see.
     """
@@ -40,9 +41,17 @@ class Measured:
     calls: dict[str, Call]
     floor: Callable[[float, float], float]  # (matrix rate, copy rate) -> seconds
     hide_host: bool = True
+    plug: Callable[[Callable[..., Any]], Call] | None = None
     packed: Callable[[str, Any], Tensor | None] = field(default=lambda name, result: result)
     held: int | None = None
     uncounted: frozenset[str] = frozenset()
+
+    def with_yours(self, function: Callable[..., Any]) -> Measured:
+        """The same case with a user's function as a competitor, after ours. Raises ValueError if it cannot have one."""
+        if self.plug is None:
+            raise ValueError("expected a workload with `plug`, which calls a function of the user's, got none")
+        ours = {name: call for name, call in self.calls.items() if name.startswith(OURS)}
+        return replace(self, calls={**ours, YOURS: self.plug(function), **self.calls})
 
 
 def cumulative(lengths: Sequence[int], device: str) -> Tensor:
@@ -64,6 +73,13 @@ def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., A
     return {name: rotate(function) for name, function in functions.items()}
 
 
+def plugged(
+    inputs: list[tuple[Any, ...]], arguments: Callable[..., tuple[Any, ...]]
+) -> Callable[[Callable[..., Any]], Call]:
+    """What makes a call of a user's function; `arguments` turns a set of inputs into the operation's arguments."""
+    return lambda function: lambda i: function(*arguments(*inputs[i % len(inputs)]))
+
+
 def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:
     """Enough sets of inputs to exceed the cache, given that a call reads `work.bytes` - `written` bytes."""
     return [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
@@ -82,7 +98,9 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
     work = work_of.bias_gelu(size, T, dtype.itemsize)
     functions = {OURS: bias_gelu, "eager": plain, "compile": compiled(plain)}
-    return Measured(rotating(sets(make, work, T * intermediate * dtype.itemsize), functions), work.floor)
+    inputs = sets(make, work, T * intermediate * dtype.itemsize)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: x)
+    return Measured(calls, work.floor, plug=plug)
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -101,7 +119,9 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
 
     work = work_of.add_layer_norm(size, T, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
-    return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
+    inputs = sets(make, work, T * E * dtype.itemsize)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: (*x, EPS))
+    return Measured(calls, work.floor, plug=plug)
 
 
 def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -123,7 +143,9 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
 
     work = work_of.embed(size, batch, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
-    return Measured(rotating(sets(make, work, T * E * dtype.itemsize), functions), work.floor)
+    inputs = sets(make, work, T * E * dtype.itemsize)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: (*x, word, position, gamma, beta, EPS))
+    return Measured(calls, work.floor, plug=plug)
 
 
 def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -172,7 +194,9 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
     }
     work = work_of.packed_attention(size, batch, dtype.itemsize)
     read = 3 * T * size.hidden * dtype.itemsize
-    return Measured(rotating(sets(make, work, int(work.bytes) - read), functions), work.floor, packed=packed)
+    inputs = sets(make, work, int(work.bytes) - read)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda qkv, _: (qkv, cu))
+    return Measured(calls, work.floor, plug=plug, packed=packed)
 
 
 def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -198,7 +222,9 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
 
     work = work_of.first_token_attention(size, batch, dtype.itemsize)
     functions = {OURS: ours, "SDPA, padded": sdpa, "SDPA, padded, compile": compiled(sdpa)}
-    return Measured(rotating(sets(make, work, B * size.hidden * dtype.itemsize), functions), work.floor)
+    inputs = sets(make, work, B * size.hidden * dtype.itemsize)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda q, kv, _: (q, kv, cu))
+    return Measured(calls, work.floor, plug=plug)
 
 
 Maker = Callable[[Size, Batch, torch.dtype, str], Measured]

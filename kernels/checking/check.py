@@ -1,200 +1,224 @@
 """Check any kernel against its twin in `ernie_m.reference`, on inputs drawn to expose its faults.
 
     from ernie_m.kernels import check
-    check(my_gelu, op="gelu")
+    print(check(my_gelu, op="gelu"))
 
 The function is called as its operation says (`operations.OPERATIONS`): "gelu" as f(x), "packed_attention" as
 f(qkv, cu_seqlens). It may be the launcher of a Triton kernel, a torch function or, with arrays="numpy", a NumPy one.
 hypothesis draws inputs and shrinks one that fails. Then fixed random data are used for bounds on averages, which
-detect errors that no single number shows. Results must repeat bitwise.
+detect errors that no single number shows, and the fixed cases of `coverage` and `special`: the sizes of real models and
+beyond, arguments that are not contiguous, special values, NaN and infinity. Results must repeat bitwise, follow
+arguments that change in place, and stay what they are during later calls. The report says what was tried.
 
-Leaves out: gradients, NaN and infinity as inputs, speed.
-Bounds: `bounds.py` and `verdicts.py`. Guards around arrays: `guards.py`.
+Leaves out: gradients, speed, and races, which the interpreter cannot show.
+Bounds: `bounds.py`, `tails.py` and `verdicts.py`. Guards around arrays: `guards.py` and `watching.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..runtime import interpreter
 from ..runtime.dispatch import INTERPRETED
 from ..runtime.dtypes import TORCH_DTYPES
-from .guards import Guarded, as_float64, place, poisoned
-from .operations import OPERATIONS, Case, cases, fixed_case
-from .report import DtypeReport, Failure, Report, judgement
-from .shrinking import reduce
-from .verdicts import Verdict, judge
-
-# In the interpreter, which is slow, only calls with at most this many results are repeated.
-SMALL = 2048
-NO_DRIVER = "0 active drivers"
-SET_INTERPRET = (
-    "a Triton kernel needs a GPU or Triton's interpreter, and this process has neither: set TRITON_INTERPRET=1 in the "
-    "environment before triton is imported (in a notebook: restart it and set os.environ first), or run "
-    "`python -m ernie_m.kernels check`, which sets it"
+from .coverage import (
+    Trial,
+    large_trials,
+    layout_trials,
+    many_trial,
+    normal_numbers,
+    past_int32_trial,
+    rounded,
 )
+from .diagnosis import hint
+from .drawing import HEAD_SIZES
+from .families import ALWAYS, FULL, ONCE, THOROUGH, family
+from .operations import Case, Inputs, Operation, case_of, find, fixed_case
+from .report import DtypeReport, Failure, Report
+from .runner import Runner
+from .searching import search
+from .shrinking import reduce
+from .special import special_trials
+from .tails import TAILS
+from .verdicts import Verdict
+from .virtual import NotTried
+
+# How many inputs are drawn for each dtype: with `quick`, by default, and with `thorough`.
+EXAMPLES = (8, 50, 500)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to try: the number and seed of drawn inputs, more or fewer fixed cases, and the user's own.
+
+    once: the dtype for what is tried in one alone.  plain: no views, NaN, infinity or huge arrays.
+    """
+
+    examples: int
+    seed: int
+    quick: bool
+    thorough: bool
+    once: str
+    cases: Sequence[Mapping[str, Any]] = ()
+    plain: bool = False
+
+    def times(self, dtype: str) -> tuple[int, ...]:
+        """Which of the large cases to try in a dtype."""
+        if self.quick:
+            return (ALWAYS, ONCE) if dtype == self.once else (ALWAYS,)
+        return (ALWAYS, ONCE, FULL, THOROUGH) if self.thorough else (ALWAYS, ONCE, FULL)
 
 
 def check(
     function: Callable[..., Any],
-    op: str,
+    op: str | Operation,
     dtypes: Sequence[str] | None = None,
-    examples: int = 50,
+    examples: int | None = None,
     seed: int = 0,
     arrays: str = "torch",
     device: str | None = None,
+    quick: bool = False,
+    thorough: bool = False,
+    tail: bool = True,
+    plain: bool = False,
+    sizes: Mapping[str, Any] | None = None,
+    cases: Sequence[Inputs] = (),
 ) -> Report:
     """Raise `Failure`, with the smallest failing input, unless `function` computes `op` within the bounds.
 
-    op: a key of `operations.OPERATIONS`, which also says how `function` is called.
+    op: a key of `operations.OPERATIONS`, which also says how `function` is called, or an `Operation` of your own.
     dtypes: any of "float32", "float16", "bfloat16"; by default all, except bfloat16 for NumPy, which lacks it.
-    examples: how many inputs to draw for each dtype.  seed: which inputs to draw.
+    examples: how many inputs to draw for each dtype; by default 50.  seed: which inputs to draw.
     arrays: what to call `function` with, "torch" tensors or "numpy" arrays.
     device: where the tensors are; by default a GPU if there is one and Triton's interpreter is off.
+    quick, thorough: try less, in a few seconds, or much more. `quick` tries layouts and special values in one dtype,
+        and neither 2,050 rows nor 2,050 keys.
+    tail: ask for the digits of gelu where it is small (`tails`), which ½x(1 + erf(x/√2)) has lost.
+    plain: try contiguous arrays of fewer than 2³¹ finite numbers only, for functions that promise nothing else, such
+        as a learner's.
+    sizes: sizes to draw, by letter, for an operation whose inputs are declared by letters (`Operation.sized`).
+    cases: inputs of your own, by name in call order; their floats are rounded to each dtype.
 
     Raises ValueError for invalid arguments, and RuntimeError if a Triton kernel cannot run here.
     """
-    dtypes = _validate(op, dtypes, examples, arrays)
-    device = device or ("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-    if INTERPRETED:
-        interpreter.install()
-    runner = Runner(function, arrays, device)
-    return Report(op, runner.name, {dtype: _check_dtype(runner, op, dtype, examples, seed) for dtype in dtypes})
+    examples = EXAMPLES[1 + thorough - quick] if examples is None else examples
+    dtypes = _validate(op, dtypes, examples, arrays, quick and thorough)
+    op = op if sizes is None else find(op).sized(sizes)
+    runner = Runner(function, arrays, device or default_device(), tail)
+    plan = Plan(examples, seed, quick, thorough, smallest(dtypes), cases, plain)
+    found = {dtype: check_dtype(runner, op, dtype, plan) for dtype in dtypes}
+    if not tail and find(op).name in TAILS:
+        runner.tried.leave_out("the tail of gelu (tail=False)")
+    if plain:
+        runner.tried.leave_out("views, signs of zeros, NaN, infinity and more than 2³¹ numbers (plain=True)")
+    return Report(find(op).name, runner.name, found, runner.tried)
 
 
-def _validate(op: str, dtypes: Sequence[str] | None, examples: int, arrays: str) -> Sequence[str]:
+def default_device() -> str:
+    """A GPU if there is one and Triton's interpreter is off."""
+    return "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+
+
+def smallest(dtypes: Sequence[str]) -> str:
+    """The dtype in which to try what is tried in one alone."""
+    return min(dtypes, key=lambda dtype: TORCH_DTYPES[dtype].itemsize)
+
+
+def _validate(
+    op: str | Operation, dtypes: Sequence[str] | None, examples: int, arrays: str, both: bool
+) -> Sequence[str]:
     """The dtypes to check. Raises ValueError for invalid arguments."""
-    if op not in OPERATIONS:
-        raise ValueError(f"op: expected one of {', '.join(OPERATIONS)}, got {op!r}")
+    find(op)
     if arrays not in ("torch", "numpy"):
         raise ValueError(f"arrays: expected 'torch' or 'numpy', got {arrays!r}")
     known = [dtype for dtype in TORCH_DTYPES if arrays == "torch" or dtype != "bfloat16"]
     chosen = known if dtypes is None else [dtypes] if isinstance(dtypes, str) else list(dtypes)
+    if not chosen:
+        raise ValueError(f"dtypes: expected at least one of {', '.join(known)}, got none")
     for dtype in chosen:
         if dtype not in known:
             raise ValueError(f"dtypes: expected any of {', '.join(known)} for {arrays} arrays, got {dtype!r}")
     if examples < 1:
         raise ValueError(f"examples: expected at least 1, got {examples}")
+    if both:
+        raise ValueError("quick, thorough: expected at most one of them, got both")
     return chosen
 
 
-def _check_dtype(runner: Runner, op: str, dtype: str, examples: int, seed: int) -> DtypeReport:
-    """Check drawn inputs first, because they yield smaller failures, then the fixed data."""
+def check_dtype(runner: Runner, op: str | Operation, dtype: str, plan: Plan) -> DtypeReport:
+    """Check drawn inputs first, because they yield smaller failures, then the fixed data and cases."""
+    if INTERPRETED:
+        interpreter.install()
     try:
-        found = _search(runner, op, dtype, examples, seed)
-        fixed = runner.verdicts(fixed_case(op, dtype), statistical=True)
+        found = search(runner, op, dtype, plan.examples, plan.seed)
+        averages = runner.verdicts(fixed_case(op, dtype), statistical=True)
+        others = [averages[0], *_fixed(runner, op, dtype, plan)]
     except Failure as failure:
-        raise reduce(failure, runner.verdicts) from failure.__cause__
-    worst = max(found[-1], fixed[0], key=lambda verdict: verdict.ratio)
-    return DtypeReport(len(found), {verdict.bound: verdict for verdict in [worst, *fixed[1:]]})
+        smallest = reduce(
+            failure, lambda case: _verdicts(runner, case), head_size=1 if runner.arrays == "numpy" else HEAD_SIZES[0]
+        )
+        found_hint = None if smallest.got is None else hint(smallest.case, runner.result)
+        raise smallest.with_hint(found_hint) from smallest.__cause__
+    if dtype == plan.once:
+        _check_launches(runner, op, dtype, plan)
+    worst = max([found[-1], *others], key=lambda verdict: verdict.ratio)
+    return DtypeReport(len(found), {verdict.bound: verdict for verdict in [worst, *averages[1:]]})
 
 
-def _search(runner: Runner, op: str, dtype: str, examples: int, seed: int) -> list[Verdict]:
-    """The verdicts on drawn inputs, the worst last. Raises the smallest Failure that hypothesis finds."""
-    import hypothesis
-
-    found: list[Verdict] = []
-    failures: list[Failure] = []
-    # The "explain" phase takes many calls, and its result is not shown.
-    phases = [phase for phase in hypothesis.settings().phases if phase != hypothesis.Phase.explain]
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        derandomize=False,
-        phases=phases,
-        report_multiple_bugs=False,
-        print_blob=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(cases(op, dtype))
-    def try_case(case: Case) -> None:
+def _fixed(runner: Runner, op: str | Operation, dtype: str, plan: Plan) -> Iterator[Verdict]:
+    """The verdicts on all fixed cases of a dtype. Raises Failure."""
+    for inputs in plan.cases:
+        yield from runner.verdicts(case_of(op, dtype, inputs, "inputs of your own"))
+    # Neither special values nor how an array lies in memory depend much on the dtype.
+    elsewhere = plan.quick and dtype != plan.once
+    special = () if elsewhere else special_trials(op, dtype, runner.tail)
+    chosen = [trial for trial in special if not (plan.plain and trial.kind)]
+    for trial in [*chosen, *large_trials(op, dtype, plan.times(dtype))]:
         try:
-            found.extend(runner.verdicts(case))
+            yield from (verdict for verdict in runner.verdicts(trial) if not trial.kind)
+        except NotTried as reason:
+            runner.tried.leave_out(f"{trial.origin}: {reason}")
+    for trial in () if plan.plain or elsewhere else layout_trials(op, dtype):
+        try:
+            yield from runner.verdicts(trial)
         except Failure as failure:
-            failures.append(failure)
-            raise
+            if not _wants_contiguous(failure):
+                raise
+    known = family(op)
+    if known is not None:
+        first, second = (rounded(op, dtype, known.small(normal_numbers(n)), "fixed inputs") for n in (5, 6))
+        runner.in_place(first, second)
+    runner.look_again()
 
+
+def _verdicts(runner: Runner, case: Case) -> list[Verdict]:
+    """The verdicts on a smaller case; none if it cannot be tried."""
     try:
-        try_case()
-    except Exception as error:
-        # hypothesis adds a note on how to call `try_case` again.
-        vars(error).pop("__notes__", None)
-        if isinstance(error, RuntimeError) or not failures:
-            raise
-        # Not hypothesis's own error: for a function that does not repeat, it only says so.
-        smallest = min(reversed(failures), key=lambda failure: _size(failure.case))
-        vars(smallest).pop("__notes__", None)
-        raise smallest from smallest.__cause__
-    return sorted(found, key=lambda verdict: verdict.ratio)
+        return runner.verdicts(case)
+    except NotTried:
+        return []
 
 
-def _size(case: Case) -> int:
-    return sum(value.size for value in case.inputs.values() if isinstance(value, np.ndarray))
+def _wants_contiguous(failure: Failure) -> bool:
+    """Whether the function refused an argument because of its layout: that is an answer, too."""
+    return failure.__cause__ is not None and any(word in failure.reason.lower() for word in ("contiguous", "stride"))
 
 
-class Runner:
-    """Calls a function on cases, with guards around its arrays, and judges the results."""
-
-    def __init__(self, function: Callable[..., Any], arrays: str, device: str) -> None:
-        self.function, self.arrays, self.device = function, arrays, device
-        self.name = getattr(function, "__name__", type(function).__name__)
-
-    def verdicts(self, case: Case, statistical: bool = False) -> list[Verdict]:
-        """The verdicts on one case. Raises Failure if one does not hold, or if the call is wrong in another way."""
-        expected = case.expected
-        result = self._call(case)
-        self._check_result(case, result, expected.exact.shape)
-        got = as_float64(result)
-        verdicts = judge(got, expected, statistical)
-        arrays: dict[str, Any] = {"got": got, "expected": expected.exact, "limit": expected.limit}
-        for verdict in verdicts:
-            if not verdict.holds:
-                raise Failure(self.name, case, judgement(verdict, got, expected.exact), verdict, **arrays)
-        repeats = got.size <= SMALL or not INTERPRETED
-        if repeats and not np.array_equal(got, as_float64(self._call(case)), equal_nan=True):
-            raise Failure(self.name, case, "two calls with the same input returned different results", **arrays)
-        return verdicts
-
-    def _call(self, case: Case) -> Any:
-        """The function's result. Raises Failure if it raises, changes an argument, or writes outside its arrays."""
-        arguments: dict[str, Any] = {}
-        placed: list[Guarded] = []
-        for name, value in case.inputs.items():
-            if isinstance(value, np.ndarray):
-                placed.append(place(name, value, self.arrays, case.dtype, self.device))
-                value = placed[-1].inner
-            arguments[name] = value
-        allocated: list[Guarded] = []
+def _check_launches(runner: Runner, op: str | Operation, dtype: str, plan: Plan) -> None:
+    """The fixed cases that are about the launch: so many rows that a grid or an offset no longer fits in 32 bits."""
+    for what, make in (("70,000 rows", many_trial), ("more than 2³¹ numbers", past_int32_trial)):
+        if plan.plain and make is past_int32_trial:
+            continue
         try:
-            with poisoned(allocated), torch.no_grad():
-                result = self.function(*arguments.values())
-        except Exception as error:
-            if NO_DRIVER in str(error):
-                raise RuntimeError(SET_INTERPRET) from error
-            raise Failure(self.name, case, f"it raised {type(error).__name__}: {error}") from error
-        for array in placed:
-            if array.damage:
-                raise Failure(self.name, case, f"{array.damage} {array.name}")
-        for array in allocated:
-            if array.outside_damage:
-                raise Failure(self.name, case, f"{array.outside_damage} {array.name}")
-        return result
-
-    def _check_result(self, case: Case, result: Any, shape: tuple[int, ...]) -> None:
-        """Raise Failure unless the result is an array of the right library, dtype and shape."""
-        wanted = torch.Tensor if self.arrays == "torch" else np.ndarray
-        if not isinstance(result, wanted):
-            hint = "" if not isinstance(result, np.ndarray) else ' (for a NumPy function, pass arrays="numpy")'
-            raise Failure(self.name, case, f"it returned {type(result).__name__}, expected {wanted.__name__}{hint}")
-        dtype = str(result.dtype).removeprefix("torch.")
-        if dtype != case.dtype:
-            raise Failure(self.name, case, f"it returned {dtype} for {case.dtype} inputs")
-        if tuple(result.shape) != shape:
-            raise Failure(self.name, case, f"it returned shape {tuple(result.shape)}, expected {shape}")
+            trial: Trial | None = make(op, dtype)
+            if trial is None:
+                raise NotTried("its rows are not independent")
+            if not runner.launches:
+                raise NotTried("no kernel of it ran in the interpreter")
+            runner.verdicts(trial)
+        except NotTried as reason:
+            runner.tried.leave_out(f"{what}: {reason}")

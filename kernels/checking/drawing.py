@@ -3,15 +3,16 @@
 Inputs are the arguments of one call by name, in float64 and already rounded to the format; `operations` says which
 function draws for which operation.
 
-Drawn inputs have sizes around blocks of 64 and 128, and sizes of 1; ragged batches, with sequences of one token and
-empty ones; magnitudes from 10⁻³ to 10³; means that are large compared with the spread; equal or mostly equal numbers.
-γ and β are random: with γ = 1 and β = 0, a kernel that never reads them would pass. Each argument has its own seed, so
-that no two are the same.
+Drawn inputs have sizes around every power of two up to 1,024, mostly those around 64 and 128; ragged batches, with
+sequences of one token and empty ones; magnitudes from 10⁻³ to 10³; means that are large compared with the spread; equal
+or mostly equal numbers. γ and β are random: with γ = 1 and β = 0, a kernel that never reads them would pass. Each
+argument has its own seed, so that no two are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from ernie_m.reference.array import Array
 
 from .formats import Format
 
-SIZES = (1, 2, 7, 63, 64, 65, 127, 129)
+COMMON = (1, 2, 7, 63, 64, 65, 127, 129)
+# The common sizes three times, so that they are drawn as often as all others.
+SIZES = COMMON * 3 + tuple(2**k + step for k in range(2, 11) for step in (-1, 0, 1))
 ROWS = (1, 2, 3, 7, 17)
 HEAD_SIZES = (16, 32, 64, 128)
 MAGNITUDES = (1.0, 1e-3, 0.1, 10.0, 1e3)
@@ -64,16 +67,20 @@ def _pick(draw: Any, choices: tuple[Any, ...]) -> Any:
     return draw(st.sampled_from(choices))
 
 
-def drawn_rows(**axes: int) -> Draw:
-    """Draws arguments by their number of axes: 2 for shape (rows, columns), 1 for (columns,).
+@dataclass(frozen=True)
+class Rows:
+    """Arguments by name, in call order, and their number of axes: 2 for shape (rows, columns), 1 for (columns,).
 
-    An argument with 0 axes is the ε of a normalisation. Arguments are in call order.
+    An argument with 0 axes is the ε of a normalisation.
     """
 
-    def draw_inputs(draw: Any, format: Format) -> dict[str, Any]:
+    axes: Mapping[str, int]
+
+    def __call__(self, draw: Any, format: Format) -> dict[str, Any]:
+        """Draw the arguments of one call."""
         rows, columns = _pick(draw, ROWS), _pick(draw, SIZES)
         inputs: dict[str, Any] = {}
-        for seed, (name, count) in enumerate(axes.items()):
+        for seed, (name, count) in enumerate(self.axes.items()):
             if count == 0:
                 inputs[name] = _pick(draw, EPSILONS)
             elif count == 1:
@@ -82,7 +89,15 @@ def drawn_rows(**axes: int) -> Draw:
                 inputs[name] = _draw_numbers(draw, format, (rows, columns), seed)
         return inputs
 
-    return draw_inputs
+    def at(self, normal: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
+        """The arguments at given sizes; `normal(*shape)` draws the numbers."""
+        shapes = {2: (rows, columns), 1: (columns,)}
+        return {name: normal(*shapes[count]) if count else EPS for name, count in self.axes.items()}
+
+
+def drawn_rows(**axes: int) -> Rows:
+    """Draws arguments by their number of axes; see `Rows`."""
+    return Rows(axes)
 
 
 def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
@@ -101,10 +116,15 @@ def _draw_lengths(draw: Any, shortest: int) -> Array:
     """cu_seqlens, (B + 1,): where sequences begin and end. At least one is not empty."""
     from hypothesis import strategies as st
 
-    lengths = draw(st.lists(st.sampled_from((*SIZES, 0)[: None if shortest == 0 else -1]), min_size=1, max_size=4))
+    sizes = [n for n in SIZES if n <= MOST_TOKENS]
+    lengths = draw(st.lists(st.sampled_from([*sizes, 0, 0] if shortest == 0 else sizes), min_size=1, max_size=4))
     while sum(lengths) > MOST_TOKENS:
         lengths = lengths[:-1]
-    lengths = lengths if sum(lengths) else [1]
+    return sequence_ends(lengths if sum(lengths) else [1])
+
+
+def sequence_ends(lengths: Sequence[int] | Array) -> Array:  # (B,) -> (B + 1,)
+    """cu_seqlens, int32: where sequences of these lengths begin and end."""
     return np.cumsum([0, *lengths]).astype(np.int32)
 
 

@@ -3,7 +3,7 @@
 NaNs surround every argument of floats: a kernel that reads and uses them returns NaN. After the call, both they and
 the argument must be unchanged. Arrays that the function allocates with `empty` have the same guards and are filled
 with NaN, to expose a number that is never written. In Triton's interpreter, a pointer out of range reads or writes
-whatever is there; the guards are what is there.
+whatever is there; the guards are what is there, and beyond them `watching` stops it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,23 @@ from ..runtime.dtypes import TORCH_DTYPES
 # At least this many numbers on each side: a multiple of 16 bytes in every dtype, so that the array stays aligned.
 GUARD = 64
 CHANGED = "it changed its argument"
+# Larger arrays from `empty` are neither filled nor guarded.
+MOST_POISONED = 2**26
+CONTIGUOUS, SHIFTED = "contiguous", "offset by one"
+# How arguments lie in memory. "offset by one" starts at an address that is no multiple of 16 bytes.
+LAYOUTS = (SHIFTED, "rows apart", "every second number", "transposed")
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A torch or NumPy array `inner` in the middle of a flat `buffer`, with the bytes of `buffer` before the call."""
+    """A torch or NumPy array `inner` that lies in [start, stop) of a flat `buffer`, and `buffer`'s bytes before the
+    call. Between the numbers of an array that is not contiguous lie guards too."""
 
     name: str
     buffer: Any
     inner: Any
-    guard: int
+    start: int
+    stop: int
     before: bytes
 
     @property
@@ -42,15 +50,24 @@ class Guarded:
         now = _bytes(self.buffer)
         if now == self.before:
             return None
-        edge = self.guard * self.buffer.dtype.itemsize
-        if now[:edge] != self.before[:edge]:
+        size = self.buffer.dtype.itemsize
+        if now[: self.start * size] != self.before[: self.start * size]:
             return "the kernel wrote before the start of"
-        return CHANGED if now[-edge:] == self.before[-edge:] else "the kernel wrote past the end of"
+        return (
+            CHANGED
+            if now[self.stop * size :] == self.before[self.stop * size :]
+            else "the kernel wrote past the end of"
+        )
 
     @property
     def outside_damage(self) -> str | None:
         """The same for an array that the function may write to."""
         return None if self.damage == CHANGED else self.damage
+
+    def fill(self, values: Any) -> Guarded:
+        """Write `values` into the array, at the same address, and remember the new bytes."""
+        self.inner[...] = values
+        return replace(self, before=_bytes(self.buffer))
 
 
 def _bytes(buffer: Any) -> bytes:
@@ -59,31 +76,60 @@ def _bytes(buffer: Any) -> bytes:
     return bytes(buffer.tobytes())
 
 
-def guarded(name: str, shape: tuple[int, ...], like: Any, fill: float) -> Guarded:
+def extent(array: Any) -> tuple[int, int]:
+    """The addresses at which an array's numbers start and end."""
+    if isinstance(array, torch.Tensor):
+        reach = sum((n - 1) * step for n, step in zip(array.shape, array.stride(), strict=True))
+        return array.data_ptr(), array.data_ptr() + (reach + 1 if array.numel() else 0) * array.element_size()
+    reach = sum((n - 1) * step for n, step in zip(array.shape, array.strides, strict=True))
+    return array.ctypes.data, array.ctypes.data + (reach + array.itemsize if array.size else 0)
+
+
+def strides_of(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
+    """How many numbers apart neighbours along each axis are; None if the layout is contiguous for that shape."""
+    strides = [1] * len(shape)
+    axes = list(range(len(shape)))
+    order = axes if layout == "transposed" else axes[::-1]
+    for inner, outer in pairwise(order):
+        strides[outer] = strides[inner] * shape[inner] + (3 if layout == "rows apart" and inner == axes[-1] else 0)
+    strides = [2 * step for step in strides] if layout == "every second number" else strides
+    plain = strides_of(shape, CONTIGUOUS) if layout != CONTIGUOUS else None
+    same = plain is not None and all(a == b or n == 1 for a, b, n in zip(strides, plain, shape, strict=True))
+    return None if same and layout != SHIFTED else tuple(strides)
+
+
+def guarded(name: str, shape: tuple[int, ...], like: Any, fill: float, layout: str = CONTIGUOUS) -> Guarded:
     """An array of that shape, filled with `fill`, guards included; library, dtype and device are those of `like`."""
-    size = math.prod(shape)
+    strides = strides_of(shape, layout) or strides_of(shape, CONTIGUOUS)
+    assert strides is not None
+    reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1 if math.prod(shape) else 0
     # At least a row: an index that is off by one may read a whole row too far.
     guard = GUARD * math.ceil(max(GUARD, *shape[-1:]) / GUARD)
+    start = guard + (layout == SHIFTED)
     if isinstance(like, torch.Tensor):
-        buffer: Any = torch.full((size + 2 * guard,), fill, dtype=like.dtype, device=like.device)
-        inner: Any = buffer[guard : guard + size].view(shape)
+        buffer: Any = torch.full((start + reach + guard,), fill, dtype=like.dtype, device=like.device)
+        inner: Any = buffer.as_strided(shape, strides, start)
     else:
-        buffer = np.full(size + 2 * guard, fill, like.dtype)
-        inner = buffer[guard : guard + size].reshape(shape)
-    return Guarded(name, buffer, inner, guard, b"")
+        buffer = np.full(start + reach + guard, fill, like.dtype)
+        steps = tuple(step * like.dtype.itemsize for step in strides)
+        inner = np.lib.stride_tricks.as_strided(buffer[start:], shape, steps)
+    return Guarded(name, buffer, inner, start, start + reach, b"")
 
 
-def place(name: str, value: Any, arrays: str, dtype: str, device: str) -> Guarded:
-    """A guarded copy of an argument. Floats become `dtype`; integers keep their dtype, and zeros guard them."""
+def converted(value: Any, arrays: str, dtype: str, device: str) -> Any:
+    """An argument in the library, dtype and device that it is passed in: floats become `dtype`, integers stay."""
     floating = value.dtype == np.float64
     if arrays == "torch":
         copy: Any = torch.from_numpy(np.ascontiguousarray(value)).to(device)
-        copy = copy.to(TORCH_DTYPES[dtype]) if floating else copy
-    else:
-        copy = value.astype(dtype) if floating else value
-    found = guarded(name, value.shape, copy, math.nan if floating else 0)
-    found.inner[...] = copy
-    return Guarded(name, found.buffer, found.inner, found.guard, _bytes(found.buffer))
+        return copy.to(TORCH_DTYPES[dtype]) if floating else copy
+    return value.astype(dtype) if floating else value
+
+
+def place(name: str, value: Any, arrays: str, dtype: str, device: str, layout: str = CONTIGUOUS) -> Guarded:
+    """A guarded copy of an argument. Floats become `dtype`; integers keep their dtype, and zeros guard them."""
+    copy = converted(value, arrays, dtype, device)
+    found = guarded(name, value.shape, copy, math.nan if value.dtype == np.float64 else 0, layout)
+    return found.fill(copy)
 
 
 def as_float64(result: Any) -> Array:
@@ -100,7 +146,7 @@ def poisoned(allocated: list[Guarded]) -> Iterator[None]:
     This applies to contiguous arrays of floats; they are added to `allocated`.
     """
 
-    def replace(original: Any) -> Any:
+    def poisoning(original: Any) -> Any:
         def empty(*arguments: Any, **options: Any) -> Any:
             plain = original(*arguments, **options)
             tensor = isinstance(plain, torch.Tensor)
@@ -108,9 +154,11 @@ def poisoned(allocated: list[Guarded]) -> Iterator[None]:
             contiguous = plain.is_contiguous() if tensor else plain.flags.c_contiguous
             if not floats or not contiguous or "out" in options or type(plain) not in (torch.Tensor, np.ndarray):
                 return plain
+            if math.prod(plain.shape) > MOST_POISONED or (tensor and plain.device.type == "meta"):
+                return plain
             origin = f"an array from `{'torch' if tensor else 'np'}.empty`"
             found = guarded(origin, tuple(plain.shape), plain, math.nan)
-            allocated.append(Guarded(found.name, found.buffer, found.inner, found.guard, _bytes(found.buffer)))
+            allocated.append(found.fill(math.nan))
             return found.inner
 
         return empty
@@ -118,7 +166,7 @@ def poisoned(allocated: list[Guarded]) -> Iterator[None]:
     places = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (np, "empty"), (np, "empty_like")]
     originals = [(owner, name, getattr(owner, name)) for owner, name in places]
     for owner, name, original in originals:
-        setattr(owner, name, replace(original))
+        setattr(owner, name, poisoning(original))
     try:
         yield
     finally:

@@ -1,78 +1,34 @@
-"""The registry: every operation by its public name, with everything that is known about it.
+"""The registry: the operations of the model by their public names, and `Case`, one call of an operation.
 
-Checking, verification, the machine-code report and the benchmark all read this table, so none of them can miss an
+Checking, verification, the machine-code report and the benchmark all read the registry, so none of them can miss an
 operation. To add one, write its two files (`reference/<name>.py`, `kernels/<name>.py`), a row here, and a workload in
-`benchmark/workloads.py`.
+`benchmark/workloads.py`. A row without a `kernel` is for kernels that others write: the operation can be checked,
+nothing else.
 
-A row without a `kernel` is for kernels that others write: the operation can be checked, nothing else.
+An operation of your own needs no row: `examples.py` has four.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ernie_m.reference.array import Array
-
 from .. import attention, embedding, first_token, gelu, layer_norm
-from ..runtime.variants import Variant
 from . import attention_bounds, bounds, drawing
 from .bounds import Expected
-from .drawing import EPS, LENGTHS, SHORT_LENGTHS, Draw, drawn_rows
+from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
+from .operation import Inputs as Inputs
+from .operation import Operation as Operation
+from .operation import one_head as one_head
+from .operation import one_number as one_number
+from .operation import one_row as one_row
+from .operation import one_token as one_token
 
-Inputs = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation.
-
-    call: how a function for it is called.
-    expected: (format, inputs...) -> the exact result, and a bound on the error of each number (see `bounds`).
-    draw: draws inputs with hypothesis (see `drawing`).
-    fixed: (normal) -> fixed random inputs of realistic sizes; `normal(*shape)` draws normally distributed numbers.
-    crop: (inputs, index) -> the part of the inputs that the result at `index` depends on; None: all of them.
-    kernel: this package's function for it.
-    variants: target -> the kernel's compiled variants.
-    examples: how many inputs `verify` draws for each dtype in Triton's interpreter.
-    """
-
-    call: str
-    expected: Callable[..., Expected]
-    draw: Draw
-    fixed: Callable[[Callable[..., Array]], Inputs]
-    crop: Callable[[Inputs, tuple[int, ...]], Inputs] | None = None
-    kernel: Callable[..., Any] | None = None
-    variants: Callable[[str], Iterator[Variant]] | None = None
-    examples: int = 25
-
-
-def one_number(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """For elementwise operations: the number at `index`, from arguments (rows, columns) and (columns,)."""
-    row, column = (slice(i, i + 1) for i in index)
-    return {name: value[row, column] if value.ndim == 2 else value[column] for name, value in inputs.items()}
-
-
-def one_row(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """For operations on rows: the row of `index`; arguments that all rows share stay whole."""
-    row = slice(index[0], index[0] + 1)
-    return {name: value[row] if np.ndim(value) == 2 else value for name, value in inputs.items()}
-
-
-def one_token(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """For embeddings: the ids of one token."""
-    row = slice(index[0], index[0] + 1)
-    return inputs | {name: inputs[name][row] for name in ("input_ids", "position_ids")}
-
-
-def one_head(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """For packed attention: one head of all sequences."""
-    return inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}
-
+FIXED = "fixed random data"
 
 OPERATIONS: dict[str, Operation] = {
     "gelu": Operation(
@@ -163,19 +119,44 @@ def with_kernel() -> dict[str, Operation]:
     return {name: operation for name, operation in OPERATIONS.items() if operation.kernel is not None}
 
 
+def find(op: str | Operation) -> Operation:
+    """The operation of that name, or `op` itself. Raises ValueError if there is none, or if it has no name."""
+    if isinstance(op, Operation):
+        if not op.name:
+            raise ValueError(f"op: expected an Operation with a name, got one without, called as {op.call}")
+        return op
+    if op not in OPERATIONS:
+        raise ValueError(f"op: expected one of {', '.join(OPERATIONS)}, or an Operation, got {op!r}")
+    return replace(OPERATIONS[op], name=op)
+
+
 @dataclass(frozen=True)
 class Case:
-    """One call of an operation. `inputs`: arguments by name, in call order; floats as float64, ids as integers."""
+    """One call of an operation. `inputs`: arguments by name, in call order; floats as float64, ids as integers.
+
+    op: the operation's name. own: the operation itself, unless it is looked up in OPERATIONS.
+    """
 
     op: str
     dtype: str
     inputs: Inputs
-    origin: str = "fixed random data"
+    origin: str = FIXED
+    own: Operation | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """The operation that is called."""
+        return OPERATIONS[self.op] if self.own is None else self.own
 
     @property
     def expected(self) -> Expected:
-        """The exact result and its bound."""
-        return OPERATIONS[self.op].expected(FORMATS[self.dtype], **self.inputs)
+        """The exact result and its bound. Raises ValueError if a default bound is infinite on fixed data."""
+        found = self.operation.expect(FORMATS[self.dtype], self.inputs)
+        if self.own is not None and self.origin == FIXED and np.isinf(found.limit).any():
+            raise ValueError(
+                f"{self.op}: expected a finite bound on fixed data, got inf: write one, or use 'three-way'"
+            )
+        return found
 
     def __str__(self) -> str:
         shapes = (
@@ -184,23 +165,41 @@ class Case:
         return f"{self.dtype}, {', '.join(shapes)}"
 
 
-def fixed_case(op: str, dtype: str, seed: int = 0) -> Case:
-    """The fixed random data of an operation."""
-    rng = np.random.default_rng(seed)
-    inputs = OPERATIONS[op].fixed(lambda *shape: rng.standard_normal(shape))
+def case_of(op: str | Operation, dtype: str, inputs: Mapping[str, Any], origin: str = FIXED) -> Case:
+    """A case with these inputs, whose floats are rounded to the dtype.
+
+    Raises ValueError unless the inputs have the names that the operation is called with, in that order, and TypeError
+    for values that are neither arrays nor numbers.
+    """
+    operation = find(op)
+    if list(inputs) != operation.arguments:
+        got = ", ".join(map(str, inputs)) or "none"
+        raise ValueError(f"cases: expected inputs by name for {operation.call}, in this order; got {got}")
+    for name, value in inputs.items():
+        if not isinstance(value, (np.ndarray, int, float)):
+            raise TypeError(f"cases: {name}: expected a NumPy array or a number, got {type(value).__name__}")
     rounded = {
-        name: FORMATS[dtype].round(value) if isinstance(value, np.ndarray) and value.dtype == np.float64 else value
+        name: FORMATS[dtype].round(value) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
         for name, value in inputs.items()
     }
-    return Case(op, dtype, rounded)
+    return Case(operation.name, dtype, rounded, origin, None if isinstance(op, str) else op)
 
 
-def cases(op: str, dtype: str) -> Any:
+def fixed_case(op: str | Operation, dtype: str, seed: int = 0) -> Case:
+    """The fixed random data of an operation."""
+    rng = np.random.default_rng(seed)
+    return case_of(op, dtype, find(op).fixed_inputs(lambda *shape: rng.standard_normal(shape)))
+
+
+def cases(op: str | Operation, dtype: str) -> Any:
     """A hypothesis strategy for the drawn inputs of an operation."""
     from hypothesis import strategies as st
 
+    operation = find(op)
+    own = None if isinstance(op, str) else op
+
     @st.composite
     def drawn(draw: Any) -> Case:
-        return Case(op, dtype, OPERATIONS[op].draw(draw, FORMATS[dtype]), "drawn inputs")
+        return Case(operation.name, dtype, operation.draw(draw, FORMATS[dtype]), "drawn inputs", own)
 
     return drawn()

@@ -4,6 +4,8 @@ The kernels are verified first: nothing is timed if one is wrong. Then the ceili
 a large matrix product, and then each case in turn. With `--output`, results are saved after each case, so that an
 interruption loses only the current one. To measure everything in every dtype: `--all --output DIR`.
 
+With FILE.py:NAME and `--op`, a function of your own is checked, then timed next to the same competitors.
+
 This needs a GPU. Without one, `compile` reports on the machine code.
 """
 
@@ -11,18 +13,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
 
 from ..benchmark.report import Case, environment, table
-from ..benchmark.runner import Output, load, makers, measure
+from ..benchmark.runner import Output, load, makers, makers_of_yours, measure
 from ..benchmark.timing import ceilings
 from ..benchmark.work import BATCHES, SIZES
+from ..checking.check import check
+from ..checking.report import Failure
 from ..checking.verify import kernel_rows, prepare
+from ..runtime import loading
 from ..runtime.dispatch import INTERPRETED
 from ..runtime.optional_triton import HAS_TRITON
 
@@ -34,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = __doc__
     parser.epilog = "exit codes: 0 success; 1 a kernel is wrong; 2 error"
+    parser.add_argument("function", nargs="?", metavar="FILE.py:NAME", help="a function of your own, with --op")
+    parser.add_argument("--op", choices=makers_of_yours(), metavar="OP", help=f"one of {', '.join(makers_of_yours())}")
     for name, choices, default in (
         ("--operation", makers(), "all"),
         ("--model", SIZES, "both"),
@@ -53,13 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify, measure, print and save."""
     if arguments.saved:
         return redraw(arguments.saved)
+    place = yours_of(arguments)
     require_gpu()
+    yours = None if place is None else loading.load(*place, "a function", callable)
     output = Output(arguments.output, arguments.overwrite)
     prepare()
     dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
-    wrong = [row for row in kernel_rows(dtypes, quick=True) if not row.holds]
-    for row in wrong:
-        print(f"ernie_m.kernels: wrong kernel, nothing timed: {row.op}, {row.dtype}: {row.found}", file=sys.stderr)
+    wrong = wrong_kernels(dtypes) if yours is None else wrong_function(yours, arguments.op, dtypes)
+    for found in wrong:
+        print(f"ernie_m.kernels: wrong kernel, nothing timed: {found}", file=sys.stderr)
     if wrong:
         return DIFFERENCE
     runs = QUICK_RUNS if arguments.quick else RUNS
@@ -68,10 +78,37 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in output.about.items():
         print(f"{name}: {value}")
     try:
-        measure(plan(arguments, dtypes), output, runs)
+        measure(plan(arguments, dtypes), output, runs, yours=yours)
     finally:
         output.draw()
     return 0
+
+
+def yours_of(arguments: argparse.Namespace) -> tuple[Path, str] | None:
+    """The place of the user's function, if one is to be measured. Raises ValueError for what does not go together."""
+    if arguments.function is None:
+        if arguments.op is not None:
+            raise ValueError("--op: expected FILE.py:NAME with it (--operation selects from this package's kernels)")
+        return None
+    if arguments.op is None:
+        raise ValueError("function: expected --op with it, the operation that it computes")
+    if arguments.operation:
+        raise ValueError("--operation: expected no FILE.py:NAME with it, as --op says what is measured")
+    return loading.split("function", arguments.function)
+
+
+def wrong_kernels(dtypes: tuple[str, ...]) -> list[str]:
+    """What is wrong about this package's kernels, one text for each that is."""
+    return [f"{row.op}, {row.dtype}: {row.found}" for row in kernel_rows(dtypes, quick=True) if not row.holds]
+
+
+def wrong_function(function: Callable[..., Any], op: str, dtypes: tuple[str, ...]) -> list[str]:
+    """What is wrong about a user's function, if anything."""
+    try:
+        print(check(function, op, dtypes=dtypes))
+    except Failure as failure:
+        return [str(failure)]
+    return []
 
 
 def require_gpu() -> None:
@@ -103,5 +140,5 @@ def plan(arguments: argparse.Namespace, dtypes: Sequence[str]) -> list[Case]:
         for dtype in dtypes
         for size in arguments.model or SIZES
         for batch in arguments.case or BATCHES
-        for what in arguments.operation or makers()
+        for what in ([arguments.op] if arguments.op else arguments.operation or makers())
     ]

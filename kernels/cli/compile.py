@@ -1,4 +1,4 @@
-"""`python -m ernie_m.kernels compile`: report on the machine code of every kernel; no GPU is needed."""
+"""`python -m ernie_m.kernels compile`: report on the machine code of every kernel, or of your own; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,51 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
 
-from ..machine_code import gates, report
-from ..runtime import interpreter
+from ..checking.operations import OPERATIONS
+from ..machine_code import children, gates, launches, report
+from ..machine_code.advice import advice, sentences
+from ..runtime import interpreter, loading
 from ..runtime.dtypes import TORCH_DTYPES
 from ..runtime.optional_triton import HAS_TRITON, triton
 from ..runtime.variants import TARGETS
 
+OWN = """
+With FILE.py:NAME, compile a kernel of your own, and say in words what is bad about its machine code. Either describe a
+launch of it:
+
+    compile my.py:kernel --signature "*bf16, *bf16, i32" --constants BLOCK=1024 --num-warps 4
+
+`i32:16` is an integer known to be a multiple of 16, `*bf16:1` a pointer that need not be. Or name a function that
+launches kernels: it is called once in Triton's interpreter, and its launches are recorded and compiled.
+
+    compile my.py:example                          # a function without arguments, which makes a call
+    compile my.py:my_rms_norm --op my.py:RMS_NORM  # called with an operation's fixed data, in each --dtype
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.description = report.__doc__
+    parser.description = f"{report.__doc__}{OWN}"
+    parser.add_argument(
+        "kernel", nargs="?", metavar="FILE.py:NAME", help="a kernel of your own, or a function (see above)"
+    )
+    parser.add_argument(
+        "--signature", metavar="TYPES", help="the types of the kernel's arguments that are no constants"
+    )
+    parser.add_argument(
+        "--constants", nargs="+", action="extend", metavar="NAME=VALUE", help="the values of its tl.constexpr arguments"
+    )
+    for name, default in launches.OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, metavar="N", help=f"with --signature (default: {default})")
+    parser.add_argument("--op", metavar="OP", help="call the function with the data of this operation, or FILE.py:NAME")
     parser.add_argument("--json", action="store_true", help="print JSON: versions, and one object per kernel")
     for name, choices, what in (
         ("--target", TARGETS, "compile for this target only"),
@@ -45,10 +75,68 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile and print. Return 1 if a kernel does not compile or, with --gates, fails a gate; otherwise 0."""
     if not HAS_TRITON:
         raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
+    check_arguments(arguments)
     if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        command = [sys.executable, "-m", "ernie_m.kernels", *command_line(arguments)]
+        command = [sys.executable, "-m", "ernie_m.kernels", *arguments.argv]
         return subprocess.run(command, env=environment).returncode
+    return run_own(arguments) if arguments.kernel else run_shipped(arguments)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for arguments that do not go together."""
+    own = {name: getattr(arguments, name) for name in ("signature", "constants", *launches.OPTIONS, "op")}
+    given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
+    if not arguments.kernel and given:
+        raise ValueError(f"{given[0]}: expected FILE.py:NAME with it, got no kernel")
+    if arguments.kernel and (arguments.gates or arguments.operation):
+        raise ValueError(
+            "--gates, --operation: expected no FILE.py:NAME with them: they are about this package's kernels"
+        )
+    if arguments.kernel and arguments.signature is None and (loose := [x for x in given if x != "--op"]):
+        raise ValueError(f"{loose[0]}: expected --signature with it; a recorded launch has its own")
+    if arguments.signature is not None and (arguments.op or arguments.dtype):
+        raise ValueError("--signature: expected neither --op nor --dtype with it, as it has the types")
+    if arguments.kernel and arguments.dtype and arguments.op is None:
+        raise ValueError("--dtype: expected --op with it; without, the function chooses what it calls the kernel with")
+    for name in launches.OPTIONS:
+        if own[name] is not None and own[name] < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {own[name]}")
+
+
+def run_own(arguments: argparse.Namespace) -> int:
+    """Compile a kernel of the user's, print the table, and what is bad."""
+    found = described(arguments) if arguments.signature is not None else recorded(arguments)
+    rows = children.rows_of(found, arguments.target or TARGETS)
+    if arguments.json:
+        print_json([{**row, "advice": advice(row)} for row in rows])
+    else:
+        print("".join(f"{launch}\n" for launch in found) + "\n" + report.table(rows))
+        print(sentences(rows), end="")
+    return DIFFERENCE if any("error" in row for row in rows) else 0
+
+
+def described(arguments: argparse.Namespace) -> list[launches.Launch]:
+    """The launch that the command line describes."""
+    file, name = loading.split("kernel", arguments.kernel)
+    kernel = loading.load(file, name, "a Triton kernel", launches.is_kernel)
+    options = {x: getattr(arguments, x) for x in launches.OPTIONS if getattr(arguments, x) is not None}
+    return [launches.described(file, kernel, arguments.signature, arguments.constants or [], **options)]
+
+
+def recorded(arguments: argparse.Namespace) -> list[launches.Launch]:
+    """The launches of a call of the function."""
+    file, name = loading.split("kernel", arguments.kernel)
+    if launches.is_kernel(loading.load(file, name, "a function", callable)):
+        raise ValueError(f"{name}: expected --signature with a kernel, or a function that launches it")
+    op: Any = arguments.op
+    if op is not None and op not in OPERATIONS:
+        op = loading.split("--op", op, f"one of {', '.join(OPERATIONS)}, or ")
+    return children.launches_of(Path(file), name, op, arguments.dtype or list(TORCH_DTYPES))
+
+
+def run_shipped(arguments: argparse.Namespace) -> int:
+    """Compile this package's kernels, and print the table or the gates that fail."""
     wanted = report.select(arguments.target, arguments.operation, arguments.dtype)
     rows = []
     for row in report.compile_all(wanted, arguments.gates):
@@ -59,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("\r", end="", file=sys.stderr)
     failed = {report.row_name(row): found for row in rows if (found := gates.failures(row))} if arguments.gates else {}
     if arguments.json:
-        print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))
+        print_json(rows)
     elif arguments.gates:
         print("".join(f"FAILED {name}: {'; '.join(found)}\n" for name, found in failed.items()), end="")
         print(f"gates: {len(rows)} kernels, {len(failed)} failed")
@@ -68,10 +156,6 @@ def run(arguments: argparse.Namespace) -> int:
     return DIFFERENCE if failed or any("error" in row for row in rows) else 0
 
 
-def command_line(arguments: argparse.Namespace) -> list[str]:
-    """The command line that parses to `arguments`, for another process."""
-    line = ["compile"]
-    line += [f"--{name}" for name in ("json", "gates") if getattr(arguments, name)]
-    for name in ("target", "operation", "dtype"):
-        line += [f"--{name}={value}" for value in getattr(arguments, name)]
-    return line
+def print_json(rows: list[dict[str, Any]]) -> None:
+    """Versions, and one object per kernel."""
+    print(json.dumps({"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}, indent=1))

@@ -40,7 +40,8 @@ def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) 
     """Compile a variant for one of TARGETS, up to `depth`; return its figures, under the keys of the JSON report.
 
     `instructions` counts the hot loop if `variant.loop`, else the whole kernel. `instructions_per` is thread
-    instructions per element of the tile or, where threads share an element (`per`: "row"), warp instructions per row.
+    instructions per element of the tile or, where threads share an element (`per`: "row"), warp instructions per row;
+    without a tile, instructions per warp. `dots` counts calls of tl.dot.
 
     Raises RuntimeError if Triton or one of its tools is missing, or if Triton's interpreter is on in this process.
     """
@@ -55,6 +56,7 @@ def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) 
     else:
         compiled, log = _compile(variant, gpu)
         figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
+        figures["dots"] = compiled.asm["ttir"].count("tt.dot ")
         if depth == Depth.LISTING:
             figures.update(_instructions(variant, compiled, gpu))
     return {
@@ -76,15 +78,17 @@ def _source(variant: Variant, gpu: Target) -> Any:
     """The kernel, specialised as in a launch with new tensors."""
     names = variant.kernel.arg_names
     signature = {name: "constexpr" if name in variant.constants else variant.signature[name] for name in names}
-    of_pointer = [["tt.divisibility", 16]]
+    pointers = [name for name in names if signature[name].startswith("*")]
+    aligned = pointers if variant.aligned is None else variant.aligned
+    attributes = {name: [["tt.divisibility", 16]] for name in aligned}
     if gpu.backend == "hip":
         # Tensors below 2 GiB: their offsets fit 32 bits.
-        of_pointer.append(["tt.pointer_range", 32])
+        attributes |= {name: [*attributes.get(name, []), ["tt.pointer_range", 32]] for name in pointers}
     return triton.compiler.ASTSource(
         variant.kernel,
         signature=signature,
         constexprs=dict(variant.constants),
-        attrs={(i,): of_pointer for i, name in enumerate(names) if signature[name].startswith("*")},
+        attrs={(i,): attributes[name] for i, name in enumerate(names) if name in attributes},
     )
 
 
@@ -180,6 +184,8 @@ def _instructions(variant: Variant, compiled: Any, gpu: Target) -> dict[str, Any
     if not counted:
         raise RuntimeError(f"{variant.operation} {variant.label}: expected a loop in the machine code, found none")
     warps = compiled.metadata.num_warps
+    if not variant.tile:
+        return {"instructions": len(counted), "instructions_per": float(len(counted)), "per": "warp"}
     per_row = variant.tile < gpu.warp * warps
     per = len(counted) * warps * (1 if per_row else gpu.warp) / variant.tile
     return {

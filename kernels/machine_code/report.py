@@ -7,7 +7,8 @@
     occ             occupancy: blocks that a multiprocessor (AMD: compute unit) holds at once
     tensor cores    tensor-core instructions, by kind
     16 B, 2 B       loads of 16 bytes (or more, on sm_100) and of 2; 2-byte loads suggest that alignment was not seen
-    instructions    per attention score in the hot loop; in other kernels per element, or per row for all its warps
+    instructions    per attention score in the hot loop; in other kernels per element, or per row for all its warps; in
+                    kernels of your own per warp
 
 No GPU is needed. Two processes compile, without Triton's interpreter.
 """
@@ -66,8 +67,13 @@ def all_variants(target: str) -> list[Variant]:
 
 def _row(target: str, i: int, gates: bool) -> dict[str, Any]:
     variant = all_variants(target)[i]
+    return row_of(variant, target, compile_gates.depth(variant, target) if gates else Depth.LISTING)
+
+
+def row_of(variant: Variant, target: str, depth: Depth = Depth.LISTING) -> dict[str, Any]:
+    """The figures of one kernel, or "error" if it does not compile."""
     try:
-        return compile_kernel(variant, target, compile_gates.depth(variant, target) if gates else Depth.LISTING)
+        return compile_kernel(variant, target, depth)
     except Exception as error:
         # A compiler may raise anything. It becomes a row, so that the other kernels are still reported.
         name = {"operation": variant.operation, "dtype": variant.dtype, "label": variant.label, "target": target}
@@ -76,7 +82,7 @@ def _row(target: str, i: int, gates: bool) -> dict[str, Any]:
 
 def row_name(row: Mapping[str, Any]) -> str:
     """Target, operation, dtype and label of a row."""
-    return f"{row['target']} {row['operation']} {row['dtype']} {row['label']}"
+    return " ".join(part for part in (row["target"], row["operation"], row["dtype"], row["label"]) if part)
 
 
 _HEADS = ("", "warps", "regs", "spills", "stack", "shared", "occ", "tensor cores", "16 B", "2 B", "instructions")

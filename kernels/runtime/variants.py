@@ -38,7 +38,8 @@ class Variant:
 
     `signature` has the Triton type of every non-constant argument ("*bf16", "i32", "fp32"), `constants` the values of
     the rest. `tile` is the number of elements that a program processes or, with `loop`, one step of its innermost loop:
-    attention scores, rows to normalise, numbers of an elementwise kernel.
+    attention scores, rows to normalise, numbers of an elementwise kernel; 0 if that is not known. `aligned` names the
+    arguments that are multiples of 16; None: all pointers.
     """
 
     operation: str
@@ -50,6 +51,7 @@ class Variant:
     configuration: Configuration
     tile: int
     loop: bool = False
+    aligned: tuple[str, ...] | None = None
 
 
 @functools.lru_cache(maxsize=64)

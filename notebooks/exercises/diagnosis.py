@@ -1,26 +1,21 @@
-"""Guesses the cause of a wrong result by comparing it with the results of well-known mistakes on the same input.
+"""Hints on what is wrong with an answer.
 
-If the result equals, or nearly equals, that of a known mistake, the mistake is named as a likely cause.
+For functions that round, `ernie_m.kernels.check` finds them: it runs the function on inputs on which common mistakes
+differ, and compares the results with those of the mistakes. Here are the mistakes of the functions that only move
+numbers, which are told apart in the same way, and hints for answers without numbers to compare.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ernie_m import reference
-from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.kernels.checking.diagnosis import Probe, named
+from ernie_m.kernels.checking.mistakes import Mistakes
 from ernie_m.reference.array import Array
-
-Mistake = Callable[..., Array]
-
-# The share of the error that a mistake may leave unexplained.
-UNEXPLAINED = 0.05
-PADDED = (2, 4, 8, 16, 32, 64, 128, 256)
 
 # Hints for failures without wrong numbers to compare: a part of the reason, and the hint.
 HINTS = {
@@ -32,10 +27,9 @@ HINTS = {
     "it returned int64, expected bool": "a comparison returns booleans",
     "it returned shape": "write the shape next to each line and see where it changes",
     "different results": "something is read before it is written, or two programs write to the same address",
-    "signed mean error": "results are truncated, not rounded to nearest",
-    "rms error": "many results are slightly off: an intermediate is rounded to the format, or a scale is wrong",
 }
 NAN = "nan comes from inf - inf, inf / inf, 0 / 0, or memory that was never written"
+MATCH = "the numbers are those of a common mistake: "
 
 
 def explain(reason: str, got: Array | None) -> str:
@@ -46,174 +40,165 @@ def explain(reason: str, got: Array | None) -> str:
     return NAN if got is not None and np.isnan(got).any() else ""
 
 
-def diagnose(exercise: str, dtype: str, inputs: dict[str, Any], got: Array, expected: Array) -> list[str]:
-    """A list with one hint that names the mistakes that best explain the wrong numbers; empty if none does."""
-    format = FORMATS.get(dtype)
-    best, words = UNEXPLAINED * distance(got, expected), list[str]()
-    for hint, mistake in each_mistake(exercise):
-        numbers = np.asarray(mistake(**inputs))
-        if numbers.shape != got.shape:
-            continue
-        far = distance(got, numbers if format is None else format.round(numbers))
-        if far < best:
-            best, words = far, [hint]
-        elif far == best and words and hint not in words:
-            words.append(hint)
-    return ["your numbers match this mistake: " + "; or this one: ".join(words)] if words else []
+def telling_masks(seed: int) -> list[Array]:  # -> (B, S) each
+    """Masks of rows with lengths that differ, none below 2 and, but for one mask, none full."""
+    rng = np.random.default_rng(seed)
+    masks = []
+    for S, lengths in ((7, [3, 2, 5, 4]), (4, [2, 4, 3])):
+        masks.append(np.arange(S) < rng.permutation(lengths)[:, None])
+    return masks
 
 
-def each_mistake(exercise: str) -> Iterator[tuple[str, Mistake]]:
-    """Each mistake's hint and function; a hint with several forms comes once for each."""
-    for hint, forms in MISTAKES.get(exercise, {}).items():
-        for mistake in forms if isinstance(forms, list) else [forms]:
-            yield hint, mistake
+def hint_for_moves(
+    exercise: str,
+    make: Callable[[Array, int], dict[str, Any]],
+    truth: Callable[..., Array],
+    function: Callable[..., Any],
+) -> str:
+    """Name the mistake of a function that only moves numbers, or "" if it is none of the known ones.
+
+    make: (mask, columns) -> the function's arguments.  truth: the right function.
+    """
+
+    def probe(mask: Array) -> Probe:
+        inputs = make(mask, 3)
+        exact = truth(**inputs)
+        given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
+        got = np.asarray(function(*given.values()), np.float64)
+        return Probe(inputs, got, exact.astype(np.float64), np.zeros(exact.shape))
+
+    try:
+        draws = [[probe(mask) for mask in telling_masks(seed)] for seed in range(3)]
+    except Exception:
+        return ""
+    if any(probe.got.shape != probe.exact.shape for probes in draws for probe in probes):
+        return ""
+    found = named(MOVED[exercise], draws)
+    return MATCH + found if found else ""
 
 
-def distance(a: Array, b: Array) -> float:
-    """The largest difference. nan and infinity are at distance 0 from themselves and infinitely far from the rest."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    apart = np.abs(np.where(same, 0.0, a - np.where(same, 0.0, b)))
-    apart = np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
-    return float(apart.max(initial=0.0))
+def compared(holds: Callable[[Array, Array, int], Array]) -> Callable[..., Array]:
+    """A mask from another comparison: `holds(position, length, S)`."""
+    return lambda lengths, S: holds(np.arange(S), lengths[:, None], S)
 
 
-def _overflowing_softmax(scores: Array) -> Array:
-    exps = np.exp(scores.astype(np.float32))
-    return exps / exps.sum(-1, keepdims=True)
+def taken(positions: Callable[[int, int, int], Any]) -> Callable[..., Array]:
+    """`unpad` with other tokens: `positions(b, n, S)` are those of row b, which has n, in the flat (B · S) array."""
+
+    def wrong(x: Array, mask: Array) -> Array:
+        (B, S), flat = mask.shape, x.reshape(-1, x.shape[-1])
+        lengths = np.count_nonzero(mask, axis=1).tolist()
+        found = np.concatenate([np.arange(S * B)[positions(b, n, S)] for b, n in enumerate(lengths)])
+        return flat[found]
+
+    return wrong
 
 
-def _padded_softmax(width: int) -> Callable[[Array], Array]:
-    """Softmax as if each row were padded with scores of 0 to a multiple of `width`."""
+def put(
+    tokens: Callable[[int, int, int], Any],
+    fill: float = 0.0,
+    places: Callable[[int, int], slice] = lambda n, S: np.s_[:n],
+) -> Callable[..., Array]:
+    """`pad` with other tokens: `tokens(b, start, n)` are those of row b, which has n, from `start` on in `packed`."""
 
-    def mistake(scores: Array) -> Array:
-        N, C = scores.shape
-        longer = np.concatenate([scores, np.zeros((N, -C % width))], axis=1)
-        return reference.softmax(longer)[:, :C]
+    def wrong(packed: Array, mask: Array) -> Array:
+        padded = np.full((*mask.shape, packed.shape[1]), fill, packed.dtype)
+        lengths = np.count_nonzero(mask, axis=1)
+        starts = np.cumsum([0, *lengths]).tolist()
+        for b, n in enumerate(lengths.tolist()):
+            chosen = np.minimum(tokens(b, starts[b], n), len(packed) - 1)
+            padded[b, places(n, mask.shape[1])] = packed[chosen]
+        return padded
 
-    return mistake
-
-
-def _normalised(v: Array, gamma: Array, beta: Array, eps: float, ddof: int = 0, inside: bool = True) -> Array:
-    centred = v - v.mean(-1, keepdims=True)
-    E = v.shape[-1]
-    # np.float64: for E = 1 the unbiased variance is 0 / 0, which is nan and not an error.
-    variance = np.square(centred).sum(-1, keepdims=True) / np.float64(E - ddof)
-    return centred / (np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps) * gamma + beta
-
-
-def _affine_mistakes(normalise: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
-    """The mistakes of every normalisation. `normalise(gamma, beta, eps, ..., **options)` is `_normalised` of a sum."""
-    one, zero = np.ones(1), np.zeros(1)
-    return {
-        "the variance is divided by E - 1; LayerNorm divides by E": lambda **a: normalise(**a, ddof=1),
-        "eps is added to the standard deviation; it belongs under the square root": lambda **a: normalise(
-            **a, inside=False
-        ),
-        "eps is left out": lambda **a: normalise(**a | {"eps": 0.0}),
-        "gamma is left out": lambda **a: normalise(**a | {"gamma": one}),
-        "beta is left out": lambda **a: normalise(**a | {"beta": zero}),
-    }
+    return wrong
 
 
-def _added(x: Array, bias: Array, residual: Array, **affine: Any) -> Array:
-    return _normalised(x + bias + residual, **affine)
+def overwritten(x: Array, mask: Array) -> Array:
+    """Every row of `unpad` is written to the start of the result."""
+    found = np.zeros((np.count_nonzero(mask), x.shape[-1]), x.dtype)
+    for row, kept in zip(x, mask, strict=True):
+        found[: np.count_nonzero(kept)] = row[kept]
+    return found
 
 
-def _rounded_sum(dtype: str) -> Callable[..., Array]:
-    def mistake(x: Array, bias: Array, residual: Array, **affine: Any) -> Array:
-        return _normalised(FORMATS[dtype].round(x + bias + residual), **affine)
-
-    return mistake
-
-
-def _head(q: Array, k: Array, v: Array, scale: float | None = None, width: int = 1) -> Array:
-    """Attention as if keys and values were padded with zeros to a multiple of `width`."""
-    S, D = k.shape
-    k, v = (np.concatenate([array, np.zeros((-S % width, D))]) for array in (k, v))
-    return reference.softmax(q @ k.T * (1 / math.sqrt(D) if scale is None else scale)) @ v
+def put_by_position(packed: Array, mask: Array) -> Array:
+    """Every row's first token, then every row's second."""
+    turned = np.zeros((mask.shape[1], mask.shape[0], packed.shape[1]), packed.dtype)
+    turned[mask.T] = packed
+    return turned.swapaxes(0, 1)
 
 
-def _column_softmax_head(q: Array, k: Array, v: Array) -> Array:
-    return reference.softmax((q @ k.T / math.sqrt(q.shape[1])).T).T @ v
+def put_flat(packed: Array, mask: Array) -> Array:
+    """All tokens first, all padding last."""
+    flat = np.zeros((mask.size, packed.shape[1]), packed.dtype)
+    flat[: len(packed)] = packed
+    return flat.reshape(*mask.shape, -1)
 
 
-def _tanh_gelu(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def unread(packed: Array, mask: Array) -> Array:
+    """The places of padding read on in `packed`."""
+    starts = np.cumsum([0, *np.count_nonzero(mask, axis=1)])[:-1]
+    return packed[np.minimum(starts[:, None] + np.arange(mask.shape[1]), len(packed) - 1)]
 
 
-def _sigmoid_gelu(x: Array) -> Array:
-    return x / (1 + np.exp(-1.702 * x))
+def _own(b: int, start: int, n: int) -> Array:
+    return np.arange(start, start + n)
 
 
-def _by_position(x: Array, mask: Array) -> Array:
-    return x.swapaxes(0, 1)[mask.T]
-
-
-def _padded(fill: float, transposed: bool = False) -> Callable[[Array, Array], Array]:
-    def mistake(packed: Array, mask: Array) -> Array:
-        shape = (*mask.shape, packed.shape[1])
-        if not transposed:
-            padded = np.full(shape, fill, packed.dtype)
-            padded[mask] = packed
-            return padded
-        turned = np.zeros((shape[1], shape[0], shape[2]), packed.dtype)
-        turned[mask.T] = packed
-        return turned.swapaxes(0, 1)
-
-    return mistake
-
-
-def _compared(lengths: Array, S: int, first: int) -> Array:
-    return np.arange(first, S + first) <= lengths[:, None]
-
-
-PAST = "elements past the end of the row take part, with scores of 0; they must be -inf"
-NO_MAXIMUM = "exp of the scores themselves overflows; subtract the row maximum first"
-
-MISTAKES: dict[str, dict[str, Mistake | list[Mistake]]] = {
-    "softmax": {
-        NO_MAXIMUM: _overflowing_softmax,
-        "each column sums to 1; it should be each row": lambda scores: reference.softmax(scores.T).T,
-        PAST: [_padded_softmax(width) for width in PADDED],
+MOVED: dict[str, Mistakes] = {
+    "mask_from_lengths": {
+        "position <= length, one too many; positions count from 0, so it is <": [compared(lambda s, n, S: s <= n)],
+        "one too few: the last token is left out; it is position < length": [
+            compared(lambda s, n, S: s < n - 1),
+        ],
+        "positions count from 0: the first token is left out": [
+            compared(lambda s, n, S: (s > 0) & (s <= n)),
+            compared(lambda s, n, S: (s > 0) & (s < n)),
+        ],
+        "True and False are swapped": [
+            compared(lambda s, n, S: s >= n),
+        ],
+        "True and False are swapped, and the comparison is off by one: it is position < length": [
+            compared(lambda s, n, S: s > n),
+            compared(lambda s, n, S: s >= n - 1),
+        ],
+        "True at the end of each row; tokens come first": [compared(lambda s, n, S: s >= S - n)],
+        "every row has the length of the first one": [compared(lambda s, n, S: (s < n[0]) & (n == n))],
+        "every row has the length of the longest one": [compared(lambda s, n, S: (s < n.max()) & (n == n))],
+        "only the last token of each row is True": [compared(lambda s, n, S: s == n - 1)],
     },
-    "layer_norm": {
-        **_affine_mistakes(lambda x, **a: _normalised(x, **a)),
-        "columns are normalised; it should be rows": lambda x, gamma, beta, eps: (
-            _normalised(x.T, np.ones(1), np.zeros(1), eps).T * gamma + beta
-        ),
-    },
-    "gelu": {
-        "the tanh approximation of GELU; ERNIE-M uses the exact one, with erf": _tanh_gelu,
-        "the approximation x sigmoid(1.702 x); ERNIE-M uses the exact GELU, with erf": _sigmoid_gelu,
-        "ReLU": lambda x: np.maximum(x, 0),
-        "erf(x) without dividing x by √2": lambda x: 0.5 * x * (1 + reference.erf(x)),
-    },
-    "add_layer_norm": {
-        "bias is left out of the sum": lambda x, bias, residual, **a: _normalised(x + residual, **a),
-        "residual is left out of the sum": lambda x, bias, residual, **a: _normalised(x + bias, **a),
-        **_affine_mistakes(_added),
-        **{
-            f"the sum is rounded to {dtype} before it is normalised; keep it in float32": _rounded_sum(dtype)
-            for dtype in ("float16", "bfloat16")
-        },
-    },
-    "attention_head": {
-        "the scores are not divided by √D": lambda q, k, v: _head(q, k, v, scale=1.0),
-        "the scores are divided by D; it should be √D": lambda q, k, v: _head(q, k, v, scale=1 / q.shape[1]),
-        "the softmax is over columns of the scores; it should be over rows": _column_softmax_head,
-        "keys past the end take part, with scores of 0; they must be -inf": [
-            partial(_head, width=width) for width in PADDED
+    "unpad": {
+        "every row's first token, then every row's second; rows come one after another": [
+            lambda x, mask: x.swapaxes(0, 1)[mask.T]
+        ],
+        "every row reads the first one: nothing moves on with the row": [taken(lambda b, n, S: np.s_[:n])],
+        "every row is written to the start of the result: nothing moves on with the row": [overwritten],
+        "the position in the row is off by one: the first token is left out": [
+            taken(lambda b, n, S: np.minimum(np.arange(b * S + 1, b * S + n + 1), b * S + S - 1))
+        ],
+        "the tokens are read from the end of each row; they are at its start": [
+            taken(lambda b, n, S: np.s_[b * S + S - n : b * S + S])
+        ],
+        "the mask is not read: these are the first T tokens, padding or not": [
+            lambda x, mask: x.reshape(-1, x.shape[-1])[: np.count_nonzero(mask)]
         ],
     },
-    "mask_from_lengths": {
-        "position <= length; positions count from 0, so it is <": lambda lengths, S: _compared(lengths, S, 0),
-        "True and False are swapped": lambda lengths, S: ~_compared(lengths, S, 1),
-    },
-    "unpad": {"every row's first token, then every row's second; rows come one after another": _by_position},
     "pad": {
-        "padding of ones; padding is 0": _padded(1),
-        "padding of nan; padding is 0": _padded(math.nan),
-        "tokens put back position by position; rows come one after another": _padded(0, transposed=True),
+        "padding of ones; padding is 0": [put(_own, 1)],
+        "padding of nan; padding is 0": [put(_own, math.nan)],
+        "padding of further tokens; padding is 0": [unread],
+        "tokens put back position by position; rows come one after another": [put_by_position],
+        "every row starts again at the first token: nothing moves on with the row": [
+            put(lambda b, start, n: np.arange(n)),
+        ],
+        "every place gets the first token: nothing moves on": [put(lambda b, start, n: np.zeros(n, int))],
+        "every place of a row gets its first token: nothing moves on within the row": [
+            put(lambda b, start, n: np.full(n, start))
+        ],
+        "each row moves on by one token; it should be by its length": [put(lambda b, start, n: np.arange(b, b + n))],
+        "tokens are put at the end of each row; they belong at its start": [
+            put(_own, places=lambda n, S: np.s_[S - n :])
+        ],
+        "all tokens first, all padding last: the mask is not read": [put_flat],
     },
 }

@@ -36,8 +36,9 @@ EPILOG = """\
 All texts form one batch. Names are those of the checkpoint's modules.
 
 --save writes an .npz with every value in padded form (0 at padding), input_ids and attention_mask.
---compare runs DIR2 on the same ids and reports the first value that differs by more than --tolerance, relative to its
-largest magnitude if that is above 1; the exit code is then 1.
+--compare runs DIR2 on the same ids and reports the first value that differs by more than rounding explains, given its
+inputs; or, with --tolerance, by more than that, relative to its largest magnitude if that is above 1. The exit code is
+then 1.
 
 examples:
   ernie-m trace "Good morning!" "Guten Morgen!"
@@ -62,8 +63,7 @@ def add(commands: Any) -> None:
         "--tolerance",
         metavar="X",
         type=tolerance,
-        default=1e-5,
-        help="largest difference that --compare accepts (default: %(default)s)",
+        help="largest difference that --compare accepts (default: what rounding explains)",
     )
 
 
@@ -162,13 +162,16 @@ def show_comparison(result: Comparison, as_json: bool) -> None:
         None if result else {"name": result.name, "index": result.index, "values": [float(v) for v in result.values]}
     )
     # JSON has no infinity, the error that `compare` reports for nan and for different shapes.
-    errors = {name: error if np.isfinite(error) else None for name, error in result.errors.items()}
+    errors, ratios = (
+        {name: x if np.isfinite(x) else None for name, x in values.items()} for values in (result.errors, result.ratios)
+    )
     print_json(
         {
             "agree": bool(result),
             "tolerance": result.tolerance,
             "parted": parted,
             "errors": errors,
+            "ratios": ratios,
             "not_compared": result.not_compared,
         }
     )

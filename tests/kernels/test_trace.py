@@ -11,10 +11,10 @@ from helpers import ids_like, masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import MODEL_BOUND
-from torch_models import CLASSES, pair, tensors, way
+from torch_models import BY_NAME, CLASSES, pair, tensors, way
 
 from ernie_m.kernels.trace import tracing
-from ernie_m.reference import compare, trace
+from ernie_m.reference import compare, trace, trace_torch
 from ernie_m.reference.trace import scope
 
 # What the fast path never writes to memory.
@@ -115,3 +115,112 @@ def test_trace_records_nothing_outside_and_nothing_while_compiling() -> None:
 def test_trace_has_the_order_of_computation(models: Any) -> None:
     a, b = traces(*models, MASK, "gradients")
     assert list(b) == list(a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("how", ["kernels", "plain operations", "gradients"])
+@pytest.mark.parametrize("layers", [1, 6])
+def test_compare_finds_nothing_in_right_models(dtype: Any, how: str, layers: int) -> None:
+    """The reference's weights are not rounded to the dtype: what that changes is explained too."""
+    twin, _ = pair(num_hidden_layers=layers)
+    model = type(PAIRS[0][1]).from_reference(twin, dtype=dtype)
+    found = compare(*traces(twin, model, MASK, how))
+    assert found and found.ratio < 1, found
+
+
+@pytest.mark.parametrize(
+    ("fault", "fused", "plain"),
+    [
+        (lambda layer: setattr(layer.norm1, "eps", 1e-12), "norm1", "norm1"),
+        (lambda layer: layer.norm2.weight.mul_(1.003), "norm2", "norm2"),
+        (lambda layer: setattr(layer, "hidden_act", "gelu_new"), "activation", "activation"),
+        (lambda layer: layer.linear2.bias.zero_(), "norm2", "linear2"),
+        (lambda layer: layer.self_attn.out_proj.weight.copy_(layer.self_attn.out_proj.weight.T.clone()), "norm1",
+         "self_attn.out_proj"),
+    ],
+)  # fmt: skip
+def test_compare_finds_a_fault_in_its_own_entry(fault: Any, fused: str, plain: str) -> None:
+    """In layer 4 of 6; on the fast path, in the first entry after it that is written to memory.
+
+    Float32 would hide the ε of a normalisation of few and large numbers.
+    """
+    twin, _ = pair(num_hidden_layers=6)
+    model = type(PAIRS[0][1]).from_reference(twin, dtype=torch.float64 if fused == plain == "norm1" else torch.float32)
+    with torch.no_grad():
+        fault(model.encoder.layers[4])
+    for how, name in (("plain operations", fused), ("gradients", plain)):
+        found = compare(*traces(twin, model, MASK, how))
+        assert found.name == f"encoder.layers.4.{name}" and found.ratio > 1, found
+
+
+@pytest.mark.parametrize("how", ["plain operations", "gradients"])
+@pytest.mark.parametrize("fault", [False, True])
+def test_trace_torch_forces_our_models(how: str, fault: bool) -> None:
+    twin, model = pair()
+    model = model.float()
+    if fault:
+        with torch.no_grad():
+            model.encoder.layers[0].linear1.bias.add_(0.1)
+    truth, _ = traces(twin, pair()[1], MASK, how)
+    with way(how), trace_torch(model, force=truth) as forced:
+        model(**tensors({"input_ids": ids_like(MASK), "attention_mask": MASK}))
+    found = compare(truth, forced, MASK)
+    hidden = () if how == "gradients" else ("scores", "probs")
+    assert set(forced) == {x for x in truth if not x.endswith(hidden)} and all(
+        x.endswith(hidden) for x in forced.skipped
+    )
+    assert (found.name == "encoder.layers.0.linear1") if fault else bool(found), found
+    forced.entries.pop("encoder.layers.0.linear1")
+    assert compare(truth, forced, MASK)
+
+
+REPLACED = ("embeddings.layer_norm", "encoder.layers.1.self_attn.self_attn.context", "encoder.layers.0.norm1",
+            "encoder.layers.1.activation", "encoder.layers.0.self_attn.self_attn.v_proj", "pooler.dense")  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["kernels", "plain operations", "gradients"])
+@pytest.mark.parametrize("name", REPLACED)
+def test_trace_continues_with_what_replaces_a_value(name: str, how: str) -> None:
+    """As in the reference, on each path."""
+    twin, model = pair()
+    batch = {"input_ids": ids_like(MASK), "attention_mask": MASK}
+    model = model.float()
+    with trace({name: lambda x: x * 0.5}) as a:
+        twin(**batch)
+    with way(how):
+        if how == "gradients" and name.endswith("v_proj"):
+            with pytest.raises(ValueError, match=r"v_proj: expected torch\.no_grad"), trace({name: lambda x: x * 0.5}):
+                model(**tensors(batch))
+            return
+        with trace({name: lambda x: x * 0.5}) as b:
+            out = model(**tensors(batch))
+    assert compare(a, b, MASK)
+    np.testing.assert_array_equal(b["pooler.activation"].value, out.pooler_output.detach().numpy())
+
+
+def test_trace_replaces_only_what_is_computed() -> None:
+    """What is fused away, and the logits that are recorded from a copy, are errors that say what can be replaced."""
+    _, model = pair()
+    batch = tensors({"input_ids": ids_like(MASK), "attention_mask": MASK})
+    name = "encoder.layers.0.linear1"
+    with (
+        pytest.raises(ValueError, match=r"linear1' was not computed, or was fused away; .*layers\.0\.activation"),
+        way("plain operations"),
+        trace({name: lambda x: x}),
+    ):
+        model(**batch)
+    with way("gradients"), trace({name: lambda x: x * 2}):
+        model(**batch)
+    tokens = pair(BY_NAME["ErnieMForTokenClassification"])[1]
+    with (
+        pytest.raises(ValueError, match="replace: classifier: expected a value inside the model"),
+        way("plain operations"),
+        trace({"classifier": lambda x: x * 2}),
+    ):
+        tokens(**batch)
+    with (
+        pytest.raises(ValueError, match=r"replace: encoder\.layers\.0\.norm1: expected Tensor"),
+        way("plain operations"),
+        trace({"encoder.layers.0.norm1": lambda x: x[:1]}),
+    ):
+        model(**batch)

@@ -41,6 +41,13 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
         ["got nan at [", "expected 1 (error", "subtract the row maximum"],
     ),
     ("numpy", "layer_norm", wrong.layer_norm_unbiased, ["expected", "divided by E - 1; LayerNorm divides by E"]),
+    ("numpy", "layer_norm", wrong.layer_norm_in_one_pass, ["expected", "in one pass", "subtract the mean first"]),
+    (
+        "numpy",
+        "layer_norm",
+        wrong.layer_norm_with_the_sum_of_its_parameters,
+        ["expected", "beta is added to gamma", "added to the product"],
+    ),
     ("numpy", "mask_from_lengths", wrong.mask_one_too_long, ["got True at [", "expected False", "so it is <"]),
     (
         "numpy",
@@ -48,6 +55,7 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
         wrong.unpad_by_position,
         ["got 3.0 at [1, 0], expected 2.0", "rows come one after"],
     ),
+    ("numpy", "pad", wrong.pad_without_moving_on, ["expected", "nothing moves on with the row"]),
     ("numpy", "pad", wrong.pad_with_ones, ["got 1.0 at [", "expected 0.0", "padding is 0"]),
     (
         "torch",
@@ -141,6 +149,23 @@ def test_typical_mistake_is_named_and_drawn(
 @pytest.mark.parametrize("arrays", SOURCES)
 def test_every_exercise_has_a_mistake(arrays: str) -> None:
     assert {exercise for how, exercise, *_ in MISTAKES if how == arrays} == set(EXERCISES[arrays])
+
+
+@pytest.mark.parametrize("exercise", ["mask_from_lengths", "unpad", "pad"])
+def test_each_mistake_with_moved_numbers_gets_its_own_hint(checking: ModuleType, exercise: str) -> None:
+    """And a function with another fault gets none."""
+    diagnosis = importlib.import_module("diagnosis")
+    make, truth = checking.MOVES[exercise]
+    for words, forms in diagnosis.MOVED[exercise].items():
+        for form in forms:
+            assert diagnosis.hint_for_moves(exercise, make, truth, form) == diagnosis.MATCH + words
+    for other in (
+        truth,
+        lambda *inputs: -1.0 * truth(*inputs),
+        lambda *inputs: None,
+        lambda *inputs: truth(*inputs)[:1],
+    ):
+        assert diagnosis.hint_for_moves(exercise, make, truth, other) == ""
 
 
 def raises(x: Any, mask: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CLASSES, SMALL
+from helpers import CLASSES, SMALL, random_model
 
 import ernie_m.reference as ernie
 from ernie_m.reference import compare, trace, trace_torch
@@ -41,8 +41,8 @@ def both(cls: Any, directory: Path, plant: str | None = None) -> tuple[Any, Any,
 def test_trace_names_and_values_equal_transformers(cls: Any, tmp_path: Path) -> None:
     """Both traces have the same names, except values that are not module outputs in transformers."""
     ours, theirs, mask = both(cls, tmp_path / "checkpoint")
-    found = compare(ours, theirs, mask, tolerance=1e-5)
-    assert found, str(found)
+    found = compare(ours, theirs, mask)
+    assert found and compare(ours, theirs, mask, tolerance=1e-5), str(found)
     unused = {"ernie_m.pooler.dense", "ernie_m.pooler.activation"} if "Extraction" in cls.__name__ else set()
     assert set(found.not_compared) == {*theirs.skipped, *unused}
     assert any(name.endswith("self_attn.self_attn.probs") for name in theirs.skipped)
@@ -60,6 +60,104 @@ def test_trace_names_and_values_equal_transformers(cls: Any, tmp_path: Path) -> 
 def test_trace_finds_a_planted_difference(weight: str, name: str, tmp_path: Path) -> None:
     ours, theirs, mask = both(ernie.ErnieMModel, tmp_path / "checkpoint", weight)
     assert compare(ours, theirs, mask, tolerance=1e-5).name == name
+    assert compare(ours, theirs, mask).name == name
+
+
+def deep(directory: Path, seed: int, layers: int, dtype: Any = torch.float32) -> tuple[Any, Any, np.ndarray, Any]:
+    """Transformers' model with random weights, a function that runs it, the mask, and our float64 trace."""
+    model = random_model(seed=seed, dtype=np.float32, num_hidden_layers=layers)
+    model.save_pretrained(directory)
+    hf = transformers.ErnieMModel.from_pretrained(directory).to(dtype).eval()
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    ids = np.random.default_rng(seed).integers(2, 50, mask.shape)
+    with trace() as ours:
+        model.astype(np.float64)(ids, attention_mask=mask)
+
+    def run() -> None:
+        with torch.no_grad():
+            hf(torch.tensor(ids), attention_mask=torch.tensor(mask))
+
+    return hf, run, mask, ours
+
+
+@pytest.mark.parametrize("layers", [1, 4, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("force", [False, True])
+def test_compare_finds_nothing_in_transformers(layers: int, dtype: Any, force: bool, tmp_path: Path) -> None:
+    """Forced, too, where every module gets our value. Transformers has no attention mask in half precision."""
+    for seed in range(3):
+        hf, run, mask, ours = deep(tmp_path / str(seed), seed, layers, dtype)
+        with trace_torch(hf, force=ours if force else None) as theirs:
+            run()
+        found = compare(ours, theirs, mask)
+        assert found, found
+        assert theirs.forced == (set(found.errors) if force else set())
+
+
+def eps(layer: Any) -> None:
+    layer.norm1.eps = 1e-12
+
+
+def scaled(layer: Any) -> None:
+    layer.norm2.weight.data.mul_(1.003)
+
+
+def tanh_gelu(layer: Any) -> None:
+    layer.activation = torch.nn.GELU(approximate="tanh")
+
+
+def without_bias(layer: Any) -> None:
+    layer.linear1.bias = None
+
+
+def swapped(layer: Any) -> None:
+    """The first two heads: in transformers, context is no module's output, so `out_proj` shows it."""
+    weight = layer.self_attn.out_proj.weight.data
+    weight[:, :16] = weight[:, :16].roll(8, dims=1)
+
+
+FAULTS = [
+    (eps, "norm1"),
+    (scaled, "norm2"),
+    (tanh_gelu, "activation"),
+    (without_bias, "linear1"),
+    (swapped, "self_attn.out_proj"),
+]
+
+
+@pytest.mark.parametrize(("fault", "name"), FAULTS)
+@pytest.mark.parametrize("force", [False, True])
+def test_compare_finds_faults_in_transformers(fault: Any, name: str, force: bool, tmp_path: Path) -> None:
+    """In layer 7 of 12; forced, every other entry is right too."""
+    hf, run, mask, ours = deep(tmp_path, 0, 12)
+    fault(hf.encoder.layers[7])
+    with trace_torch(hf, force=ours if force else None) as theirs:
+        run()
+    name = f"encoder.layers.7.{name}"
+    found = compare(ours, theirs, mask)
+    assert found.name == name and found.ratio > 1, found
+    if force:
+        del theirs.entries[name]
+        assert compare(ours, theirs, mask)
+
+
+def test_trace_torch_forces_what_fits(tmp_path: Path) -> None:
+    """Every output that is returned is ours; what does not fit is named."""
+    hf, run, _, ours = deep(tmp_path, 0, 2)
+    with trace_torch(hf, force=ours), torch.no_grad():
+        out = hf(torch.full((2, 5), 7), attention_mask=torch.ones(2, 5, dtype=torch.int64))
+    np.testing.assert_allclose(out.pooler_output.numpy(), ours["pooler.activation"].value, rtol=1e-6)
+    with (
+        pytest.raises(ValueError, match=r"force: .*expected the shape \(1, 4, 24\) of the module's output, got \(2, 5"),
+        trace_torch(hf, force=ours),
+    ):
+        hf(torch.full((1, 4), 7))
+    with (
+        pytest.raises(ValueError, match=r"force: expected names such as 'embeddings\.word_embeddings', got"),
+        trace_torch(hf, force={"x": ours["pooler.activation"]}),
+    ):
+        run()
+    assert not any(module._forward_hooks for module in hf.modules())
 
 
 def test_trace_torch_leaves_no_hooks_behind() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import CLASSES, ids_like, masks, random_model
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from rounding import MODEL_BOUND
 
 from ernie_m.reference import compare, trace
@@ -126,3 +128,88 @@ def test_trace_is_off_outside_and_keeps_the_last_call() -> None:
     with trace() as u:
         MODEL(np.array([[0, 5, 2]]))
     assert not t and u
+
+
+NAMES = ("embeddings.layer_norm", *(f"encoder.layers.1.{name}" for name in LAYER), "pooler.activation")
+
+
+@settings(max_examples=30)
+@given(masks(), st.sampled_from(NAMES), st.booleans())
+def test_trace_continues_with_what_replaces_a_value(mask: np.ndarray, name: str, attentions: bool) -> None:
+    """Everything before is as without; the entry is what the function returned; a later one follows from it."""
+    assume(mask.any())
+    ids = ids_like(mask)
+    with trace() as plain:
+        MODEL(ids, attention_mask=mask, output_attentions=attentions)
+    with trace({name: lambda x: x * 0.5}) as halved:
+        out = MODEL(ids, attention_mask=mask, output_attentions=attentions)
+    with trace(replace={name: np.copy}):
+        same = MODEL(ids, attention_mask=mask, output_attentions=attentions)
+    np.testing.assert_array_equal(halved[name].padded(), plain[name].padded() * 0.5)
+    names = list(plain)
+    for before in names[: names.index(name)]:
+        np.testing.assert_array_equal(halved[before].padded(), plain[before].padded())
+    np.testing.assert_array_equal(plain["pooler.activation"].value, same.pooler_output)
+    np.testing.assert_array_equal(halved["pooler.activation"].value, out.pooler_output)
+    # A single key has the probability 1, whatever its score.
+    if not name.endswith("scores") and not name.endswith(("q_proj", "k_proj")):
+        assert not np.array_equal(out.pooler_output, same.pooler_output)
+
+
+def test_trace_patches_one_run_with_a_value_of_another() -> None:
+    """Patching a whole layer's output makes everything after it that of the other run."""
+    a, b = np.array([[0, 5, 2]]), np.array([[0, 9, 2]])
+    with trace() as other:
+        expected = MODEL(b)
+    name = "encoder.layers.0.norm2"
+    with trace(replace={name: lambda x: other[name].value}):
+        np.testing.assert_array_equal(MODEL(a).last_hidden_state, expected.last_hidden_state)
+
+
+def test_trace_replacements_get_a_copy() -> None:
+    with trace() as plain:
+        MODEL(np.array([[0, 5, 2]]))
+
+    def spoils(x: np.ndarray) -> np.ndarray:
+        kept = x.copy()
+        x[:] = np.nan
+        return kept
+
+    with trace(replace=dict.fromkeys(plain, spoils)) as same:
+        MODEL(np.array([[0, 5, 2]]))
+    assert compare(plain, same, tolerance=0.0)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (lambda x: x[..., :-1], r"expected ndarray \(1, 3, 24\) float64 .*, got \(1, 3, 23\) float64"),
+        (lambda x: x.astype(np.float32), r"got \(1, 3, 24\) float32"),
+        (lambda x: None, r"got None"),
+        (lambda x: x.tolist(), r"got \[\[\["),
+    ],
+)
+def test_trace_rejects_a_replacement_that_is_not_like_the_value(new: Any, message: str) -> None:
+    name = "encoder.layers.0.norm1"
+    with pytest.raises(ValueError, match=f"replace: {name}: .*{message}"), trace(replace={name: new}):
+        MODEL(np.array([[0, 5, 2]]))
+    with trace() as t:  # nothing is left behind
+        MODEL(np.array([[0, 5, 2]]))
+    assert name in t
+
+
+def test_trace_names_what_could_have_been_replaced() -> None:
+    with (
+        pytest.raises(ValueError, match=r"replace: 'encoder.layers.1.norm3' was not computed.*encoder.layers.1.norm1"),
+        trace(replace={"encoder.layers.1.norm3": lambda x: x}),
+    ):
+        MODEL(np.array([[0, 5, 2]]))
+    with (
+        pytest.raises(ValueError, match=r"'norm' was not computed.*embeddings.layer_norm.*pooler.activation"),
+        trace(replace={"norm": lambda x: x}),
+    ):
+        MODEL(np.array([[0, 5, 2]]))
+    with pytest.raises(ValueError, match="what was computed: nothing"), trace(replace={"norm": lambda x: x}):
+        pass
+    with pytest.raises(ZeroDivisionError), trace(replace={"norm": lambda x: x}):  # not hidden by the name
+        _ = 1 / 0

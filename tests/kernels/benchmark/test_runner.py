@@ -16,9 +16,10 @@ import torch
 
 from ernie_m.kernels.benchmark import runner
 from ernie_m.kernels.benchmark.report import Case
-from ernie_m.kernels.benchmark.runner import Output, makers, measure
+from ernie_m.kernels.benchmark.runner import Output, makers, makers_of_yours, measure
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing
-from ernie_m.kernels.benchmark.workloads import WORKLOADS, Measured
+from ernie_m.kernels.benchmark.work import BATCHES, SIZES
+from ernie_m.kernels.benchmark.workloads import WORKLOADS, YOURS, Measured
 from ernie_m.kernels.checking import operations
 from ernie_m.kernels.checking.verify import kernel_rows
 from ernie_m.kernels.cli import bench
@@ -138,7 +139,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "kernel_rows", lambda dtypes, quick: iter(()))
     monkeypatch.setattr(bench, "environment", dict)
     monkeypatch.setattr(bench, "ceilings", lambda dtypes, runs: ABOUT)
-    monkeypatch.setattr(bench, "measure", lambda *rest: measure(*rest, timer=fake_timer, device="cpu"))
+    monkeypatch.setattr(bench, "measure", lambda *rest, **yours: measure(*rest, fake_timer, "cpu", **yours))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -224,6 +225,113 @@ def test_a_case_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch) -
     measure([Case(what, "base", "one", "bfloat16") for what in ("embed", "bias_gelu")], output, 3, fake_timer, "cpu")
     assert output.rows[0].found == Missing("OutOfMemoryError: CUDA out of memory")
     assert [row.who for row in output.rows] == ["all", "ours", "eager", "cuDNN"]
+
+
+MINE = """
+import torch
+import torch.nn.functional as F
+
+
+def norm(x, gamma, beta, eps):
+    return F.layer_norm(x.float(), x.shape[-1:], gamma.float(), beta.float(), eps).to(x.dtype)
+
+
+def no_beta(x, gamma, beta, eps):
+    return F.layer_norm(x, x.shape[-1:], gamma, None, eps)
+
+
+def fused(x, bias, residual, gamma, beta, eps):
+    return norm(x.float() + bias.float() + residual.float(), gamma, beta, eps).to(x.dtype)
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE, encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("op", "name", "others"), [
+    ("layer_norm", "norm", ["yours", "eager", "compile"]),
+    ("add_layer_norm", "fused", ["ours", "yours", "eager", "compile"]),
+])  # fmt: skip
+def test_a_function_of_ones_own_is_checked_then_timed(
+    op: str, name: str, others: list[str], mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next to the same competitors, on the same inputs, as its results show; torch.compile is left out."""
+    log: list[str] = []
+    monkeypatch.setattr(bench, "check", lambda f, op, dtypes: log.append(f"{f.__name__} {op} {dtypes[0]}"))
+    for module in ("workloads", "yours"):
+        monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
+    argv = ["bench", f"{mine}:{name}", "--op", op, "--model", "base", "--case", "one", "--dtype", "float32"]
+    assert main([*argv, "--output", str(tmp_path / "made")]) == 0
+    assert log == [f"{name} {op} float32"]
+    rows = json.loads((tmp_path / "made" / "bench.json").read_text())["rows"]
+    assert [row["who"] for row in rows] == others
+    assert all(row["floor_s"] > 0 and row["ours_s"] == 1e-3 for row in rows)
+    assert [row["rms_from_ours"] for row in rows[1:]] == [pytest.approx(0.0, abs=1e-6)] * (len(rows) - 1)
+
+
+@pytest.mark.parametrize("op", list(makers_of_yours()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_workload_calls_a_function_as_its_operation_says(
+    op: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arguments have the number, the axes and the dtypes of the operation's own inputs."""
+    for module in ("workloads", "yours"):
+        monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
+        monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.sets", lambda make, work, written: [make()])
+    monkeypatch.setattr("ernie_m.kernels.benchmark.workloads.VOCABULARY", 1000)
+    batch = dataclasses.replace(BATCHES["one"], lengths=(3, 5), padded=8)
+    made = makers_of_yours()[op](SIZES["base"], batch, dtype, "cpu")
+    got: list[Any] = []
+    result = made.with_yours(lambda *arguments: got.extend(arguments)).calls[YOURS](0)
+    assert result is None
+    expected = operations.fixed_case(op, "float32").inputs.values()
+    assert [getattr(x, "ndim", None) for x in got] == [getattr(x, "ndim", None) for x in expected]
+    floats = [x.dtype for x in got if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    assert set(floats) == {dtype} and made.floor(1e12, 1e9) > 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_wrong_function_of_ones_own_is_not_timed(
+    mine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "ceilings", lambda *rest: pytest.fail("timed a wrong function"))
+    assert main(["bench", f"{mine}:no_beta", "--op", "layer_norm", "--dtype", "float32"]) == 1
+    assert "wrong kernel, nothing timed: no_beta does not compute layer_norm: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["{mine}:norm"], "function: expected --op with it"),
+        (["--op", "layer_norm"], "--op: expected FILE.py:NAME with it"),
+        (["{mine}:norm", "--op", "attention_head"], "argument --op: invalid choice: 'attention_head'"),
+        (["{mine}:norm", "--op", "gelu", "--operation", "embed"], "--operation: expected no FILE.py:NAME with it"),
+        (["{mine}:number", "--op", "gelu"], "mine.py: expected a function named number, got 3"),
+        (["{mine}:none", "--op", "gelu"], "mine.py: expected a function named none, got none"),
+        (["nowhere.py:f", "--op", "gelu"], "nowhere.py: no such file"),
+        (["{mine}", "--op", "gelu"], "function: expected FILE.py:NAME, got "),
+    ],
+)
+def test_what_bench_cannot_measure_is_named(
+    argv: list[str], message: str, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *(argument.format(mine=mine) for argument in argv)]) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1 and message in errors
+
+
+def test_a_workload_without_a_plug_is_named() -> None:
+    with pytest.raises(ValueError, match="expected a workload with `plug`"):
+        maker(None, None, torch.float32, "cpu").with_yours(abs)
 
 
 def test_bench_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

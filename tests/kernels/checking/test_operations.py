@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ernie_m import kernels, reference
 from ernie_m.kernels.benchmark.workloads import WORKLOADS
-from ernie_m.kernels.checking.operations import OPERATIONS, fixed_case, with_kernel
+from ernie_m.kernels.checking.letters import drawn
+from ernie_m.kernels.checking.operations import OPERATIONS, Operation, case_of, find, fixed_case, with_kernel
 from ernie_m.kernels.checking.verify import kernel_rows
 from ernie_m.kernels.machine_code.report import all_variants
 from ernie_m.kernels.runtime.variants import TARGETS
@@ -30,7 +33,7 @@ def test_every_operation_is_in_every_table(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(WORKLOADS) == names
     for target in TARGETS:
         assert {variant.operation for variant in all_variants(target)} == names
-    monkeypatch.setattr("ernie_m.kernels.checking.verify.check", lambda kernel, op, dtypes, examples: _Report(dtypes))
+    monkeypatch.setattr("ernie_m.kernels.checking.verify.check_dtype", lambda runner, op, dtype, plan: None)
     assert {row.op for row in kernel_rows(("float32",), quick=True)} == names
 
 
@@ -60,11 +63,80 @@ def test_cropping_keeps_the_result_at_the_index(name: str) -> None:
     crop = OPERATIONS[name].crop
     assert crop is not None
     cropped = crop(case.inputs, index)
-    small = OPERATIONS[name].expected(case.expected.format, **cropped).exact
+    small = OPERATIONS[name].expect(case.expected.format, cropped).exact
     assert small.size < exact.size or exact.shape[1] == 1  # there is only one head
     # Both in float64, with sums of up to 768 numbers; relative to the largest result.
     bound = 2 * 768 * 2.0**-53 * np.abs(exact).max()
     np.testing.assert_allclose(small[tuple(n - 1 for n in small.shape)], exact[index], rtol=0, atol=bound)
+
+
+def doubled(x: Any) -> Any:
+    return 2.0 * x
+
+
+OWN = {"name": "doubled", "call": "f(x)", "truth": doubled, "draw": drawn(x="N E")}
+
+
+def test_the_fields_that_may_be_left_out() -> None:
+    """The bound and the fixed data come from the definition and from the letters."""
+    own = Operation(**OWN)
+    case = fixed_case(own, "bfloat16")
+    assert (case.op, case.own, case.operation) == ("doubled", own, own)
+    assert case.inputs["x"].shape == (16, 768)
+    np.testing.assert_array_equal(case.expected.exact, 2 * case.inputs["x"])
+    derived = replace(own, bound=lambda format, x: np.abs(x))
+    case = fixed_case(derived, "float32")
+    assert (case.expected.limit >= np.abs(case.inputs["x"])).all()
+    assert find("gelu").name == "gelu" and fixed_case("gelu", "float32").own is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"call": "x"}, r"call: expected it to look like 'f\(x, gamma, eps\)', got 'x'"),
+        ({"truth": None}, "doubled: expected one of truth and expected, got neither"),
+        ({"expected": lambda format, x: None}, "doubled: expected one of truth and expected, got both"),
+        ({"bound": "derived"}, "bound: expected a function or one of running, three-way, got 'derived'"),
+        ({"call": "f(y)"}, r"draw: expected the arguments of f\(y\), got x"),
+        ({"truth": lambda y: y}, r"truth: expected the arguments of f\(x\): missing a required argument: 'y'"),
+        ({"draw": lambda draw, format: {}}, "fixed: expected a function of `normal`"),
+    ],
+)
+def test_fields_that_do_not_agree_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Operation(**{**OWN, **change})
+
+
+def test_an_operation_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"op: expected an Operation with a name, got one without, called as f\(x\)"):
+        find(Operation(**{**OWN, "name": ""}))
+    with pytest.raises(ValueError, match=r"op: expected one of gelu, .*, or an Operation, got 'relu'"):
+        find("relu")
+
+
+def test_a_bound_that_is_infinite_on_fixed_data_is_refused() -> None:
+    """It would let anything pass."""
+    own = Operation(**{**OWN, "truth": lambda x: 1.0 / (x * 3.0 - x * 3.0 + 0.0 * x)})
+    with pytest.raises(ValueError, match="doubled: expected a finite bound on fixed data, got inf"):
+        _ = fixed_case(own, "float32").expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ({}, ValueError, r"cases: expected inputs by name for f\(x\), in this order; got none"),
+        ({"y": np.ones(3)}, ValueError, "in this order; got y"),
+        ({"x": [1.0]}, TypeError, "cases: x: expected a NumPy array or a number, got list"),
+    ],
+)
+def test_inputs_of_ones_own_are_validated(inputs: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        case_of("gelu", "float32", inputs)
+
+
+def test_inputs_of_ones_own_are_rounded_to_the_dtype() -> None:
+    case = case_of("gelu", "bfloat16", {"x": np.array([1.001], np.float32)}, "mine")
+    assert case.inputs["x"].tolist() == [1.0] and case.inputs["x"].dtype == np.float64 and case.origin == "mine"
 
 
 # A user's addition: two pages, a row, a workload. The pages are files, because Triton reads a kernel's source.
@@ -104,6 +176,7 @@ def variants(target):
 
 
 def scale(x, a):
+    x, a = x.contiguous(), a.contiguous()
     y = torch.empty_like(x)
     E = x.shape[-1]
     scale_kernel[(x.numel() // E,)](x, a, y, E=E, BLOCK=next_power_of_2(E))

@@ -26,12 +26,13 @@ import triton.language as tl
 
 @triton.jit
 def gelu_kernel(x, y, n, HALF: tl.constexpr):
-    o = tl.program_id(0) * 64 + tl.arange(0, 64)
+    o = tl.program_id(0).to(tl.int64) * 64 + tl.arange(0, 64)
     b = tl.load(x + o, mask=o < n, other=0.0).to(tl.float32)
     tl.store(y + o, (HALF * b * (1 + tl.math.erf(b * 0.7071067811865476))).to(y.dtype.element_ty), mask=o < n)
 
 
 def launch(x, half):
+    x = x.contiguous()
     y = torch.empty_like(x)
     gelu_kernel[(triton.cdiv(x.numel(), 64),)](x, y, x.numel(), HALF=half)
     return y
@@ -57,6 +58,22 @@ number = 3
 """
 
 
+OPERATION = """
+from ernie_m.kernels.checking.letters import drawn
+from ernie_m.kernels.checking.operations import Operation
+
+DOUBLING = Operation(name="doubling", call="f(x)", truth=lambda x: 2 * x, draw=drawn(x="N E"))
+
+
+def doubled(x):
+    return 2 * x
+
+
+def tripled(x):
+    return 3 * x
+"""
+
+
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
     file = tmp_path / "mine.py"
@@ -66,10 +83,20 @@ def mine(tmp_path: Path) -> str:
 
 def test_check_sets_up_the_interpreter_by_itself(mine: str) -> None:
     """End to end: this starts a process, which starts another."""
-    command = [*PROGRAM, "check", "--op", "gelu", f"{mine}:right", "--examples", "3", "--dtype", "bfloat16"]
+    command = [*PROGRAM, "check", "--op", "gelu", f"{mine}:right", "--no-tail", "--quick", "--examples", "3"]
+    command += ["--dtype", "bfloat16"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("right computes gelu: all errors within bounds\n  bfloat16  3 drawn inputs")
+
+
+def test_check_takes_an_operation_from_the_same_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "doubling.py"
+    file.write_text(OPERATION, encoding="utf-8")
+    command = ["check", "--op", f"{file}:DOUBLING", "--quick", "--dtype", "float32"]
+    assert cli.main([*command, f"{file}:doubled"]) == 0
+    assert capfd.readouterr().out.startswith("doubled computes doubling: all errors within bounds")
+    assert cli.main([*command, f"{file}:tripled"]) == 1
 
 
 def test_check_fails_on_a_wrong_kernel(mine: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +172,9 @@ def test_the_parent_returns_the_exit_code_of_its_child(
         ([], "the following arguments are required: COMMAND"),
         (["prove"], "argument COMMAND: invalid choice: 'prove'"),
         (["check", "f.py:f"], "the following arguments are required: --op"),
-        (["check", "--op", "relu", "f.py:f"], "argument --op: invalid choice: 'relu'"),
+        (["check", "--op", "relu", "{mine}:right"], "op: expected one of gelu, bias_gelu, "),
+        (["check", "--op", "{mine}:number", "{mine}:right"], "mine.py: expected an Operation named number, got 3"),
+        (["check", "--op", "gelu", "--quick", "--thorough", "{mine}:right"], "not allowed with argument --quick"),
         (["check", "--op", "gelu", "f.py"], "function: expected FILE.py:NAME, got 'f.py'"),
         (["check", "--op", "gelu", "not_there.py:f"], "not_there.py: no such file"),
         (["check", "--op", "gelu", "{mine}:none"], "mine.py: expected a function named none, got none"),

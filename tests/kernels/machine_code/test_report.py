@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from ernie_m.kernels.cli import program as cli
-from ernie_m.kernels.cli.compile import command_line
 from ernie_m.kernels.machine_code.report import all_variants, select, table
 from ernie_m.kernels.runtime.variants import TARGETS
 
@@ -63,25 +61,6 @@ def test_table_shows_excess_memory_warnings_and_errors() -> None:
     assert " !98304 " in text
     assert "! gfx942 packed_attention bfloat16 H=12 D=64 S<=512: slow\n" in text
     assert "! sm_90 packed_attention bfloat16 H=12 D=64 S<=512: CompilationError: no\n" in text
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        ["compile"],
-        [
-            "compile",
-            "--json",
-            "--gates",
-            "--target=sm_90",
-            "--target=gfx942",
-            "--operation=bias_gelu",
-            "--dtype=float16",
-        ],
-    ],
-)
-def test_command_line_parses_to_the_same_arguments(line: list[str]) -> None:
-    assert command_line(cli.parser(line).parse_args(line)) == line
 
 
 def test_select_filters_and_defaults_to_everything() -> None:

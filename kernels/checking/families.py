@@ -1,0 +1,189 @@
+"""How the inputs of each operation are made at given sizes: the fixed cases of `coverage`, and how to judge few rows.
+
+An operation whose inputs are rows, or are declared by letters (`letters.drawn`), needs nothing of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ernie_m.reference.array import Array
+
+from .drawing import EPS, Rows, sequence_ends
+from .letters import Drawn
+from .operations import Inputs, Operation, find, one_number, one_row
+from .virtual import ENDS
+
+Normal = Callable[..., Any]
+# (inputs, rows of the result) -> inputs with those rows alone, and where the rows are in their result.
+Narrow = Callable[[Inputs, Array], tuple[Inputs, Array]]
+
+# How many programs of a launch run: of those with many keys, and the first, the last and 64 drawn ones.
+FEW, SOME = 4, 66
+# When a case is tried: always; with `quick` in one dtype only; not with `quick`; with `thorough` only.
+ALWAYS, ONCE, FULL, THOROUGH = range(4)
+MANY = 70_000
+PAST_INT32 = 2**31
+# (rows, columns, when): sizes of the models, one past 2,048 in each direction, and some that are no powers of two.
+ROW_SIZES = (
+    *((3, 768, ALWAYS), (2, 1024, ALWAYS), (2, 3072, ALWAYS), (2, 4096, ALWAYS), (2, 2500, ALWAYS), (2050, 33, FULL)),
+    *((64, 768, THOROUGH), (64, 4096, THOROUGH), (3, 5120, THOROUGH), (3, 8193, THOROUGH), (2050, 768, THOROUGH)),
+)
+# (lengths of sequences, heads, head size, most programs that run unless `thorough`, when).
+SEQUENCES: tuple[tuple[tuple[int, ...], int, int, int | None, int], ...] = (
+    ((1, 33), 12, 64, None, ALWAYS),
+    ((65, 129), 1, 16, None, ALWAYS),
+    ((17,), 16, 64, None, ONCE),
+    ((512,), 1, 64, FEW, ONCE),
+    ((2050,), 1, 16, FEW, FULL),
+    ((1, 2) * 1030, 1, 16, SOME, FULL),
+    ((512, 1, 300), 12, 64, None, THOROUGH),
+    ((65, 512), 16, 64, None, THOROUGH),
+    ((2050, 3), 2, 128, None, THOROUGH),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How inputs of one operation are made: at a small size, and at fixed large ones. `normal` draws the numbers.
+
+    large: (normal, when) -> the cases for these times, and the most programs to run.
+    many: 70,000 rows.  past_int32: more than 2³¹ numbers.  Both are None where rows are not independent.
+    """
+
+    small: Callable[[Normal], Inputs]
+    large: Callable[[Normal, Sequence[int]], Iterator[tuple[Inputs, int | None]]]
+    many: Callable[[Normal], Inputs] | None = None
+    past_int32: Callable[[Normal], Inputs] | None = None
+    narrow: Narrow | None = None
+
+
+def take(value: Any, rows: Array) -> Array:
+    """Rows of an argument, in float64 if they are floats."""
+    if isinstance(value, torch.Tensor):
+        found = value[torch.from_numpy(rows)]
+        return np.asarray((found.double() if found.is_floating_point() else found).numpy())
+    return np.asarray(value[rows])
+
+
+def _rows(make: Callable[[Normal, int, int], Inputs], narrowed: Callable[[str, Any], bool] | None) -> Family:
+    """For operations on (rows, columns); `narrowed` says which arguments have a number of rows."""
+
+    def narrow(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
+        assert narrowed is not None
+        kept = {name: take(value, rows) if narrowed(name, value) else value for name, value in inputs.items()}
+        return kept, np.arange(rows.size)
+
+    def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
+        for rows, columns, when in ROW_SIZES:
+            if when in times:
+                yield make(normal, rows, columns), None if THOROUGH in times else SOME
+
+    return Family(
+        small=lambda normal: make(normal, 5, 65),
+        large=large,
+        many=None if narrowed is None else lambda normal: make(normal, MANY, 17),
+        past_int32=None if narrowed is None else lambda normal: make(normal, PAST_INT32 // 768 + ENDS, 768),
+        narrow=None if narrowed is None else narrow,
+    )
+
+
+def _embedding(normal: Normal, rows: int, columns: int) -> Inputs:
+    rng = np.random.default_rng(rows)
+    tables = {"word": normal(300, columns), "position": normal(514, columns)}
+    ids = {"input_ids": rng.integers(0, 300, rows), "position_ids": rng.integers(0, 512, rows)}
+    return {**ids, **tables, "gamma": normal(columns), "beta": normal(columns), "eps": EPS}
+
+
+def _own_tokens(inputs: Inputs, rows: Array, name: str) -> tuple[Inputs, Array]:
+    """The sequences that contain these tokens."""
+    ends = inputs["cu_seqlens"].astype(np.int64)
+    own = np.unique(np.searchsorted(ends, rows, "right") - 1)
+    tokens = np.concatenate([np.arange(ends[b], ends[b + 1]) for b in own])
+    kept = {name: take(inputs[name], tokens), "cu_seqlens": sequence_ends(ends[own + 1] - ends[own])}
+    return kept, np.searchsorted(tokens, rows)
+
+
+def _own_sequences(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
+    """The sequences of these first tokens."""
+    ends = inputs["cu_seqlens"].astype(np.int64)
+    tokens = np.concatenate([np.arange(ends[b], ends[b + 1]) for b in rows])
+    kept = {"q": take(inputs["q"], rows), "kv": take(inputs["kv"], tokens)}
+    return {**kept, "cu_seqlens": sequence_ends(ends[rows + 1] - ends[rows])}, np.arange(rows.size)
+
+
+def _sequences(make: Callable[[Normal, Any, int, int], Inputs], parts: int, narrow: Narrow) -> Family:
+    """For attention within sequences; a token has `parts` vectors for each head in the largest array."""
+
+    def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
+        for lengths, heads, size, programs, when in SEQUENCES:
+            if when in times:
+                yield make(normal, lengths, heads, size), None if THOROUGH in times else programs
+
+    # Past 2³¹ numbers by several sequences of 64, so that the last one starts there.
+    count = PAST_INT32 // (parts * 12 * 64 * 64) + 4
+    return Family(
+        small=lambda normal: make(normal, (3, 33), 2, 32),
+        large=large,
+        many=lambda normal: make(normal, np.where(np.arange(MANY) % 7, 1, 2), 1, 16),
+        past_int32=lambda normal: make(normal, np.full(count, 64), 12, 64),
+        narrow=narrow,
+    )
+
+
+def _packed(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
+    ends = sequence_ends(lengths)
+    return {"qkv": normal(int(ends[-1]), 3, heads, size), "cu_seqlens": ends}
+
+
+def _first(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
+    ends = sequence_ends(lengths)
+    return {"q": normal(len(lengths), heads, size), "kv": normal(int(ends[-1]), 2, heads, size), "cu_seqlens": ends}
+
+
+def _head(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
+    for keys, size, when in ((33, 128, ALWAYS), (512, 64, ONCE), (2050, 16, FULL), (2050, 128, THOROUGH)):
+        if when in times:
+            yield {name: normal(keys, size) for name in "qkv"}, None if THOROUGH in times or keys < 512 else FEW
+
+
+FAMILIES = {
+    "embed": _rows(_embedding, lambda name, value: name.endswith("_ids")),
+    "packed_attention": _sequences(_packed, 3, lambda inputs, rows: _own_tokens(inputs, rows, "qkv")),
+    "first_token_attention": _sequences(_first, 2, _own_sequences),
+    "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
+}
+
+
+def family(op: str | Operation) -> Family | None:
+    """How to make the inputs of an operation; None if nothing is known about their sizes."""
+    operation = find(op)
+    if isinstance(op, str) and op in FAMILIES:
+        return FAMILIES[op]
+    by_row = (lambda name, value: np.ndim(value) == 2) if operation.crop in (one_row, one_number) else None
+    if isinstance(operation.draw, Rows):
+        return _rows(operation.draw.at, by_row)
+    if not isinstance(operation.draw, Drawn):
+        return None
+    if not operation.draw.letters or operation.draw.letters[0] in operation.draw.last:
+        by_row = None
+    found = _rows(_by_letters(operation.draw), by_row)
+    # Only floats can be virtual.
+    floats = all(isinstance(spec, (str, tuple)) for spec in operation.draw.arguments.values())
+    return found if floats else replace(found, past_int32=None)
+
+
+def _by_letters(draw: Drawn) -> Callable[[Normal, int, int], Inputs]:
+    """Inputs declared by letters: the last axes are columns, the first letter rows; sizes that are given stay."""
+
+    def make(normal: Normal, rows: int, columns: int) -> Inputs:
+        sizes = dict.fromkeys(draw.last, columns)
+        sizes |= {letter: rows for letter in draw.letters[:1] if letter not in draw.last}
+        return draw.sized(**{letter: n for letter, n in sizes.items() if letter not in draw.sizes}).fixed(normal)
+
+    return make

@@ -1,0 +1,104 @@
+"""Special values: zeros of both signs, subnormal and the largest numbers, NaN and infinity.
+
+Finite ones are judged by the bounds, like any other number. NaN and infinity are judged by position: the result must
+have them exactly where the twin does. Infinity is tried where one row of the result depends on one row of the inputs;
+in attention, what infinite scores give depends on how they are shifted. The sign of a zero is asked for where the
+operation takes one array, number by number: a sum that starts from 0 loses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ernie_m.reference.array import Array
+
+from .bounds import Expected
+from .coverage import Trial, normal_numbers, rounded
+from .families import family
+from .formats import FORMATS, Format
+from .operations import Case, Operation, find, one_number, one_row
+from .tails import TAILS
+from .verdicts import Verdict
+
+
+def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Trial]:
+    """Each kind of special value, in the operation's inputs of a small size.
+
+    -inf is where the tail of gelu ends: without `tail`, ½x(1 + erf(x/√2)) may give NaN there.
+    """
+    operation, known, format = find(op), family(op), FORMATS[dtype]
+    if known is None:
+        return
+    inputs = known.small(normal_numbers(4))
+    floats = [n for n, x in inputs.items() if isinstance(x, np.ndarray) and x.dtype == np.float64]
+    for words, values in finite_values(format).items():
+        changed = {name: _scattered(inputs[name], values, seed) for seed, name in enumerate(floats)}
+        yield rounded(op, dtype, {**inputs, **changed}, f"fixed inputs with {words}")
+    for name in floats:
+        for value in (np.nan, np.inf, -np.inf) if operation.crop in (one_row, one_number) else (np.nan,):
+            if value == -np.inf and operation.name in TAILS and not tail:
+                continue
+            changed = {name: _one(inputs[name], value)}
+            yield rounded(op, dtype, {**inputs, **changed}, f"fixed inputs with {value} in {name}", kind="positions")
+    if len(operation.arguments) == 1 and operation.crop is one_number:
+        zeros = {name: np.where(np.arange(65) % 3, -0.0, 0.0) * np.ones((5, 1)) for name in floats}
+        yield rounded(op, dtype, zeros, "zeros of both signs", kind="signs")
+        lower = {name: np.linspace(-14.0, 0.0, 1025).reshape(5, -1) for name in floats}
+        yield rounded(op, dtype, lower, "numbers from -14 to 0")
+
+
+def finite_values(format: Format) -> dict[str, Array]:
+    """The special finite values of a format, in words."""
+    below = format.smallest * np.array([1, 2, 3, 2.0 ** (format.bits - 1) - 1])
+    return {
+        "zeros of both signs": np.array([0.0, -0.0]),
+        "subnormal numbers": np.concatenate([below, -below, [2.0**format.lowest]]),
+        "the largest finite numbers": np.array([format.largest, -format.largest, format.largest / 2]),
+    }
+
+
+def _scattered(array: Array, values: Array, seed: int) -> Array:
+    """The array with a third of its numbers replaced by special ones."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(array.shape) < 1 / 3, rng.choice(values, array.shape), array)
+
+
+def _one(array: Array, value: float) -> Array:
+    """The array with one number replaced, in the middle."""
+    changed = array.copy()
+    changed[tuple(n // 2 for n in array.shape)] = value
+    return changed
+
+
+def positions(got: Array, expected: Expected) -> Verdict:
+    """Whether NaN and infinity are where the exact result has them; elsewhere, finite bounds hold too."""
+    exact, limit = expected.exact, expected.limit
+    strange = ~np.isfinite(exact)
+    wrong = np.where(strange, ~((got == exact) | (np.isnan(got) & np.isnan(exact))), ~np.isfinite(got))
+    # Without a finite bound, what has to be 0 is.
+    wrong |= ~strange & ~np.isfinite(limit) & (exact == 0) & (got != 0)
+    judged = ~strange & np.isfinite(limit) & np.isfinite(got)
+    wrong |= judged & (
+        np.abs(np.where(judged, got - np.where(strange, 0.0, exact), 0.0)) > np.where(judged, limit, 0.0)
+    )
+    return _found("positions", wrong)
+
+
+def signs(got: Array, expected: Expected) -> Verdict:
+    """Whether all zeros have the sign of the exact result."""
+    return _found("signs", (got != expected.exact) | (np.signbit(got) != np.signbit(expected.exact)))
+
+
+def _found(bound: str, wrong: Array) -> Verdict:
+    index = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
+    return Verdict(bound, np.inf if wrong[index] else 0.0, 0.0, index)
+
+
+def expected_with_special(trial: Case) -> Expected:
+    """The twin's result for inputs with NaN or infinity; numbers without a bound there get an infinite one."""
+    with np.errstate(all="ignore"):
+        found = trial.expected
+    return replace(found, limit=np.where(np.isnan(found.limit), np.inf, found.limit))
