@@ -48,12 +48,13 @@ FORMATS = {
 }
 # `encoder.layers.3.norm1`, in a head with the prefix `ernie_m.`
 LAYER = re.compile(r"(.*?)encoder\.layers\.(\d+)\.(.+)")
+INNER = "self_attn.self_attn"
 # What the parts of a layer are computed from: all others, q_proj, k_proj and v_proj, from the layer's input, "".
 SOURCES = {
-    "self_attn.self_attn.scores": ("self_attn.self_attn.q_proj", "self_attn.self_attn.k_proj"),
-    "self_attn.self_attn.probs": ("self_attn.self_attn.scores",),
-    "self_attn.self_attn.context": ("self_attn.self_attn.probs", "self_attn.self_attn.v_proj"),
-    "self_attn.out_proj": ("self_attn.self_attn.context",),
+    f"{INNER}.scores": (f"{INNER}.q_proj", f"{INNER}.k_proj"),
+    f"{INNER}.probs": (f"{INNER}.scores",),
+    f"{INNER}.context": (f"{INNER}.probs", f"{INNER}.v_proj"),
+    "self_attn.out_proj": (f"{INNER}.context",),
     "norm1": ("", "self_attn.out_proj"),
     "linear1": ("norm1",),
     "activation": ("linear1",),
@@ -82,7 +83,7 @@ def sources(name: str, names: Iterable[str]) -> tuple[str, ...]:
     hidden = [x for x in names if x.endswith("embeddings.layer_norm") or (LAYER.fullmatch(x) and x.endswith(".norm2"))]
     pooled = [x for x in names if x.endswith("pooler.activation")] if name == "classifier" else []
     heads = ("classifier", "qa_outputs", "linear_start", "linear_end")
-    return tuple((pooled or hidden)[-1:]) if name in heads or name.endswith("pooler.dense") else ()
+    return tuple((pooled or hidden)[-1:]) if name in heads or prefix.endswith("pooler") else ()
 
 
 def over(error: float, bound: float) -> float:
