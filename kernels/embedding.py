@@ -99,18 +99,23 @@ def _(
     return word.new_empty((*input_ids.shape, word.shape[1]))
 
 
+def clamped(ids: Tensor, rows: int) -> tuple[Tensor, Tensor]:  # (...,) -> (...,) x 2
+    """`ids` clamped to [0, rows), and which had to be."""
+    inside = ids.clamp(0, rows - 1)
+    return inside, inside != ids
+
+
 def plain_embed(
     input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:
     """The same in plain torch, differentiable; half precision is added and normalised in float32."""
-    ids = input_ids.clamp(0, word.shape[0] - 1)
-    positions = position_ids.clamp(0, position.shape[0] - POSITION_OFFSET - 1)
-    outside = (ids != input_ids) | (positions != position_ids)
+    ids, unknown = clamped(input_ids, word.shape[0])
+    positions, beyond = clamped(position_ids, position.shape[0] - POSITION_OFFSET)
     rows = torch.nn.functional.embedding(positions + POSITION_OFFSET, position)
     v = widen(torch.nn.functional.embedding(ids, word)) + widen(rows)
     y = plain_layer_norm(v, widen(gamma), widen(beta), eps)[0].to(word.dtype)
     # The nan is a constant: no gradient passes it, so it poisons no table.
-    return y.masked_fill(outside[..., None], math.nan)
+    return y.masked_fill((unknown | beyond)[..., None], math.nan)
 
 
 def embed_unchecked(

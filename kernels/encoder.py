@@ -28,7 +28,7 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
 
 from .activations import EXACT_GELU, activate
-from .embedding import embed_unchecked
+from .embedding import clamped, embed_unchecked
 from .gelu import bias_gelu_unchecked
 from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
 from .layouts import FirstTokens, Layout, Packed, first_tokens
@@ -61,9 +61,9 @@ class Embeddings(Module):
         if input_ids is not None and own and not layout.plain:
             x = embed_unchecked(input_ids, position_ids, word.weight, table.weight, norm.weight, norm.bias, norm.eps)
         else:
-            positions, outside = clamped(position_ids, table, POSITION_OFFSET)
+            positions, outside = ids_within(position_ids, table, POSITION_OFFSET)
             if input_ids is not None:
-                ids, unknown = clamped(input_ids, word)
+                ids, unknown = ids_within(input_ids, word)
                 vectors, outside = record(f"{self.name}.word_embeddings", word(ids), layout), outside | unknown
             assert vectors is not None
             rows = record(f"{self.name}.position_embeddings", table(positions + POSITION_OFFSET), layout)
@@ -73,15 +73,11 @@ class Embeddings(Module):
         return F.dropout(x, self.p, self.training)
 
 
-def clamped(ids: Tensor, table: Module, offset: int = 0) -> tuple[Tensor, Tensor]:  # (...,) -> (...,) x 2
-    """`ids` clamped to the rows of `table` from `offset` on, and which had to be.
-
-    Any other module than an Embedding decides itself which ids it accepts.
-    """
-    if not isinstance(table, Embedding):
-        return ids, torch.zeros_like(ids, dtype=torch.bool)
-    inside = ids.clamp(0, table.num_embeddings - offset - 1)
-    return inside, inside != ids
+def ids_within(ids: Tensor, table: Module, offset: int = 0) -> tuple[Tensor, Tensor]:  # (...,) -> (...,) x 2
+    """`clamped` for the rows of `table` from `offset` on; any other module than an Embedding judges ids itself."""
+    if isinstance(table, Embedding):
+        return clamped(ids, table.num_embeddings - offset)
+    return ids, torch.zeros_like(ids, dtype=torch.bool)
 
 
 def normalised_sum(x: Tensor, y: Tensor, norm: LayerNorm) -> Tensor:  # (..., E) x 2 -> (..., E)

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from ernie_m.reference.array import Array
-from ernie_m.reference.trace import Entry, _scope
+from ernie_m.reference.trace import Entry, current_scope
+
+from .runtime.dtypes import name_of
 
 # Their three products are parts of one tensor, from which attention reads them.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -35,7 +37,7 @@ class Places(Protocol):
 
 def tracing() -> bool:
     """Whether a trace is running and no graph is being compiled."""
-    return not torch.compiler.is_compiling() and _scope.get() is not None
+    return not torch.compiler.is_compiling() and current_scope.get() is not None
 
 
 def record(name: str, value: Tensor, places: Places | None = None) -> Tensor:
@@ -44,14 +46,14 @@ def record(name: str, value: Tensor, places: Places | None = None) -> Tensor:
     Without `places`, it has no token positions. What `trace_torch` forced has been recorded.
     """
     if tracing():
-        current: Any = _scope.get()
+        current: Any = current_scope.get()
         name = current.prefix + name
         if name in current.trace.forced:
             return value
         value = replaced(name, value, current.trace.replaced(name, value), places)
         array = to_numpy(value)
         entry = Entry(name, array) if places is None else places.entry(name, array)
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype = name_of(value.dtype)
         current.trace.entries[name] = dataclasses.replace(entry, dtype=dtype)
     return value
 

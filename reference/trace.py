@@ -132,7 +132,7 @@ class _Scope:
     per_sequence: bool = False
 
 
-_scope: ContextVar[_Scope | None] = ContextVar("ernie_m_trace", default=None)
+current_scope: ContextVar[_Scope | None] = ContextVar("ernie_m_trace", default=None)
 
 
 @contextmanager
@@ -145,31 +145,31 @@ def trace(replace: Mapping[str, Callable[[Any], Any]] | None = None) -> Iterator
     Raises ValueError if a replacement has another shape or dtype, or at the end if its name was not computed.
     """
     found = Trace(replace)
-    token = _scope.set(_Scope(found))
+    token = current_scope.set(_Scope(found))
     try:
         yield found
     finally:
-        _scope.reset(token)
+        current_scope.reset(token)
     found.check_replaced()
 
 
 @contextmanager
 def _within(**changes: Any) -> Iterator[None]:
-    current = _scope.get()
+    current = current_scope.get()
     if current is None:
         yield
         return
-    token = _scope.set(replace(current, **changes))
+    token = current_scope.set(replace(current, **changes))
     try:
         yield
     finally:
-        _scope.reset(token)
+        current_scope.reset(token)
 
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
     """Prefix names recorded inside with `name` and a dot."""
-    current = _scope.get()
+    current = current_scope.get()
     with _within(prefix=f"{current.prefix}{name}." if current else ""):
         yield
 
@@ -186,7 +186,7 @@ def per_sequence() -> Any:
 
 def record(name: str, value: Array) -> Array:
     """Return `value`, or what replaces it, and keep that under `name` if a trace is running."""
-    current = _scope.get()
+    current = current_scope.get()
     if current is None:
         return value
     name = current.prefix + name
@@ -238,11 +238,11 @@ def trace_torch(module: Any, force: Mapping[str, Entry] | None = None) -> Iterat
             found.skipped += [f"{name}.{part}" for part in ("scores", "probs", "context")]
         if not list(child.children()) and type(child).__name__ != "Dropout":
             handles.append(child.register_forward_hook(hook(name)))
-    token = _scope.set(_Scope(found))
+    token = current_scope.set(_Scope(found))
     try:
         yield found
     finally:
-        _scope.reset(token)
+        current_scope.reset(token)
         for handle in handles:
             handle.remove()
         found.skipped = [name for name in found.skipped if name not in found]

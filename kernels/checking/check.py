@@ -158,11 +158,11 @@ def check_dtype(runner: Runner, op: str | Operation, dtype: str, plan: Plan) -> 
         averages = runner.verdicts(fixed_case(op, dtype), statistical=True)
         others = [averages[0], *_fixed(runner, op, dtype, plan)]
     except Failure as failure:
-        smallest = reduce(
+        reduced = reduce(
             failure, lambda case: _verdicts(runner, case), head_size=1 if runner.arrays == "numpy" else HEAD_SIZES[0]
         )
-        found_hint = None if smallest.got is None else hint(smallest.case, runner.result)
-        raise smallest.with_hint(found_hint) from smallest.__cause__
+        found_hint = None if reduced.got is None else hint(reduced.case, runner.result)
+        raise reduced.with_hint(found_hint) from reduced.__cause__
     if dtype == plan.once:
         _check_launches(runner, op, dtype, plan)
     worst = max([found[-1], *others], key=lambda verdict: verdict.ratio)

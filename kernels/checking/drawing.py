@@ -101,6 +101,7 @@ def drawn_rows(**axes: int) -> Rows:
 
 
 def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `embed`: ids and positions (T,), tables (V, E) and (P, E), gamma and beta (E,), eps."""
     T, V, P, E = _pick(draw, ROWS), _pick(draw, (1, 2, 33)), _pick(draw, (3, 4, 35)), _pick(draw, SIZES)
     rng = np.random.default_rng(T)
     tables = {"word": (V, E), "position": (P, E), "gamma": (E,), "beta": (E,)}
@@ -129,6 +130,7 @@ def sequence_ends(lengths: Sequence[int] | Array) -> Array:  # (B,) -> (B + 1,)
 
 
 def draw_attention(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `packed_attention`: qkv (T, 3, H, D) and cu_seqlens (B + 1,); sequences may be empty."""
     cu_seqlens, H, D = _draw_lengths(draw, 0), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
     T = int(cu_seqlens[-1])
     parts = [_draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
@@ -136,6 +138,7 @@ def draw_attention(draw: Any, format: Format) -> dict[str, Any]:
 
 
 def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `first_token_attention`: q (B, H, D), kv (T, 2, H, D) and cu_seqlens (B + 1,)."""
     cu_seqlens, H, D = _draw_lengths(draw, 1), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
     T, B = int(cu_seqlens[-1]), len(cu_seqlens) - 1
     q, k, v = (_draw_numbers(draw, format, (n, H, D), seed, (0.0, 1.0)) for seed, n in enumerate((B, T, T)))
@@ -143,6 +146,7 @@ def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
 
 
 def draw_head(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `attention_head`: q, k and v, each (S, D)."""
     S, D = _pick(draw, SIZES), _pick(draw, HEAD_SIZES)
     return {name: _draw_numbers(draw, format, (S, D), seed, (0.0, 1.0)) for seed, name in enumerate("qkv")}
 
@@ -155,6 +159,7 @@ SHORT_LENGTHS = np.array([0, 37, 101, 300, 365], np.int32)
 
 
 def fixed_embedding(normal: Callable[..., Array]) -> dict[str, Any]:
+    """Fixed random inputs of `embed`: 16 tokens of 768 numbers."""
     ids = np.random.default_rng(0).integers(0, 30, (2, 16))
     tables = {"word": normal(30, 768), "position": normal(32, 768), "gamma": normal(768), "beta": normal(768)}
     return {"input_ids": ids[0], "position_ids": ids[1], **tables, "eps": EPS}

@@ -50,14 +50,17 @@ def exact_result(function: Any) -> Callable[..., Bounded]:
 
 
 def add(x: Bounded, y: Bounded) -> Bounded:
+    """x + y, rounded."""
     return rounded(x.tape, x.exact + y.exact, x.low + y.low, x.high + y.high)
 
 
 def subtract(x: Bounded, y: Bounded) -> Bounded:
+    """x - y, rounded; its lower end is where y is largest."""
     return rounded(x.tape, x.exact - y.exact, x.low - y.high, x.high - y.low)
 
 
 def negative(x: Bounded) -> Bounded:
+    """-x, exact; the ends change places."""
     return Bounded(x.tape, -x.exact, -x.high, -x.low)
 
 
@@ -73,6 +76,7 @@ def _times(a: Any, b: Any) -> Any:
 
 
 def multiply(x: Bounded, y: Bounded) -> Bounded:
+    """x · y, rounded; a square where both are the same numbers."""
     return square(x) if x is y else rounded(x.tape, x.exact * y.exact, *_corners(_times, x, y))
 
 
@@ -85,11 +89,13 @@ def divide(x: Bounded, y: Bounded) -> Bounded:
 
 
 def absolute(x: Bounded) -> Bounded:
+    """|x|, exact; from 0 if x may have either sign."""
     low = np.where((x.low <= 0) & (x.high >= 0), 0.0, np.minimum(np.abs(x.low), np.abs(x.high)))
     return Bounded(x.tape, np.abs(x.exact), low, x.magnitude)
 
 
 def square(x: Bounded) -> Bounded:
+    """x², rounded; never negative."""
     size = absolute(x)
     return rounded(x.tape, np.square(x.exact), np.square(size.low), np.square(size.high))
 
@@ -142,6 +148,7 @@ def equal(x: Bounded, y: Bounded) -> Bounded:
 
 
 def logical_not(x: Bounded) -> Bounded:
+    """Not x; uncertain where x is."""
     return Bounded(x.tape, ~x.exact.astype(bool), ~x.high.astype(bool), ~x.low.astype(bool))
 
 

@@ -24,6 +24,7 @@ import torch
 
 from ..runtime import interpreter, loading
 from ..runtime.dispatch import INTERPRETED
+from ..runtime.dtypes import name_of
 from ..runtime.optional_triton import triton
 from ..runtime.variants import Configuration, Variant
 
@@ -41,7 +42,7 @@ TYPES = {
     torch.uint8: "u8",
     torch.bool: "i1",
 }
-DTYPES = {kind: str(dtype).removeprefix("torch.") for dtype, kind in TYPES.items()}
+DTYPES = {kind: name_of(dtype) for dtype, kind in TYPES.items()}
 # What a launch takes besides the kernel's own arguments, and Triton's defaults for those that matter here.
 OPTIONS = {"num_warps": 4, "num_stages": 3}
 

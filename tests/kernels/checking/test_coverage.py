@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import planted
 import pytest
 import torch
-from hypothesis import Phase, settings
 
 from ernie_m.kernels.checking import coverage, families
 from ernie_m.kernels.checking.check import check
@@ -26,15 +25,7 @@ from ernie_m.kernels.runtime.optional_triton import tl, triton
 only_interpreted = pytest.mark.skipif(not INTERPRETED, reason="launches are watched in the interpreter alone")
 
 
-@pytest.fixture(autouse=True)
-def no_shrinking() -> Iterator[None]:
-    """Shrinking takes most of the time, and is tested elsewhere."""
-    current = settings.default
-    settings.register_profile("no shrinking", current, phases=[Phase.generate])
-    settings.load_profile("no shrinking")
-    yield
-    settings.register_profile("before", current)
-    settings.load_profile("before")
+pytestmark = pytest.mark.usefixtures("no_shrinking")
 
 
 def failure_of(function: Callable[..., Any], op: str, **options: Any) -> Failure:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import planted
 import pytest
-from hypothesis import Phase, settings
 
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.report import Failure
@@ -53,15 +51,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_shrinking() -> Iterator[None]:
-    """Here it is enough that a fault is caught; shrinking the input takes most of the time."""
-    current = settings.default
-    settings.register_profile("no shrinking", current, phases=[Phase.generate])
-    settings.load_profile("no shrinking")
-    yield
-    settings.register_profile("before", current)
-    settings.load_profile("before")
+pytestmark = pytest.mark.usefixtures("no_shrinking")
 
 
 @pytest.mark.parametrize("op", planted.KERNELS)
