@@ -1,46 +1,201 @@
-"""Writing files that are never half-written, and recognising git-lfs pointers in place of the files to read.
+"""Writing files that are never half-written, and reading files that are what they should be.
 
-Files are written under a temporary name in the same folder, then renamed. If anything goes wrong on the way (a full
-disk, Ctrl-C), the temporary file is removed and the old file stays.
+New files are written beside the old ones, and get their names when all are complete. If anything goes wrong on the way
+(a full disk, Ctrl-C), they are removed and the old files stay. On Linux a file has no name at all while it is written
+(O_TMPFILE), so even a process that is killed leaves nothing. Other systems, and some network drives, lack such files:
+there it has a hidden name, `.ernie-m.*.tmp`, and a process that is killed leaves it behind.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # A clone without git-lfs holds, in place of each large file, a text of three lines that names it.
 # Source: git-lfs, docs/spec.md, which also lists the older address and the limit of 1,024 bytes.
 POINTER = re.compile(rb"version https?://(?:git-lfs|hawser)\.github\.com/spec/")
 POINTER_SIZE = re.compile(rb"^size (\d+)\r?$", re.MULTILINE)
 LARGEST_POINTER = 1024
+# Ten times ERNIE-M's sentencepiece model, the largest of the files that are read whole.
+LARGEST_FILE = 64 * 2**20
+PIECE = 2**20
 
 
 def refuse_pointer(path: str | os.PathLike[str]) -> None:
     """Raise ValueError if the file is a git-lfs pointer, not the file that it stands for; OSError if unreadable."""
     with open(path, "rb") as file:
-        head = file.read(LARGEST_POINTER)
+        refuse_pointer_text(path, file.read(LARGEST_POINTER))
+
+
+def refuse_pointer_text(path: str | os.PathLike[str], head: bytes) -> None:
+    """`refuse_pointer` for a file whose first bytes, at least `LARGEST_POINTER` of them, are known."""
     if POINTER.match(head.removeprefix(b"\xef\xbb\xbf")):
         size = POINTER_SIZE.search(head)
         stands_for = f" to a file of {int(size[1]):,} bytes" if size else ""
         raise ValueError(f"{path}: this is a git-lfs pointer{stands_for}; fetch the real file with `git lfs pull`")
 
 
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file, or of one that a link leads to.
+
+    Raises FileNotFoundError or another OSError, or ValueError for a directory, a pipe or a device (which could wait or
+    go on for ever), a file of more than `LARGEST_FILE` bytes, or a git-lfs pointer; each names the file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: expected a regular file, got a directory, a pipe or a device")
+    with open(path, "rb") as file:
+        # Not the size that the system reports: the file may grow, and those in /proc have none.
+        # In pieces, because `read` takes as much memory as it is allowed to return.
+        data = b"".join(islice(iter(lambda: file.read(PIECE), b""), LARGEST_FILE // PIECE + 1))
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"{path}: expected at most {LARGEST_FILE:,} bytes, got more")
+    refuse_pointer_text(path, data[:LARGEST_POINTER])
+    return data
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file, UTF-8 with or without a byte order mark.
+
+    Raises what `read_regular` raises, and ValueError that names the file if it is not such an object, or has a key
+    twice.
+    """
+    data = read_regular(path)
+    try:
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object in JSON, where readers would keep only one of those with the same name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"expected each name once, got {twice!r:.80} twice")
+    return found
+
+
 @contextmanager
-def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
-    """Open a temporary file for each path; rename them all when the block ends without an exception."""
+def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()) -> Iterator[tuple[BinaryIO, ...]]:
+    """Open a new file for each path; if the block ends without an exception, name them all and delete `removed`.
+
+    Raises FileExistsError, and changes nothing, if a path is a directory or another special file; or, unless
+    `overwrite`, if it exists. Of several writers that may not overwrite, exactly one succeeds.
+    """
+    removed = tuple(removed)
+    refuse_targets(paths, overwrite)
+    refuse_targets(removed)
     # Not `tempfile`: its files are private to the user, but a checkpoint should have the usual permissions.
-    temporary = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in paths]
+    hidden = [path.with_name(f".ernie-m.{secrets.token_hex(8)}.tmp") for path in paths]
     try:
         with ExitStack() as stack:
-            yield tuple(stack.enter_context(open(path, "xb")) for path in temporary)
-        for source, path in zip(temporary, paths, strict=True):
-            os.replace(source, path)
-    finally:
-        for path in temporary:
+            files = [stack.enter_context(_open_new(*pair)) for pair in zip(hidden, paths, strict=True)]
+            yield tuple(files)
+            for file, name in zip(files, hidden, strict=True):
+                file.flush()
+                _give_name(file, name)
+        # Checked before the first file is renamed, because by then it is too late for the others.
+        refuse_targets(paths, overwrite)
+        refuse_targets(removed)
+        with ExitStack() as undo:
+            for name, path in zip(hidden, paths, strict=True):
+                if not overwrite:
+                    _claim(name, path)
+                    undo.callback(path.unlink, missing_ok=True)
+                os.replace(name, path)
+            undo.pop_all()
+        for path in removed:
             path.unlink(missing_ok=True)
+    finally:
+        for name in hidden:
+            name.unlink(missing_ok=True)
+
+
+def refuse_targets(paths: Iterable[Path], overwrite: bool = True) -> None:
+    """Raise FileExistsError for a path that cannot be replaced; unless `overwrite`, for any path that exists."""
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        if not overwrite:
+            raise FileExistsError(f"{path}: the file already exists")
+        # A link is replaced, wherever it leads.
+        if not (path.is_symlink() or path.is_file()):
+            raise FileExistsError(f"{path}: exists and is not a regular file")
+
+
+def _open_new(hidden: Path, path: Path) -> BinaryIO:
+    """A new file without a name where the system has such files, else with the hidden name; errors name `path`."""
+    try:
+        nameless = os.open(hidden.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except (AttributeError, OSError):
+        pass
+    else:
+        if os.path.exists(_descriptor(nameless)):
+            return open(nameless, "w+b")
+        os.close(nameless)
+    try:
+        return open(hidden, "x+b")
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+
+
+def _descriptor(number: int) -> str:
+    """Where Linux shows an open file, named or not."""
+    return f"/proc/self/fd/{number}"
+
+
+def _give_name(file: BinaryIO, name: Path) -> None:
+    """Give a file from `_open_new` its hidden name, if it does not have it yet."""
+    if name.exists():
+        return
+    try:
+        # Without `src_dir_fd`, which an absolute path ignores, Python would link to the link in /proc.
+        os.link(_descriptor(file.fileno()), name, src_dir_fd=file.fileno(), follow_symlinks=True)
+    except OSError:
+        # A security policy or a network drive may forbid the link, and what was written must not be lost.
+        file.seek(0)
+        with open(name, "xb") as copy:
+            shutil.copyfileobj(file, copy)
+
+
+def _claim(source: Path, path: Path) -> None:
+    """Create `path`, with the content of `source` where there are hard links, else empty. Raises FileExistsError."""
+    with suppress(OSError):
+        os.link(source, path)
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise FileExistsError(f"{path}: the file already exists") from None
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[None]:
+    """Create a directory and its parents if needed; if the block raises, remove those created that are empty."""
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in created:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -25,11 +25,16 @@ class IdRows(TokenTable):
         """The text of ids (one id, a list, or a one-dimensional array or tensor). `decoding` says what is lost."""
         single = not isinstance(token_ids, Iterable)
         tokens = self.convert_ids_to_tokens([token_ids] if single else token_ids, skip_special_tokens)
-        outside = {token for token in self.additional_special_tokens if self.id_of(token) >= self.vocab_size}
-        set_off = self.added_tokens_encoder.keys() - set(self.all_special_tokens) | outside
+        set_off = {token for token in set(tokens) if self._is_set_off(token)}
         text = join_with_added(tokens, set_off, spaces_between_special_tokens)
         option = clean_up_tokenization_spaces
         return clean_up(text) if (self.clean_up_tokenization_spaces if option is None else option) else text
+
+    def _is_set_off(self, token: str) -> bool:
+        """Whether a token that a user added is one around which `decode` puts spaces."""
+        if token in self._additional:
+            return self.id_of(token) >= self.vocab_size
+        return token in self.added_tokens_encoder and not self._is_special(token)
 
     def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
         """Call `decode` on each of several rows of ids."""

@@ -23,6 +23,8 @@ TENSORS = (None, "np", "pt")
 # transformers writes 1e30 for "no limit", and treats anything above 1e20 as no limit.
 NO_LIMIT = int(1e30)
 LARGE = int(1e20)
+# The most tokens that a row is padded to: a row as long as this takes a hundred megabytes or more.
+LONGEST_PADDED = 2**24
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Options:
             object.__setattr__(self, "max_length", integer("max_length", self.max_length, 0))
         object.__setattr__(self, "stride", integer("stride", self.stride, 0))
         if self.pad_to_multiple_of is not None:
-            object.__setattr__(self, "pad_to_multiple_of", integer("pad_to_multiple_of", self.pad_to_multiple_of, 1))
+            checked = integer("pad_to_multiple_of", self.pad_to_multiple_of, 1, LONGEST_PADDED)
+            object.__setattr__(self, "pad_to_multiple_of", checked)
+        object.__setattr__(self, "model_max_length", model_length(self.model_max_length))
         choice("return_tensors", self.return_tensors, TENSORS)
         choice("padding_side", self.padding_side, SIDES)
         choice("truncation_side", self.truncation_side, SIDES)
@@ -58,6 +62,8 @@ class Options:
             raise ValueError(f"max_length: expected a multiple of pad_to_multiple_of={multiple}, got {limit}")
         if self.padding == "max_length" and self.limit is None:
             raise ValueError("padding='max_length': max_length is not given, and the tokenizer has no model_max_length")
+        if self.padding == "max_length":
+            integer("model_max_length" if self.max_length is None else "max_length", self.limit, 0, LONGEST_PADDED)
 
     @property
     def limit(self) -> int | None:
@@ -96,8 +102,14 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`; any integer type except bool is accepted."""
+def model_length(value: Any) -> int:
+    """Validate `model_max_length`, which may come from JSON as the float 1e30."""
+    whole = isinstance(value, float) and value.is_integer()
+    return integer("model_max_length", int(value) if whole else value, 1)
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """`value` as an int of at least `least` and at most `most`; any integer type except bool is accepted."""
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
@@ -106,4 +118,6 @@ def integer(name: str, value: Any, least: int) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name}: expected {least} or more, got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name}: expected at most {most:,}, got {number}")
     return number

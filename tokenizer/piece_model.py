@@ -14,12 +14,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import sentencepiece
 
-from .files import refuse_pointer
+from .files import read_regular
+from .sampling import sampling_options
 
 MARKER = "▁"
 
@@ -28,7 +28,13 @@ Piece: TypeAlias = "int | str"
 
 # Fields of `ModelProto` that every complete model has, by number.
 FIELDS = {1: "pieces", 2: "trainer_spec", 3: "normalizer_spec"}
-SAMPLING_OPTIONS = ("enable_sampling", "nbest_size", "alpha")
+
+# Normalisation can make up to 18 characters out of one (U+FDFA), and each may become a token that takes a hundred times
+# the memory of its character. In ordinary texts the number hardly changes, so one that grows by more than this factor
+# is refused, unless it is short: these many characters more are always allowed.
+MOST_GROWTH, FREE_GROWTH = 4, 2**18
+# No text of up to this many characters grows by more than `FREE_GROWTH`.
+SHORT = 8192
 
 
 class PieceModel:
@@ -57,22 +63,37 @@ class PieceModel:
     def read(cls, path: str | os.PathLike[str], sampling: Mapping[str, Any] | None = None) -> PieceModel:
         """Load a model file. Raises FileNotFoundError or ValueError that names the file."""
         try:
-            refuse_pointer(path)
-            data = Path(path).read_bytes()
+            data = read_regular(path)
         except FileNotFoundError:
             raise FileNotFoundError(f"sentencepiece_model_file: {path} does not exist") from None
+        except ValueError as error:
+            raise ValueError(f"sentencepiece_model_file: {error}") from None
         return cls(data, str(path), sampling)
 
     def pieces(self, texts: list[str]) -> list[list[Piece]]:
         """The pieces of each text, from one call: sentencepiece processes the batch without Python.
 
-        It uses one thread, so that a data loader has no more threads than processes.
+        It uses one thread, so that a data loader has no more threads than processes. Raises ValueError if normalisation
+        makes a long text, or all texts together, several times longer.
         """
-        if self._options:
-            # As text, because a second call (for unknown pieces) would draw different pieces. One by one, because a
-            # batch runs in a new thread, which after `sentencepiece.set_random_generator_seed` always draws the same.
-            drawn = (self._processor.encode(text, out_type=str, **self._options) for text in texts)
-            return [[self.piece_of(piece) for piece in row] for row in drawn]
+        for text in texts:
+            if len(text) > SHORT:
+                check_growth(len(text), len(self._processor.normalize(text)), "when normalised")
+        pieces = self._draw(texts) if self._options else self._cut(texts)
+        check_growth(sum(map(len, texts)), sum(map(len, pieces)), "pieces")
+        return pieces
+
+    def _draw(self, texts: list[str]) -> list[list[Piece]]:
+        """The pieces of each text, sampled.
+
+        As text, because a second call (for unknown pieces) would draw different pieces. One by one, because a batch
+        runs in a new thread, which after `sentencepiece.set_random_generator_seed` always draws the same.
+        """
+        drawn = (self._processor.encode(text, out_type=str, **self._options) for text in texts)
+        return [[self.piece_of(piece) for piece in row] for row in drawn]
+
+    def _cut(self, texts: list[str]) -> list[list[Piece]]:
+        """The pieces of each text, the most probable ones."""
         pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
         unknown = self._processor.unk_id()
         for row, text in zip(pieces, texts, strict=True):
@@ -153,34 +174,24 @@ class PieceModel:
         self.__init__(state["data"], "a pickled tokenizer", state["sampling"])  # type: ignore[misc]
 
 
-def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Validate `sp_model_kwargs` and return the arguments of `encode` that it stands for.
-
-    `enable_sampling` draws one of the `nbest_size` (2 to 512, default 64) most probable segmentations, or of all (-1),
-    with probability proportional to p^`alpha` (default 0.1). Without it, the other two have no effect.
-    """
-    if not isinstance(sampling, Mapping):
-        raise TypeError(f"sp_model_kwargs: expected a mapping, got {sampling!r}")
-    unknown = [name for name in sampling if name not in SAMPLING_OPTIONS]
-    if unknown:
-        raise TypeError(f"sp_model_kwargs: expected {', '.join(SAMPLING_OPTIONS)}, got {', '.join(map(repr, unknown))}")
-    if not sampling.get("enable_sampling"):
-        return {}
-    best, alpha = sampling.get("nbest_size", 64), sampling.get("alpha", 0.1)
-    if not isinstance(best, int) or not (best == -1 or 2 <= best <= 512):
-        raise ValueError(f"sp_model_kwargs: nbest_size: expected -1 or 2 to 512, got {best!r}")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
-        raise TypeError(f"sp_model_kwargs: alpha: expected a number, got {alpha!r}")
-    return {"enable_sampling": True, "nbest_size": best, "alpha": float(alpha)}
+def check_growth(characters: int, found: int, what: str) -> None:
+    """Raise ValueError if texts of `characters` became many more characters or pieces; `what` says which."""
+    if found > MOST_GROWTH * characters + FREE_GROWTH:
+        raise ValueError(
+            f"text: {characters:,} characters become {found:,} {what}, expected at most {MOST_GROWTH} times as many, "
+            f"and {FREE_GROWTH:,}, because each takes memory; split the text"
+        )
 
 
-def check_unicode(text: str) -> None:
-    """Raise ValueError if `text` contains a surrogate."""
+def check_unicode(text: str, name: str = "text") -> None:
+    """Raise ValueError if `text` contains a surrogate; `name` is the argument, for the message."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = f"U+{ord(text[error.start]):04X}"
-        raise ValueError(f"text: expected Unicode text, got lone surrogate {code} at position {error.start}") from None
+        raise ValueError(
+            f"{name}: expected Unicode text, got lone surrogate {code} at position {error.start}"
+        ) from None
 
 
 def field_numbers(data: Sequence[int]) -> set[int]:

@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .added_tokens import AddedToken
-from .files import refuse_pointer, replacing
+from .added_tokens import AddedToken, parse_added
+from .files import directory, read_json, replacing
 from .piece_model import PieceModel
-from .token_table import ADDITIONAL, ROLES, TokenTable
+from .roles import ADDITIONAL, ROLES
+from .token_table import TokenTable
 from .vocabulary import Vocabulary
 
 MODEL, VOCABULARY = "sentencepiece.bpe.model", "vocab.txt"
@@ -42,16 +43,15 @@ SAVED = (
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes | None]) -> tuple[str, ...]:
-    """Write each file under a temporary name, then rename them all; on failure the old files stay.
+    """Write all files or, on failure, none: the old files then stay.
 
     None removes a file that an earlier save may have left. Returns the paths of the files written.
     """
     written = {folder / name: data for name, data in contents.items() if data is not None}
-    with replacing(*written) as files:
+    removed = [folder / name for name, data in contents.items() if data is None]
+    with directory(folder), replacing(*written, removed=removed) as files:
         for file, content in zip(files, written.values(), strict=True):
             file.write(content)
-    for name in contents.keys() - {path.name for path in written}:
-        (folder / name).unlink(missing_ok=True)
     return tuple(map(str, written))
 
 
@@ -80,21 +80,12 @@ def table_files(table: TokenTable, options: Mapping[str, Any]) -> dict[str, byte
 
 def to_json(value: Any) -> bytes:
     """Encode `value` as transformers formats these files."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} if there is no such file. Raises ValueError that names the file."""
-    if not path.exists():
-        return {}
-    refuse_pointer(path)
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+def read_optional(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is no such file."""
+    return read_json(path) if os.path.lexists(path) else {}
 
 
 def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
@@ -119,14 +110,14 @@ def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str,
     missing = [name for name in (MODEL, VOCABULARY) if not (folder / name).is_file() and argument(name) not in given]
     if missing:
         raise FileNotFoundError(f"{directory} has no {' and no '.join(missing)}")
-    config = read_json(folder / CONFIG)
+    config = read_optional(folder / CONFIG)
     arguments = {name: config[name] for name in (*SAVED, *ROLES, ADDITIONAL) if config.get(name) is not None}
     if isinstance(config.get("added_tokens_decoder"), dict):
         decoder = config["added_tokens_decoder"]
     else:
-        roles = {k: v for k, v in read_json(folder / SPECIAL).items() if k in ROLES or k == ADDITIONAL}
+        roles = {k: v for k, v in read_optional(folder / SPECIAL).items() if k in ROLES or k == ADDITIONAL}
         arguments.update(roles)
-        decoder = older_added_tokens(read_json(folder / ADDED), [*arguments.items(), *given.items()])
+        decoder = older_added_tokens(read_optional(folder / ADDED), [*arguments.items(), *given.items()])
     return {
         "sentencepiece_model_file": folder / MODEL,
         "vocab_file": folder / VOCABULARY,
@@ -141,11 +132,13 @@ def argument(file: str) -> str:
     return "sentencepiece_model_file" if file == MODEL else "vocab_file"
 
 
-def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[Any, AddedToken]:
-    """The added tokens of a directory that has only added_tokens.json; those with a role are special."""
+def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[int, AddedToken]:
+    """The added tokens, by id, of a directory that has only added_tokens.json; those with a role are special."""
     special: set[str] = set()
     for name, value in arguments:
         if name in ROLES or name == ADDITIONAL:
             values = value if isinstance(value, list) else [value]
             special.update(AddedToken.of(token, name).content for token in values)
-    return {index: AddedToken(content, special=content in special) for content, index in ids.items()}
+    return parse_added(
+        ((index, {"content": content, "special": content in special}) for content, index in ids.items()), ADDED
+    )

@@ -9,7 +9,7 @@ Special and added tokens are found by their exact characters, anywhere, leftmost
 ordinary segment between them goes to sentencepiece separately.
 
 Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer.tokenize` (which looks for added tokens with
-a trie that can miss one if several overlap; the regular expression here does not).
+a trie that can miss one if several overlap; `Finder` does not).
 """
 
 from __future__ import annotations
@@ -32,10 +32,52 @@ class Segment(NamedTuple):
     special: bool
 
 
-def alternation(contents: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern for any of these strings, the longest first; None if there are none."""
-    ordered = sorted(set(contents), key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, ordered))})") if ordered else None
+class Finder:
+    """Finds any of these strings in a text, leftmost first, then longest first.
+
+    A search looks up every substring that has the first character and the length of one of them, so that a string can
+    be added at any time: a pattern of all of them would have to be compiled again.
+    """
+
+    def __init__(self, contents: Iterable[str] = ()) -> None:
+        self.contents: set[str] = set()
+        # By first character, the longest first.
+        self.lengths: dict[str, list[int]] = {}
+        self.starts: re.Pattern[str] | None = None
+        for content in contents:
+            self.add(content)
+
+    def add(self, content: str) -> None:
+        """Find this string too."""
+        self.contents.add(content)
+        lengths = self.lengths.get(content[0])
+        if lengths is None:
+            self.lengths[content[0]] = [len(content)]
+            self.starts = None
+        elif len(content) not in lengths:
+            lengths.append(len(content))
+            lengths.sort(reverse=True)
+
+    def split(self, text: str) -> list[str]:
+        """The parts of `text` in order: every second one is a string found, the others, which may be empty, are not."""
+        if not self.contents:
+            return [text]
+        if self.starts is None:
+            self.starts = re.compile(f"[{re.escape(''.join(self.lengths))}]")
+        parts: list[str] = []
+        end = 0
+        for match in self.starts.finditer(text):
+            at = match.start()
+            if at < end:
+                continue
+            for length in self.lengths[text[at]]:
+                found = text[at : at + length]
+                if found in self.contents:
+                    parts += text[end:at], found
+                    end = at + len(found)
+                    break
+        parts.append(text[end:])
+        return parts
 
 
 def lower(text: str) -> str:
@@ -43,28 +85,28 @@ def lower(text: str) -> str:
     return text.replace("Σ", "σ").lower()
 
 
-def lower_case(text: str, keep: re.Pattern[str] | None) -> tuple[str, list[int] | None]:
-    """`text` in lower case, except matches of `keep`; and the source index of each new character.
+def lower_case(text: str, keep: Finder) -> tuple[str, list[int] | None]:
+    """`text` in lower case, except what `keep` finds; and the source index of each new character.
 
     The indices end with the length of `text`. They are None if they would be 0, 1, 2, ..., that is, without İ.
     """
-    parts = keep.split(text) if keep else [text]
+    parts = keep.split(text)
     parts[0::2] = map(lower, parts[0::2])
     lowered = "".join(parts)
     if len(lowered) == len(text):
         return lowered, None
     source: list[int] = []
     at = 0
-    for i, part in enumerate(keep.split(text) if keep else [text]):
+    for i, part in enumerate(keep.split(text)):
         for character in part:
             source.extend([at] * (2 if character == DOTTED_I and i % 2 == 0 else 1))
             at += 1
     return lowered, [*source, at]
 
 
-def split(text: str, pattern: re.Pattern[str] | None, tokens: Mapping[str, AddedToken]) -> list[Segment]:
-    """Split `text` at the tokens that `pattern` finds. No segment is empty; an empty text has none."""
-    parts = pattern.split(text) if pattern else [text]
+def split(text: str, finder: Finder, tokens: Mapping[str, AddedToken]) -> list[Segment]:
+    """Split `text` at the tokens that `finder` finds. No segment is empty; an empty text has none."""
+    parts = finder.split(text)
     if len(parts) == 1:
         return [Segment(text, 0, False)] if text else []
     segments, at = [], 0

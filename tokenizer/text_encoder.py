@@ -18,12 +18,13 @@ from typing import Generic, TypeVar
 from .cutting import cut, drop_markers
 from .offsets import Span, byte_ranges, follow, ranges, steps
 from .piece_model import MARKER, Piece, PieceModel, check_unicode
-from .segments import Segment, lower_case, split
+from .segments import Finder, Segment, lower_case, split
 from .token_table import TokenTable
 
-# ERNIE-M's vocabulary has 250,002 pieces. There is no limit to unknown pieces (runs of unknown characters), so the
-# cache has one.
-MAX_CACHED = 300_000
+# ERNIE-M's vocabulary has 250,002 pieces of at most 16 characters. Unknown pieces (runs of unknown characters) may be
+# many and long, so the cache limits both.
+MAX_CACHED, MAX_CACHED_LENGTH = 300_000, 64
+NOTHING = Finder()
 
 Value = TypeVar("Value")
 
@@ -37,8 +38,9 @@ class PieceCache(dict[Piece, Value], Generic[Value]):
         self.make = make
 
     def __missing__(self, piece: Piece) -> Value:
-        value = self.make(self.text_of(piece))
-        if len(self) < MAX_CACHED:
+        text = self.text_of(piece)
+        value = self.make(text)
+        if len(self) < MAX_CACHED and len(text) <= MAX_CACHED_LENGTH:
             self[piece] = value
         return value
 
@@ -94,6 +96,7 @@ class TextEncoder:
         self.marker = model.piece_of(MARKER)
         self.runs_meet = MARKER + MARKER in model.normalise("a  b")[0]
         self.text = PieceCache(model, str)
+        self.strings = PieceCache(model, lambda text: tuple(text[start:end] for start, end in cut(text)))
         self.starts_marked = PieceCache(model, lambda text: text.startswith(MARKER))
         self.ids = PieceCache(model, lambda text: tuple(table.id_of(text[start:end]) for start, end in cut(text)))
         # There are many pieces but few distinct walks over them: shared, these stay in the processor's cache.
@@ -106,8 +109,8 @@ class TextEncoder:
         check_unicode(text)
         source = None
         if self.table.do_lower_case:
-            text, source = lower_case(text, self.table.cased_pattern)
-        return split(text, None if split_special else self.table.added_pattern, self.table.added), source
+            text, source = lower_case(text, self.table.cased)
+        return split(text, NOTHING if split_special else self.table.finder, self.table.added), source
 
     def pieces(self, segments: Iterable[Segment]) -> Iterator[list[Piece]]:
         """The pieces of each ordinary segment, after rule A."""
@@ -126,8 +129,7 @@ class TextEncoder:
             if segment.special:
                 tokens.append(segment.text)
             else:
-                texts = [self.text[piece] for piece in next(pieces)]
-                tokens += [piece[start:end] for piece in texts for start, end in cut(piece)]
+                tokens += chain.from_iterable(map(self.strings.__getitem__, next(pieces)))
         return tokens
 
     def encode(self, texts: Sequence[str], split_special: bool, with_offsets: bool) -> list[Encoded]:
@@ -156,11 +158,10 @@ class TextEncoder:
                 offsets.append((segment.start, segment.start + len(segment.text)))
                 continue
             own = next(pieces)
-            own_ids = list(chain.from_iterable(map(self.ids.__getitem__, own)))
+            before = len(ids)
+            ids += chain.from_iterable(map(self.ids.__getitem__, own))
             if with_offsets:
-                spans = self.locate(segment, own, len(own_ids))
-                offsets = offsets + spans if offsets else spans
-            ids = ids + own_ids if ids else own_ids
+                offsets += self.locate(segment, own, len(ids) - before)
         if source is not None:
             offsets = [(source[a], source[b - 1] + 1 if b > a else source[b]) for a, b in offsets]
         return Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids)

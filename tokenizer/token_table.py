@@ -13,76 +13,17 @@ Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer`; `tok
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any, overload
 
 from .added_tokens import AddedToken
-from .segments import alternation
+from .roles import ADDITIONAL, ROLES, SpecialId, SpecialToken
+from .segments import Finder
 from .vocabulary import Vocabulary
 
-# The roles, in the order in which transformers lists the special tokens, and their default tokens.
-ROLES: dict[str, str | None] = {
-    "bos_token": None,
-    "eos_token": None,
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-ADDITIONAL = "additional_special_tokens"
-
-
-def added_id(value: Any) -> int:
-    """Parse an id from a configuration file, where it is a string. Raises ValueError if it is not an id."""
-    if not isinstance(value, (str, int)) or not str(value).isdecimal():
-        raise ValueError(f"added_tokens_decoder: expected ids of 0 or more, got {value!r}")
-    return int(value)
-
-
-def missing_defaults(
-    vocabulary: Vocabulary, special_tokens: Mapping[str, Any], added_tokens_decoder: Mapping[Any, Any] | None
-) -> list[str]:
-    """The special tokens that have their default names and no id, with their roles: `[CLS] (cls_token)`.
-
-    A token of another name is the user's own, and is added if the vocabulary lacks it.
-    """
-    added = {AddedToken.of(token, "added_tokens_decoder").content for token in (added_tokens_decoder or {}).values()}
-    return [
-        f"{default} ({role})"
-        for role, default in ROLES.items()
-        if default is not None and default not in vocabulary.ids and default not in added
-        if AddedToken.of(special_tokens.get(role, default), role).content == default
-    ]
-
-
-class SpecialToken:
-    """An attribute such as `pad_token`: the token with that role. Setting it adds the token if it is new."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.role = name
-
-    def __get__(self, table: TokenTable, owner: type) -> str | None:
-        return table.roles[self.role]
-
-    def __set__(self, table: TokenTable, value: str | AddedToken) -> None:
-        table.add_special_tokens({self.role: value})
-
-
-class SpecialId:
-    """An attribute such as `pad_token_id`: the id of the token with that role. Read-only; set the token."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.role = name.removesuffix("_id")
-
-    def __get__(self, table: TokenTable, owner: type) -> int:
-        token = table.roles[self.role]
-        if token is None:
-            raise ValueError(f"{self.role}: this tokenizer has none; set one first")
-        return table.id_of(token)
-
-    def __set__(self, table: TokenTable, value: object) -> None:
-        raise AttributeError(f"{self.role}_id: set {self.role} instead")
+# What `TokenTable` derives from the rest.
+DERIVED = ("added", "finder", "cased")
 
 
 class TokenTable:
@@ -99,7 +40,7 @@ class TokenTable:
         vocabulary: Vocabulary,
         do_lower_case: bool,
         special_tokens: Mapping[str, Any],
-        added_tokens_decoder: Mapping[Any, Any] | None = None,
+        added_tokens_decoder: Mapping[int, AddedToken],
     ) -> None:
         unknown = [name for name in special_tokens if name not in ROLES and name != ADDITIONAL]
         if unknown:
@@ -107,11 +48,12 @@ class TokenTable:
         self.vocabulary = vocabulary
         self.do_lower_case = do_lower_case
         self.roles: dict[str, str | None] = dict.fromkeys(ROLES)
-        self._additional: list[str] = []
-        self.added_tokens_decoder: dict[int, AddedToken] = {}
-        self.added_tokens_encoder: dict[str, int] = {}
-        for number, token in (added_tokens_decoder or {}).items():
-            self._store(added_id(number), AddedToken.of(token, "added_tokens_decoder"))
+        # A dictionary for its keys, which are in order and quick to find.
+        self._additional: dict[str, None] = {}
+        self.added_tokens_decoder = dict(added_tokens_decoder)
+        self.added_tokens_encoder = {token.content: number for number, token in added_tokens_decoder.items()}
+        self._length = max([len(vocabulary), *(number + 1 for number in added_tokens_decoder)])
+        self._tokens_changed()
         roles = {role: special_tokens.get(role, default) for role, default in ROLES.items()}
         for role, token in roles.items():
             if token is None and ROLES[role] is not None:
@@ -120,55 +62,78 @@ class TokenTable:
         self.add_special_tokens({**{k: v for k, v in roles.items() if v is not None}, ADDITIONAL: additional})
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
-        """Add a token or a list of them, as str or AddedToken. Returns how many are new to the vocabulary."""
+        """Add a token or a list of them, as str or AddedToken. Returns how many are new to the vocabulary.
+
+        Raises TypeError or ValueError for what is no token, such as "", before any is added.
+        """
         several = isinstance(new_tokens, Iterable) and not isinstance(new_tokens, (str, Mapping))
-        new, free, known_special = 0, len(self), set(self.all_special_tokens)
-        for value in new_tokens if several else [new_tokens]:
-            token = AddedToken.of(value, "new_tokens", special_tokens)
-            if token.content == "" or (isinstance(value, str) and value in self.added_tokens_encoder):
+        values = list(new_tokens) if several else [new_tokens]
+        tokens = [AddedToken.of(value, "new_tokens", special_tokens) for value in values]
+        stored, before, replaced = [], self._length, False
+        for value, token in zip(values, tokens, strict=True):
+            if isinstance(value, str) and value in self.added_tokens_encoder:
                 continue
             if self.do_lower_case and token.normalized and not token.special:
-                token = AddedToken.of({**token.to_json(), "content": token.content.lower()})
-            number = self.added_tokens_encoder.get(token.content, self.vocabulary.ids.get(token.content))
-            if number is None:
-                number = free + new
-                new += 1
-            self._store(number, token)
-            if token.special and token.content not in known_special:
-                self._additional.append(token.content)
-                known_special.add(token.content)
-        self._tokens_changed()
-        return new
+                token = replace(token, content=token.content.lower())
+            number = self.added_tokens_encoder.get(token.content, self.vocabulary.ids.get(token.content, self._length))
+            replaced |= self.added_tokens_decoder.get(number, token) != token
+            self.added_tokens_decoder[number] = token
+            self.added_tokens_encoder[token.content] = number
+            self._length = max(self._length, number + 1)
+            if token.special and not self._is_special(token.content):
+                self._additional[token.content] = None
+            stored.append(token)
+        self._tokens_changed(None if replaced else stored)
+        return self._length - before
 
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True
     ) -> int:
-        """Assign roles, {"mask_token": "<mask>", "additional_special_tokens": [...]}. Returns how many are new."""
-        new = 0
+        """Assign roles, {"mask_token": "<mask>", "additional_special_tokens": [...]}. Returns how many are new.
+
+        Raises TypeError or ValueError that names the role, before any is assigned.
+        """
+        contents: dict[str, list[str]] = {}
         for role, value in special_tokens_dict.items():
             if role not in ROLES and role != ADDITIONAL:
                 raise ValueError(f"special_tokens_dict: expected {', '.join(ROLES)} or {ADDITIONAL}, got {role!r}")
-            if role == ADDITIONAL:
-                if isinstance(value, str) or not isinstance(value, Sequence):
-                    raise TypeError(f"{ADDITIONAL}: expected a list of str or AddedToken, got {value!r}")
-                contents = [AddedToken.of(token, role, special=True).content for token in value]
-                kept = [] if replace_additional_special_tokens else self._additional
-                self._additional = list(dict.fromkeys(kept + contents))
+            if role == ADDITIONAL and (isinstance(value, str) or not isinstance(value, Sequence)):
+                raise TypeError(f"{ADDITIONAL}: expected a list of str or AddedToken, got {value!r:.80}")
+            values = value if role == ADDITIONAL else [value]
+            contents[role] = [AddedToken.of(token, role, special=True).content for token in values]
+        before = self._length
+        for role, found in contents.items():
+            if role != ADDITIONAL:
+                gone = self.roles[role] not in (None, *found)
+                (self.roles[role],) = found
+            elif replace_additional_special_tokens:
+                gone = not self._additional.keys() <= set(found)
+                self._additional = dict.fromkeys(found)
             else:
-                self.roles[role] = AddedToken.of(value, role, special=True).content
-            new += self.add_tokens(value, special_tokens=True)
-        return new
+                gone = False
+                self._additional.update(dict.fromkeys(found))
+            self.add_tokens(special_tokens_dict[role], special_tokens=True)
+            if gone:
+                self._tokens_changed()
+            for content in found:
+                self.cased.add(content)
+        return self._length - before
 
-    def _store(self, number: int, token: AddedToken) -> None:
-        self.added_tokens_decoder[number] = token
-        self.added_tokens_encoder[token.content] = number
+    def _is_special(self, content: str) -> bool:
+        return content in self._additional or content in self.roles.values()
 
-    def _tokens_changed(self) -> None:
-        """Rebuild the patterns that find added tokens in text."""
-        self.added = {token.content: token for token in self.added_tokens_decoder.values()}
-        self.added_pattern = alternation(self.added)
-        plain = [token.content for token in self.added.values() if token.normalized and not token.special]
-        self.cased_pattern = alternation([*self.all_special_tokens, *plain])
+    def _tokens_changed(self, stored: Iterable[AddedToken] | None = None) -> None:
+        """Find these tokens in texts too or, without an argument, exactly those that there are now."""
+        if stored is None:
+            self.added: dict[str, AddedToken] = {}
+            # What is found in a text, and what keeps its case before that.
+            self.finder, self.cased = Finder(), Finder(self.all_special_tokens)
+            stored = self.added_tokens_decoder.values()
+        for token in stored:
+            self.added[token.content] = token
+            self.finder.add(token.content)
+            if (token.normalized and not token.special) or self._is_special(token.content):
+                self.cased.add(token.content)
 
     def id_of(self, token: str) -> int:
         """The id of one token."""
@@ -190,7 +155,12 @@ class TokenTable:
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
         """The id of a token, or the ids of several. An unknown token has the id of [UNK]."""
-        return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
+        if isinstance(tokens, str):
+            return self.id_of(tokens)
+        found = list(tokens) if isinstance(tokens, Iterable) else [tokens]
+        if not all(isinstance(token, str) for token in found):
+            raise TypeError(f"tokens: expected str or a list of str, got {tokens!r:.80}")
+        return [self.id_of(token) for token in found]
 
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
@@ -198,13 +168,17 @@ class TokenTable:
     def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of an id, or the tokens of several (a list, or a one-dimensional array or tensor)."""
-        values = ids.tolist() if hasattr(ids, "tolist") else ids
+        given: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        single = not isinstance(given, Iterable)
+        values = [given] if single else list(given)
         try:
-            if not isinstance(values, Iterable):
-                return self.token_of(index(values))
             numbers = list(map(index, values))
         except TypeError:
-            raise TypeError(f"ids: expected integers, got {ids!r:.80}") from None
+            numbers = [True]
+        if bool in map(type, [*values, *numbers]):
+            raise TypeError(f"ids: expected integers, got {ids!r:.80}")
+        if single:
+            return self.token_of(numbers[0])
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
         return [self.token_of(number) for number in numbers if number not in skipped]
 
@@ -223,7 +197,7 @@ class TokenTable:
 
     def __len__(self) -> int:
         """One more than the largest id: the number of rows that an embedding needs."""
-        return max([len(self.vocabulary), *(number + 1 for number in self.added_tokens_decoder)])
+        return self._length
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:
@@ -239,7 +213,7 @@ class TokenTable:
     @property
     def all_special_tokens(self) -> list[str]:
         """Every special token, once."""
-        return list(dict.fromkeys([token for token in self.roles.values() if token is not None] + self._additional))
+        return list(dict.fromkeys([token for token in self.roles.values() if token is not None] + [*self._additional]))
 
     @property
     def all_special_ids(self) -> list[int]:

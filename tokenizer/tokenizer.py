@@ -9,18 +9,20 @@ Source: transformers 4.40.2 `tokenization_ernie_m.py` and `tokenization_utils_ba
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from .added_tokens import AddedToken
+from .added_tokens import AddedToken, parse_added
 from .calls import Calls
 from .cutting import LONE_MARKER_RULES
-from .options import NO_LIMIT, SIDES, choice, integer
+from .options import NO_LIMIT, SIDES, choice, model_length
 from .piece_model import PieceModel
+from .roles import missing_defaults
 from .saving import SAVED, constructor_arguments, table_files, vocabulary_files, write_all
 from .text_encoder import TextEncoder
-from .token_table import missing_defaults
+from .token_table import DERIVED
 from .vocabulary import Vocabulary
 
 # Enough pieces of a model to tell whether a vocabulary belongs to it; to get all 250,000 takes a tenth of a second.
@@ -56,7 +58,7 @@ class ErnieMTokenizer(Calls):
         vocab_file: a vocab.txt, or "sentencepiece" for the piece model's own pieces and ids.
         lone_marker: "huggingface" or "paddle", the rule for a piece that is only the marker ▁ (see `cutting`).
         strict_vocab: whether a duplicate line in vocab.txt is an error.
-        sp_model_kwargs: sampling, {"enable_sampling": True, "nbest_size": 64, "alpha": 0.1}.
+        sp_model_kwargs: sampling, {"enable_sampling": True, "nbest_size": 64, "alpha": 0.1}; see `sampling` for seeds.
         model_max_length: the length to truncate to if a call has no max_length. Longer texts are not refused.
         added_tokens_decoder: {id: token}, as in tokenizer_config.json.
         special_tokens: unk_token, sep_token, pad_token, cls_token, mask_token, additional_special_tokens, bos_token,
@@ -71,41 +73,44 @@ class ErnieMTokenizer(Calls):
         for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name}: expected a bool, got {value!r}")
-        # "No limit" may come from JSON as the float 1e30.
-        limit = int(model_max_length) if isinstance(model_max_length, float) else model_max_length
         self._lone_marker = choice("lone_marker", lone_marker, LONE_MARKER_RULES)
         self.padding_side = choice("padding_side", padding_side, SIDES)
         self.truncation_side = choice("truncation_side", truncation_side, SIDES)
-        self.model_max_length = integer("model_max_length", limit, 1)
+        self.model_max_length = model_length(model_max_length)
         self.split_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self._model = PieceModel.read(sentencepiece_model_file, sp_model_kwargs)
         self.sp_model_kwargs = self._model.sampling
         self._noted = set()
+        if not isinstance(added_tokens_decoder, (Mapping, type(None))):
+            raise TypeError(f"added_tokens_decoder: expected a mapping, got {added_tokens_decoder!r:.80}")
+        decoder = parse_added((added_tokens_decoder or {}).items())
         if str(vocab_file) == "sentencepiece":
             vocabulary = Vocabulary(self._model.table())
         else:
             vocabulary = Vocabulary.read(vocab_file, strict_vocab)
-            missing = missing_defaults(vocabulary, special_tokens, added_tokens_decoder)
+            missing = missing_defaults(vocabulary, special_tokens, decoder)
             if missing:
                 raise ValueError(
                     f"vocab_file: {vocab_file} has no line {', no line '.join(missing)}; a token with another name "
                     "must be passed, such as cls_token='<s>'"
                 )
             vocabulary.check_pieces(self._model.sample(SAMPLED_PIECES), vocab_file)
-        super().__init__(vocabulary, do_lower_case, special_tokens, added_tokens_decoder)
+        super().__init__(vocabulary, do_lower_case, special_tokens, decoder)
 
     @property
     def lone_marker(self) -> str:
         """The rule for a lone marker, fixed at construction."""
         return self._lone_marker
 
-    def _tokens_changed(self) -> None:
-        super()._tokens_changed()
+    def _tokens_changed(self, stored: Iterable[AddedToken] | None = None) -> None:
+        super()._tokens_changed(stored)
         self._encoder = TextEncoder(self._model, self, self._lone_marker)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_encoder"}
+        # Lists and dictionaries are copied, because `copy.copy` gives this to the copy as it is.
+        state = {name: value for name, value in self.__dict__.items() if name not in (*DERIVED, "_encoder")}
+        return {name: copy(value) if isinstance(value, (list, dict, set)) else value for name, value in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -131,7 +136,6 @@ class ErnieMTokenizer(Calls):
         folder = Path(save_directory)
         options = {name: getattr(self, name) for name in SAVED}
         files = vocabulary_files(self.vocabulary, self._model) | table_files(self, options)
-        folder.mkdir(parents=True, exist_ok=True)
         return write_all(folder, files)
 
     @classmethod

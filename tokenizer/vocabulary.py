@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .files import refuse_pointer
+from .files import read_regular
 
 # The most duplicates that a message lists; a wrong file may have a hundred thousand.
 MAX_LISTED = 5
@@ -102,12 +102,13 @@ class Vocabulary:
 def read_text(path: Path) -> str:
     """The file's text, decoded from UTF-8 with or without a byte order mark."""
     try:
-        refuse_pointer(path)
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"vocab_file: {path} does not exist; for the sentencepiece model's own ids, pass vocab_file='sentencepiece'"
         ) from None
+    except ValueError as error:
+        raise ValueError(f"vocab_file: {error}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

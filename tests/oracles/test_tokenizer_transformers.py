@@ -164,6 +164,21 @@ def test_decode_equals(kind: int, text: str, skip: bool, clean: bool, spaces: bo
     assert ours.decode(ids, **options) == theirs.decode(ids, **options)
 
 
+@settings(max_examples=50)
+@given(
+    tokens=st.lists(st.sampled_from(["▁the", "a", "▁The", "<new>", "[MASK]", "<added>"]), max_size=8),
+    skip=st.booleans(),
+)
+def test_decode_of_special_tokens_inside_and_outside_the_vocabulary_equals(tokens: list[str], skip: bool) -> None:
+    theirs, ours = both(PLAIN)
+    for tokenizer in (theirs, ours):
+        tokenizer.add_special_tokens({"additional_special_tokens": ["▁the", "<new>"]})
+        tokenizer.add_tokens(["<added>", "▁The"])
+    ids = ours.convert_tokens_to_ids(tokens)
+    assert ids == theirs.convert_tokens_to_ids(tokens)
+    assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+
+
 @settings(max_examples=100)
 @given(kind=st.integers(0, 3), words=st.lists(texts(2), min_size=1, max_size=6))
 def test_words_equal(kind: int, words: list[str]) -> None:
@@ -237,7 +252,11 @@ OTHER: dict[str, tuple[Any, ErnieMTokenizer]] = {}
 
 @pytest.mark.parametrize("seed", range(40))
 def test_sampling_equals_with_the_same_seed(seed: int) -> None:
-    """The rule for lone markers too, which sampling produces. Seen red: the marker compared by id with drawn texts."""
+    """The rule for lone markers too, which sampling produces. Seen red: the marker compared by id with drawn texts.
+
+    sentencepiece (0.2.2 and later) mixes a number of each process into the seed: a seed draws the same for all three
+    tokenizers here, but something else in every run. A fault that few draws show needs many seeds.
+    """
     import sentencepiece
 
     options = {"enable_sampling": True, "nbest_size": -1, "alpha": 0.2}
@@ -256,6 +275,18 @@ def test_sampling_equals_with_the_same_seed(seed: int) -> None:
     assert drawn[0] == drawn[1]
     assert len(set(map(tuple, drawn[1]))) > 5
     assert not any("\u2581" in row for row in drawn[2])
+
+
+@pytest.mark.parametrize("flags", range(8))
+def test_flags_of_an_added_token_with_capitals_equal(flags: int) -> None:
+    """Normalised or not, special or not, lower-casing or not."""
+    lower, normalized, special = bool(flags & 1), bool(flags & 2), bool(flags & 4)
+    theirs, ours = both(LOWER if lower else PLAIN)
+    theirs.add_tokens([transformers.AddedToken("ABC", normalized=normalized, special=special)])
+    ours.add_tokens([ours_package.AddedToken("ABC", normalized=normalized, special=special)])
+    for text in ("ABC", "x ABC abc Abc", "xABCabc"):
+        assert ours.tokenize(text) == theirs.tokenize(text)
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
 
 
 @settings(max_examples=100)

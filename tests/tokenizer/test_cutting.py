@@ -1,6 +1,7 @@
 """Rules A and B against the character-by-character loop of transformers and Paddle.
 
-Seen red: a digit class of `\\d` alone; ▁ that ends a run of digits; the lone marker kept at the end of a text.
+Seen red: each boundary of the isolated block moved by one; a digit class of `\\d` alone; ▁ that ends a run of digits;
+the lone marker kept at the end of a text.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ def walk(piece: str) -> list[str]:
 @given(st.text(st.sampled_from("▁▁▁aab12٣²①中文。,~～、々がé½"), max_size=12) | st.text(max_size=8))
 def test_cut_is_the_walk_over_characters(piece: str) -> None:
     assert [piece[start:end] for start, end in cut(piece)] == walk(piece)
+
+
+@pytest.mark.parametrize(
+    ("character", "isolated"),
+    [("\u4dff", False), ("\u4e00", True), ("\u9fff", True), ("\ua000", False), ("\u3400", False), ("\uf900", False)],
+)
+def test_isolated_characters_are_the_block_of_han(character: str, isolated: bool) -> None:
+    assert cut(f"a{character}b") == ([(0, 1), (1, 2), (2, 3)] if isolated else [(0, 3)])
+
+
+def test_cut_is_the_walk_over_characters_for_every_character() -> None:
+    for character in map(chr, range(sys.maxunicode + 1)):
+        piece = f"a{character}b"
+        assert [piece[start:end] for start, end in cut(piece)] == walk(piece)
 
 
 @pytest.mark.parametrize(

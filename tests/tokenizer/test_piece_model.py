@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokenizer_texts import MODEL, VOCABULARY, texts
 
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.piece_model import PieceModel, field_numbers, sampling_options
+from ernie_m.tokenizer.piece_model import PieceModel, field_numbers
+from ernie_m.tokenizer.sampling import sampling_options
 
 DATA = MODEL.read_bytes()
 WHOLE = PieceModel(DATA, "whole")

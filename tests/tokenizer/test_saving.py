@@ -6,6 +6,7 @@ Seen red: files written in place; a stale added_tokens.json kept; the temporary 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def test_save_that_fails_leaves_the_old_files(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="disk full"):
         tokenizer.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [*NAMES, "added_tokens.json"])
+def test_save_that_cannot_replace_a_file_replaces_none(name: str, tmp_path: Path) -> None:
+    """Whichever file it is, even the one that is to be removed."""
+    saved(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    before = {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=f"{name}: exists and is not a regular file"):
+        ErnieMTokenizer(MODEL, VOCABULARY, do_lower_case=True).save_pretrained(tmp_path)
+    assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_save_that_fails_leaves_no_new_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", None)
+    with pytest.raises(TypeError):
+        ErnieMTokenizer(MODEL, VOCABULARY).save_pretrained(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_vocabulary_writes_two_files(tmp_path: Path) -> None:
@@ -106,9 +126,13 @@ def test_broken_json_is_named(name: str, data: bytes, tmp_path_factory: pytest.T
     [
         ({"do_lower_case": "yes"}, "do_lower_case: expected a bool, got 'yes'"),
         ({"mask_token": 7}, "mask_token: expected str or AddedToken, got 7"),
-        ({"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder: expected ids of 0 or more, got 'x'"),
-        ({"added_tokens_decoder": {"-1": "a"}}, "added_tokens_decoder: expected ids of 0 or more, got '-1'"),
+        ({"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder: expected ids of 0 to 2147483647, got 'x'"),
+        ({"added_tokens_decoder": {"-1": "a"}}, "added_tokens_decoder: expected ids of 0 to 2147483647, got '-1'"),
         ({"added_tokens_decoder": {"5000": 3}}, "added_tokens_decoder: expected str or AddedToken, got 3"),
+        ({"model_max_length": math.inf}, "model_max_length: expected an integer, got inf"),
+        ({"model_max_length": math.nan}, "model_max_length: expected an integer, got nan"),
+        ({"sp_model_kwargs": {"alpha": -1}}, "sp_model_kwargs: alpha: expected 0 to .*, got -1"),
+        ({"sp_model_kwargs": {"enable_sampling": True, "alpha": math.nan}}, "alpha: expected 0 to .*, got nan"),
         ({"sp_model_kwargs": [1]}, "sp_model_kwargs: expected a mapping, got .1."),
         ({"additional_special_tokens": "abc"}, "additional_special_tokens: expected a list"),
     ],
@@ -118,6 +142,13 @@ def test_wrong_values_in_the_configuration_are_named(tmp_path: Path, config: dic
     (tmp_path / "special_tokens_map.json").unlink()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises((TypeError, ValueError), match=says):
+        ErnieMTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_number_past_the_range_of_floats_is_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1e400}')
+    with pytest.raises(TypeError, match="model_max_length: expected an integer, got inf"):
         ErnieMTokenizer.from_pretrained(tmp_path)
 
 

@@ -1,20 +1,22 @@
 """Lower-casing with source indices, and splitting at tokens.
 
-Seen red: `str.lower` for the whole text; İ counted once; the shorter of two tokens found at one position.
+Seen red: `str.lower` for the whole text; İ counted once; the shorter of two tokens found at one position; the pattern
+of first characters kept after another was added.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import texts
 
 from ernie_m.tokenizer.added_tokens import AddedToken
-from ernie_m.tokenizer.segments import DOTTED_I, alternation, lower, lower_case, split
+from ernie_m.tokenizer.segments import DOTTED_I, Finder, lower, lower_case, split
 
-SPECIAL = alternation(["[CLS]", "[MASK]"])
+SPECIAL = Finder(["[CLS]", "[MASK]"])
 
 
 @given(texts() | st.text(st.sampled_from("ΑΣσς .İI'"), max_size=9))
@@ -35,12 +37,27 @@ def test_lower_case_returns_the_source_of_each_character(text: str) -> None:
     assert lowered.count("[MASK]") >= text.count("[MASK]")
 
 
+LETTERS = st.sampled_from("aaab^-]\\[")
+
+
+@settings(max_examples=300)
+@given(st.text(LETTERS, max_size=20), st.lists(st.text(LETTERS, min_size=1, max_size=4)))
+def test_finder_splits_as_a_pattern_of_all_strings_does(text: str, contents: list[str]) -> None:
+    """Also while strings are added."""
+    finder = Finder()
+    for i, content in enumerate(contents):
+        finder.add(content)
+        longest_first = sorted(contents[: i + 1], key=len, reverse=True)
+        assert finder.split(text) == re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+    assert contents or finder.split(text) == [text]
+
+
 @given(
     st.text(st.sampled_from("ab<x>[MASK]"), max_size=20), st.lists(st.text("ab<x>", min_size=1, max_size=3), min_size=1)
 )
 def test_split_loses_nothing_and_finds_the_longest_first(text: str, contents: list[str]) -> None:
     tokens = {content: AddedToken(content) for content in contents}
-    segments = split(text, alternation(contents), tokens)
+    segments = split(text, Finder(contents), tokens)
     assert "".join(segment.text for segment in segments) == text
     assert all(text[segment.start :].startswith(segment.text) and segment.text for segment in segments)
     for segment in segments:
@@ -57,7 +74,7 @@ def test_flags_take_white_space_and_reject_matches_inside_words() -> None:
     }
 
     def parts(text: str) -> list[tuple[str, int, bool]]:
-        return [tuple(segment) for segment in split(text, alternation(tokens), tokens)]
+        return [tuple(segment) for segment in split(text, Finder(tokens), tokens)]
 
     assert parts("a <l> b") == [("a", 0, False), ("<l>", 2, True), (" b", 5, False)]
     assert parts("a <r> b") == [("a ", 0, False), ("<r>", 2, True), ("b", 6, False)]

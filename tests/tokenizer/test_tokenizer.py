@@ -7,6 +7,7 @@ token late; ids of added tokens cached from before they were added; `_encoder` l
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from tokenizer_texts import MODEL, OTHER_MODELS, VOCABULARY, golden_texts, texts, trained, write_files
 
 from ernie_m.tokenizer import AddedToken, BatchEncoding, ErnieMTokenizer
+from ernie_m.tokenizer.options import LONGEST_PADDED, Options
 from ernie_m.tokenizer.segments import lower
 
 PLAIN = ErnieMTokenizer(MODEL, VOCABULARY)
@@ -289,7 +291,7 @@ def test_added_tokens_take_effect_at_once() -> None:
     tokenizer = copy.deepcopy(PLAIN)
     before = tokenizer("a zyzzyva")["input_ids"]
     assert tokenizer("\u1100\u1101")["input_ids"] == [0, 3, 2]
-    assert tokenizer.add_tokens("zyzzyva") == 1 and tokenizer.add_tokens(["zyzzyva", ""]) == 0
+    assert tokenizer.add_tokens("zyzzyva") == 1 and tokenizer.add_tokens(["zyzzyva"]) == 0
     after = tokenizer("a zyzzyva")["input_ids"]
     assert before != after and after[-2] == 4002 == len(tokenizer) - 1
     assert tokenizer.vocab_size == 4002
@@ -419,6 +421,23 @@ def test_split_special_tokens_reads_them_as_text() -> None:
             ValueError,
             "stride: expected less than 2",
         ),
+        (
+            lambda t: t("a", padding="max_length", max_length=10**30),
+            ValueError,
+            "max_length: expected at most 16,777,216, got 1000",
+        ),
+        (
+            lambda t: t.pad(t("a"), padding="max_length", max_length=2**24 + 1),
+            ValueError,
+            "max_length: expected at most 16,777,216, got 16777217",
+        ),
+        (
+            lambda t: t("a", padding=True, pad_to_multiple_of=10**30),
+            ValueError,
+            "pad_to_multiple_of: expected at most 16,777,216, got 1000",
+        ),
+        (lambda t: t("a", padding=True, pad_to_multiple_of=-8), ValueError, "pad_to_multiple_of: expected 1 or more"),
+        (lambda t: t("a", stride=math.nan), TypeError, "stride: expected an integer, got nan"),
         (lambda t: t.decode("a"), TypeError, "ids: expected integers"),
         (lambda t: t.convert_ids_to_tokens(["a"]), TypeError, "ids: expected integers"),
         (lambda t: t.add_tokens([3]), TypeError, "new_tokens: expected str or AddedToken, got 3"),
@@ -441,6 +460,11 @@ def test_call_errors_name_the_argument_and_its_value(call: Any, error: type[Exce
         ({"pad_token": None}, TypeError, "pad_token: expected str or AddedToken, got None"),
         ({"pad_token": 3}, TypeError, "pad_token: expected str or AddedToken, got 3"),
         ({"model_max_length": "long"}, TypeError, "model_max_length: expected an integer, got 'long'"),
+        ({"model_max_length": math.inf}, TypeError, "model_max_length: expected an integer, got inf"),
+        ({"model_max_length": math.nan}, TypeError, "model_max_length: expected an integer, got nan"),
+        ({"model_max_length": 512.5}, TypeError, "model_max_length: expected an integer, got 512.5"),
+        ({"model_max_length": True}, TypeError, "model_max_length: expected an integer, got True"),
+        ({"model_max_length": -1e30}, ValueError, "model_max_length: expected 1 or more, got -1"),
         ({"sp_model_kwargs": {"reverse": True}}, TypeError, "sp_model_kwargs: expected .*, got 'reverse'"),
         ({"sp_model_kwargs": {"enable_sampling": True, "nbest_size": 1}}, ValueError, "nbest_size: expected .*, got 1"),
     ],
@@ -450,3 +474,36 @@ def test_constructor_errors_name_the_argument_and_its_value(
 ) -> None:
     with pytest.raises(error, match=says):
         ErnieMTokenizer(MODEL, VOCABULARY, **options)
+
+
+@pytest.mark.parametrize("length", [math.nan, math.inf, -5, "512", 0, 2.5])
+def test_a_model_max_length_set_later_is_checked_by_the_call(length: Any) -> None:
+    tokenizer = copy.copy(PLAIN)
+    tokenizer.model_max_length = length
+    with pytest.raises((TypeError, ValueError), match=f"model_max_length: expected .*, got {length!r}"):
+        tokenizer("a", truncation=True)
+    tokenizer.model_max_length = 2**24 + 1
+    assert tokenizer("a", truncation=True)["input_ids"] == PLAIN("a")["input_ids"]
+    with pytest.raises(ValueError, match="model_max_length: expected at most 16,777,216, got 16777217"):
+        tokenizer("a", padding="max_length")
+
+
+def test_huge_lengths_without_padding_mean_no_limit() -> None:
+    assert Options(padding="max_length", max_length=LONGEST_PADDED).limit == LONGEST_PADDED == 2**24
+    assert PLAIN("a b", truncation=True, max_length=10**30) == PLAIN("a b")
+    assert ErnieMTokenizer(MODEL, VOCABULARY, model_max_length=10**40)("a b") == PLAIN("a b")
+
+
+@given(count=st.integers(1, 7), text=texts(3))
+def test_texts_between_special_tokens_are_encoded_one_by_one(count: int, text: str) -> None:
+    whole = PLAIN("[SEP]".join([text] * count), add_special_tokens=False, return_offsets_mapping=True)
+    one = PLAIN(text, add_special_tokens=False, return_offsets_mapping=True)
+    step = len(text) + len("[SEP]")
+    ids, spans = [*one["input_ids"]], [*one["offset_mapping"]]
+    for i in range(1, count):
+        ids += [PLAIN.sep_token_id, *one["input_ids"]]
+        spans += [
+            (i * step - 5, i * step),
+            *((start + i * step, end + i * step) for start, end in one["offset_mapping"]),
+        ]
+    assert (whole["input_ids"], whole["offset_mapping"]) == (ids, spans)
