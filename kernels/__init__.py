@@ -10,6 +10,8 @@ Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token
     python -m ernie_m.kernels verify | bench | compile | check
 """
 
+import ernie_m.reference  # noqa: F401  # isort: skip  # before torch: see its `compat.quiet_interrupt`
+
 try:
     import torch  # noqa: F401
 except ModuleNotFoundError:

@@ -25,6 +25,8 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from ernie_m.tokenizer.files import replacing
+
 FOLDER = Path(__file__).resolve().parent
 FOLDERS = (FOLDER, FOLDER / "exercises", FOLDER / "solutions")
 TIMEOUT = 300
@@ -140,7 +142,8 @@ def main() -> int:
         if named := list(paths_in(text)):
             print(f"{name}: not written: it contains paths of this machine: {', '.join(named)}", file=sys.stderr)
             return 1
-        known[name].with_suffix(".ipynb").write_text(text, encoding="utf-8")
+        with replacing(known[name].with_suffix(".ipynb")) as (file,):
+            file.write(text.encode("utf-8"))
         print(f"{name}: {time.perf_counter() - start:.1f} s, {len(text.encode()) / 1000:.0f} KB")
     return 0
 

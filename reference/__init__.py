@@ -12,6 +12,7 @@ then how padding is skipped (`padding`, `inputs`), how to look inside a forward 
 weights come from (`parameters`, `checkpoint`).
 """
 
+from .compat import quiet_interrupt  # noqa: F401  # isort: skip  # first: see there
 from .activations import activation
 from .attention import attention, packed_attention
 from .compare import compare

@@ -82,9 +82,9 @@ class PretrainedModel:
         """Load a Hugging Face or Paddle checkpoint directory.
 
         dtype: float16, float32 or float64; by default that of the file, with half precision widened to float32.
-        strict: if weights are missing, unexpected or of the wrong shape, raise one ValueError that lists them all. With
-            `strict=False`, initialise missing and wrongly shaped weights from `seed`, and return a pair: the model and
-            a `LoadReport`.
+        strict: if weights are missing, unexpected or of the wrong shape, raise a ValueError, whose `report` lists them
+            all. With `strict=False`, initialise missing and wrongly shaped weights from `seed`, and return a pair: the
+            model and a `LoadReport`.
         ignore_mismatched_sizes: initialise only weights of the wrong shape from `seed`, as transformers does.
         changes: configuration fields to override, such as `num_labels=5`.
 
@@ -106,7 +106,8 @@ class PretrainedModel:
     def save_pretrained(self, directory: str | PathLike[str], overwrite: bool = False) -> None:
         """Write `config.json` and `model.safetensors`, which transformers 4.40.2 can load.
 
-        Each is written under a temporary name and renamed. Raises FileExistsError if either exists, unless `overwrite`.
+        If anything fails, the directory is as before. Raises FileExistsError if either file exists, unless `overwrite`,
+        or cannot be replaced, such as a directory of that name.
         """
         arrays = flatten(self.parameters)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)

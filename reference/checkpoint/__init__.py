@@ -11,12 +11,21 @@ safetensors_file   the safetensors format
 paddle_pickle      Paddle's pickled weights, read by `pickle_machine` without executing the pickle
 """
 
-from .reading import Checkpoint, LoadReport, compare_names, load_parameters, note_on_default_mask, open_checkpoint
+from .reading import (
+    Checkpoint,
+    LoadReport,
+    WeightsError,
+    compare_names,
+    load_parameters,
+    note_on_default_mask,
+    open_checkpoint,
+)
 from .writing import save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "LoadReport",
+    "WeightsError",
     "compare_names",
     "load_parameters",
     "note_on_default_mask",

@@ -7,8 +7,6 @@ initialised.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from ..model import ErnieMModel
 from ..parameters import shapes
 from ..pretrained import PretrainedModel
 from . import names
-from .reading import Checkpoint, LoadReport, compare_names, note_on_default_mask, open_checkpoint
+from .reading import Checkpoint, LoadReport, WeightsError, compare_names, note_on_default_mask, open_checkpoint
 from .stored_tensor import FLOATS
 from .writing import save_checkpoint
 
@@ -58,14 +56,15 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     float32. All weights of the checkpoint's own class are kept, without the prefixes that `wrappers` knows. Tokenizer
     files are copied.
 
-    Raises FileExistsError if `destination` exists and is not an empty directory; other errors as in `load_parameters`.
+    Writes into `destination` if it is an empty directory. If anything fails, nothing is left there, nor any directory
+    made. Raises FileExistsError if it exists and is anything else; other errors as in `load_parameters`.
     """
     from ernie_m.tokenizer.files import refuse_pointer
 
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
-    target = Path(os.path.abspath(destination))  # "." has no name to derive the temporary one from
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    target = Path(destination)
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: the destination exists and is not an empty directory")
     checkpoint = open_checkpoint(source)
     config = ErnieMConfig.from_pretrained(source)
@@ -74,21 +73,14 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
         refuse_pointer(path)
     arrays = complete_arrays(checkpoint, config, None if dtype == "bfloat16" else dtype)
     note_on_default_mask(checkpoint, config)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        architecture = class_of(checkpoint, config).__name__
-        save_checkpoint(temporary, config, arrays, architecture, bfloat16=dtype == "bfloat16")
-        for path in tokenizer_files:
-            shutil.copyfile(path, temporary / path.name)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    architecture = class_of(checkpoint, config).__name__
+    save_checkpoint(target, config, arrays, architecture, bfloat16=dtype == "bfloat16", copied=tokenizer_files)
 
 
 def complete_arrays(checkpoint: Checkpoint, config: ErnieMConfig, dtype: Any) -> dict[str, Array]:
-    """The arrays of a checkpoint's own class. Raises ValueError that lists all mismatches."""
+    """The arrays of a checkpoint's own class. Raises WeightsError."""
     stored, report = own_names(checkpoint, config)
     if report:
         architecture = class_of(checkpoint, config).__name__
-        raise ValueError(f"{checkpoint.directory}: the weights do not match {architecture}:\n{report}")
+        raise WeightsError(f"{checkpoint.directory}: the weights do not match {architecture}", report)
     return {path: checkpoint.load(path, name, dtype) for path, name in stored.items()}

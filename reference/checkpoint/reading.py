@@ -12,8 +12,9 @@ Source: the files that transformers 4.40.2 and paddlenlp 2.8.1 write.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -31,6 +32,10 @@ from .weight_files import find_weights, read_weights
 from .wrappers import plain_names
 
 Shape = tuple[int, ...]
+# The number of a layer in a name, and when a report becomes a summary.
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+MOST_OF_A_PATTERN = 3
+MOST_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,42 @@ class LoadReport:
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        lines = [f"missing: {name}" for name in self.missing]
-        lines += [f"unexpected: {name}" for name in self.unexpected]
-        lines += [f"wrong shape: {name}: expected {wanted}, got {found}" for name, wanted, found in self.mismatched]
-        return "\n".join(lines)
+        """A line for each weight, or for all that differ only in their layer if there are more than a few."""
+        return "\n".join(self.lines())
+
+    def lines(self, every: bool = False) -> list[str]:
+        """The lines of `str`; with `every`, one for each weight."""
+        shapes = [(name, f": expected {wanted}, got {found}") for name, wanted, found in self.mismatched]
+        kinds = {
+            "missing": [(name, "") for name in self.missing],
+            "unexpected": [(name, "") for name in self.unexpected],
+            "wrong shape": shapes,
+        }
+        return [f"{kind}: {line}" for kind, found in kinds.items() for line in summary(found, every)]
+
+
+class WeightsError(ValueError):
+    """The weights of a checkpoint do not match the model; `report` lists each of them."""
+
+    def __init__(self, message: str, report: LoadReport) -> None:
+        super().__init__(f"{message}:\n{report}")
+        self.report = report
+
+
+def summary(names: Iterable[tuple[str, str]], every: bool = False) -> list[str]:
+    """One line for each name and what is said about it, or for all of a pattern such as `layers.*.norm1.bias`."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, end in names:
+        groups.setdefault((NUMBER.sub("*", name), end), []).append(name)
+    lines: list[str] = []
+    for (pattern, end), found in groups.items():
+        if every or len(found) <= MOST_OF_A_PATTERN:
+            lines += [name + end for name in found]
+        else:
+            lines.append(f"{pattern}{end} ({len(found):,}, such as {found[0]})")
+    if not every and len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES:,} lines like these"]
+    return lines
 
 
 def open_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
@@ -155,7 +192,7 @@ def load_parameters(
     dtype: by default that of the file, with half precision widened to float32. A weight that needs no conversion is a
     read-only view of the file. A head or pooler that the file lacks is initialised from `seed`, with a note on stderr.
 
-    Raises ValueError listing every missing, unexpected and wrongly shaped weight, unless `strict` is False: then
+    Raises WeightsError for missing, unexpected and wrongly shaped weights, unless `strict` is False: then
     missing and wrongly shaped weights are initialised from `seed` too. `ignore_mismatched_sizes` does this for wrongly
     shaped weights only. The note and the report list them. Raises ValueError, naming the weight, for nan or
     infinity.
@@ -165,15 +202,15 @@ def load_parameters(
     stored, report = compare_names(checkpoint, wanted)
     errors = replace(report, mismatched=()) if ignore_mismatched_sizes else report
     if errors and strict:
-        raise ValueError(f"{directory}: the weights do not match this model:\n{errors}")
+        raise WeightsError(f"{directory}: the weights do not match this model", errors)
     arrays = {path: checkpoint.load(path, name, dtype) for path, name in stored.items()}
     new = {path: shape for path, shape in wanted.items() if path not in arrays}
     if new:
         new_dtype = arrays["word_embeddings"].dtype if "word_embeddings" in arrays else np.dtype(dtype or np.float32)
         arrays |= initialise(new, config, seed, new_dtype)
-        wrong = {name: f"{name} (expected {shape}, stored {found})" for name, shape, found in report.mismatched}
+        wrong = {name: f" (expected {shape}, stored {found})" for name, shape, found in report.mismatched}
         listed = [names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new]
-        text = ", ".join(wrong.get(name, name) for name in listed)
+        text = ", ".join(summary((name, wrong.get(name, "")) for name in listed))
         print(f"{directory}: not loaded, but initialised from seed {seed}: {text}", file=sys.stderr)
     note_on_default_mask(checkpoint, config)
     dtypes = {array.dtype for array in arrays.values()}

@@ -6,9 +6,11 @@ The first format found is used: safetensors, then torch's, then Paddle's. An ind
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from .wrappers import weights_in
 
 # How torch names what it refused to import, in the errors of all its releases.
 REFUSED = re.compile(r"GLOBAL ([\w.]*\w)")
+# How often weights may share numbers: two do that are tied, such as word embeddings and the output layer of a decoder.
+MOST_SHARING = 4
 # torch's message also advises loading the file unsafely; those sentences are dropped.
 ADVICE = re.compile("weights_only|safe_globals|trust|allowlist|file an issue|documentation|load failed", re.IGNORECASE)
 WEIGHT_FILES = (*HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE)
@@ -77,11 +81,44 @@ def read_weights(files: Iterable[Path]) -> dict[str, StoredTensor]:
             tensors = {name: StoredTensor.of(name, array, bfloat16=True) for name, array in arrays.items()}
         else:
             tensors = read_torch(path)
+        refuse_shared(path, tensors)
         for name in tensors:
             if name in found:
                 raise ValueError(f"{path}: {name} is also in another file of this checkpoint")
         found |= tensors
     return found
+
+
+def refuse_shared(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise ValueError if the file's tensors have many more numbers than the file: loading would make them up.
+
+    A file of a few bytes can describe gigabytes, with the same numbers under many names or, in torch, at many places of
+    one tensor.
+    """
+    described = sum(math.prod(tensor.shape) * tensor.bits.itemsize for tensor in tensors.values())
+    size = path.stat().st_size
+    if described > MOST_SHARING * size:
+        raise ValueError(
+            f"{path}: expected at most {MOST_SHARING} times the file's {size:,} bytes, got tensors of {described:,}: "
+            "they are expanded, or share their numbers; save contiguous copies"
+        )
+
+
+def refuse_compressed(path: Path) -> None:
+    """Raise ValueError for a zip archive, as torch writes, that is damaged or has more content than bytes."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as older releases of torch write
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+    except Exception as error:  # like torch's, of many kinds
+        raise ValueError(f"{path}: {torch_reason(error)}") from None
+    if unpacked > path.stat().st_size:
+        raise ValueError(
+            f"{path}: expected an uncompressed archive, as torch writes, got {path.stat().st_size:,} bytes for "
+            f"{unpacked:,} of content"
+        )
 
 
 def read_torch(path: Path) -> dict[str, StoredTensor]:
@@ -96,6 +133,7 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
         raise ImportError(
             f"{path}: reading a .bin file needs torch: pip install torch, or convert it to model.safetensors elsewhere"
         ) from None
+    refuse_compressed(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise errors of torch, pickle, zipfile or struct
@@ -134,7 +172,7 @@ def from_torch(name: str, tensor: Any) -> StoredTensor:
     """A torch tensor as a `StoredTensor`; bfloat16, which NumPy lacks, as its bits."""
     import torch
 
-    tensor = tensor.detach().contiguous()
+    tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return StoredTensor(name, "bfloat16", tuple(tensor.shape), tensor.view(torch.int16).numpy().view("uint16"))
     return StoredTensor.of(name, tensor.numpy())

@@ -1,11 +1,12 @@
 """Writing checkpoints that transformers 4.40.2 loads: `config.json` and `model.safetensors`, with its names.
 
-Both are written under temporary names and renamed once complete, so a checkpoint is never half-written.
+Files get their names only when all are complete, so a checkpoint is never half-written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -27,19 +28,23 @@ def save_checkpoint(
     architecture: str,
     overwrite: bool = False,
     bfloat16: bool = False,
+    copied: Sequence[Path] = (),
 ) -> None:
     """Write a model's arrays, given by path, and its configuration to a directory, which is created if needed.
 
-    `architecture` is the name of the class. `bfloat16` rounds the weights to bfloat16.
-    Raises FileExistsError if a file exists, unless `overwrite`; ValueError, naming the weight, for a number too large
-    for bfloat16.
+    `architecture` is the name of the class. `bfloat16` rounds the weights to bfloat16. `copied`: files to copy into the
+    directory, such as the tokenizer's. If anything fails, the directory is as before.
+
+    Raises FileExistsError if a file exists, unless `overwrite`, or cannot be replaced; ValueError, naming the weight,
+    for a number too large for bfloat16.
     """
+    from ernie_m.tokenizer.files import directory as created
     from ernie_m.tokenizer.files import replacing
 
     folder = Path(directory)
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()
-    targets = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+    targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *(path.name for path in copied))]
     if not overwrite:
         for path in targets:
             if path.exists():
@@ -48,16 +53,12 @@ def save_checkpoint(
         (name, "bfloat16", bfloat16_bits(name, array)) if bfloat16 else (name, array.dtype.name, array)
         for name, array in to_huggingface(arrays).items()
     ]
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(*targets) as (config_file, weights_file):
-            config_file.write(text.encode("utf-8"))
-            write_safetensors(weights_file, tensors)
-    except BaseException:
-        if new:
-            folder.rmdir()
-        raise
+    with created(folder), replacing(*targets, overwrite=overwrite) as (config_file, weights_file, *copies):
+        config_file.write(text.encode("utf-8"))
+        write_safetensors(weights_file, tensors)
+        for path, file in zip(copied, copies, strict=True):
+            with open(path, "rb") as original:
+                shutil.copyfileobj(original, file)
 
 
 def written_config(config: ErnieMConfig, architecture: str, dtype: str) -> ErnieMConfig:

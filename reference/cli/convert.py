@@ -15,7 +15,7 @@ DESCRIPTION = (
 )
 EPILOG = """\
 DST must be new, or an empty directory. It receives config.json, model.safetensors and the tokenizer's files; if
-anything goes wrong, nothing is written. Weights are copied bit for bit, except that half precision becomes float32
+anything goes wrong, nothing is left there. Weights are copied bit for bit, except that half precision becomes float32
 unless --dtype says otherwise, and get transformers' names, without prefixes such as module. Reading a
 pytorch_model.bin requires torch, which you install yourself.
 

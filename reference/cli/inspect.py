@@ -12,6 +12,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, LoadReport, note_on_default_mask, open_checkpoint
 from ..checkpoint.conversion import class_of, own_names
+from ..checkpoint.reading import summary
 from ..checkpoint.stored_tensor import StoredTensor
 from ..config import ErnieMConfig
 from .command import DIFFERENCE, add_command
@@ -19,12 +20,14 @@ from .output import print_json
 from .table import table
 
 FORMATS = {"huggingface": "Hugging Face", "paddle": "Paddle"}
+LONGEST_VALUE = 1000  # characters
 
 DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and check that the weights fit its class."
 EPILOG = """\
 Names and shapes are shown as the file has them; values are not checked. Prefixes that training programs put before the
 names, such as module., are left out where the weights are compared with the class. The exit code is 1 if weights of the
 class are missing, unexpected, or not of the shape that the configuration implies, and 2 if DIR is not a checkpoint.
+Weights that differ only in their layer share a line, unless --all is given.
 
 examples:
   ernie-m inspect DIR
@@ -36,6 +39,9 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "inspect", "show what a checkpoint contains", DESCRIPTION, EPILOG, run)
     parser.add_argument("directory", metavar="DIR", help="checkpoint directory in Hugging Face or Paddle format")
     parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
+    parser.add_argument(
+        "--all", action="store_true", help="list every weight that does not fit, and long values in full"
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(found))
     else:
-        print(*as_text(found), sep="\n")
+        print(*as_text(found, arguments.all), sep="\n")
     return DIFFERENCE if found.report else 0
 
 
@@ -79,8 +85,8 @@ def numbers(tensors: Iterable[StoredTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
-def as_text(found: Findings) -> Iterator[str]:
-    """The lines of the report."""
+def as_text(found: Findings, every: bool = False) -> Iterator[str]:
+    """The lines of the report; with `every`, nothing is summarised."""
     checkpoint = found.checkpoint
     tensors = checkpoint.tensors.values()
     files = ", ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in checkpoint.files)
@@ -96,6 +102,8 @@ def as_text(found: Findings) -> Iterator[str]:
     )
     yield "\nconfiguration"
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in found.config.to_dict().items()}
+    if not every:
+        values = {name: shortened(value) for name, value in values.items()}
     yield from table([("", name, value) for name, value in sorted(values.items())])
     yield "\nweights"
     yield from table([("", item.name, str(item.shape), item.dtype) for item in tensors])
@@ -104,9 +112,17 @@ def as_text(found: Findings) -> Iterator[str]:
     if renamed:
         yield f"{len(renamed)} names are read without their prefix: {renamed[0][0]} as {renamed[0][1]}, and so on"
     if found.unused:
-        yield f"not used by {found.architecture}: {', '.join(found.unused)}"
-    complete = f"all weights of {found.architecture} are present, with the expected shapes"
-    yield str(found.report) if found.report else complete
+        unused = summary(((name, "") for name in found.unused), every)
+        yield f"not used by {found.architecture}: {', '.join(unused)}"
+    if found.report:
+        yield from found.report.lines(every)
+    else:
+        yield f"all weights of {found.architecture} are present, with the expected shapes"
+
+
+def shortened(value: str) -> str:
+    """A value of the configuration, cut short if it is as long as thousands of labels."""
+    return value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}... ({len(value):,} characters)"
 
 
 def dtypes(tensors: Iterable[StoredTensor]) -> dict[str, int]:

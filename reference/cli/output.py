@@ -10,7 +10,10 @@ from typing import Any
 
 
 def writable(path: str, overwrite: bool) -> Path:
-    """The file that `path` names, with links resolved. Raises OSError if it may not or cannot be written."""
+    """The file to write for `path`: where it leads, if it is a link.
+
+    Raises OSError if it exists, unless `overwrite`, or cannot be written.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise FileExistsError(f"{path}: exists and is not a regular file")

@@ -27,7 +27,8 @@ examples:
   ernie-m convert PADDLE_DIR NEW_DIR
 
 Each command has its own --help. Put -- before a TEXT that begins with a dash.
-exit codes: 0 success; 1 a comparison or an inspection found a difference; 2 error; 130 Ctrl-C; 141 closed pipe"""
+exit codes: 0 success; 1 a comparison or an inspection found a difference; 2 error; 130 Ctrl-C; 143 SIGTERM;
+141 closed pipe"""
 
 
 def version() -> str:

@@ -27,15 +27,16 @@ def _character_width(character: str) -> int:
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), gap: str = "  ") -> list[str]:
     """Lines of cells in aligned columns, `gap` apart; the columns numbered in `right` are right-aligned."""
-    widths = [max(width(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for i, cell in enumerate(row):
-            space = " " * (widths[i] - width(cell))
-            cells.append(space + cell if i in right else cell + space)
-        lines.append(gap.join(cells).rstrip())
-    return lines
+    columns = list(zip(*rows, strict=True))
+    for i, column in enumerate(columns):
+        # Nothing follows the last column, whose cells may be long: they need no padding.
+        if i == len(columns) - 1 and i not in right:
+            break
+        sizes = [width(cell) for cell in column]
+        spaces = [" " * (max(sizes) - size) for size in sizes]
+        pairs = zip(column, spaces, strict=True)
+        columns[i] = tuple(space + cell if i in right else cell + space for cell, space in pairs)
+    return [gap.join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(directory, arguments.dtype)
     found = run_traced(model, input_ids, mask)
     if target is not None:
-        save(target, found, input_ids, mask)
+        save(target, found, input_ids, mask, arguments.overwrite)
     if arguments.compare is None:
         show(found, arguments.json)
         return 0
@@ -131,10 +131,10 @@ def run_traced(model: Any, input_ids: Array, mask: Array) -> Trace:
     return found
 
 
-def save(target: Path, found: Trace, input_ids: Array, mask: Array) -> None:
+def save(target: Path, found: Trace, input_ids: Array, mask: Array, overwrite: bool) -> None:
     """Write the values of a trace, padded, and the model's inputs."""
     values: dict[str, Any] = {name: entry.padded() for name, entry in found.items()}
-    with replacing(target) as (file,):
+    with replacing(target, overwrite=overwrite) as (file,):
         np.savez(file, input_ids=input_ids, attention_mask=mask, **values)
 
 

@@ -4,7 +4,7 @@
     .npz    such a file, named "vectors", in an uncompressed zip
     -       {"index": 0, "vector": [...]} on standard output, one line per text
 
-Files are written under a temporary name and renamed when complete (`files.replacing`), so that none is half-written.
+Files get their names when they are complete (`files.replacing`), so that none is half-written.
 
 Source: numpy's documentation, `numpy.lib.format`, for the header.
 """
@@ -38,14 +38,17 @@ Write = Callable[[Array], None]
 def vector_writer(output: str, overwrite: bool) -> AbstractContextManager[Write]:
     """A context that yields a function to write (n, E) float32 vectors; a file appears only when the context ends.
 
-    Raises ValueError if the name has no known format, OSError if it cannot be written.
+    Raises ValueError if the name has no known format, OSError if it cannot be written; at the end, FileExistsError if
+    another program has written the file, unless `overwrite`.
     """
     if output == "-":
         return _json_lines()
-    if Path(output).suffix not in SUFFIXES:
+    # Not the suffix of the target: the name given may be a link.
+    suffix = Path(output).suffix
+    if suffix not in SUFFIXES:
         raise ValueError(f"--output: expected a name that ends in .npy or .npz, or -, got {output!r}")
     target = writable(output, overwrite)
-    return _npy_file(target) if target.suffix == ".npy" else _npz_file(target)
+    return _npy_file(target, overwrite) if suffix == ".npy" else _npz_file(target, overwrite)
 
 
 @contextmanager
@@ -65,16 +68,16 @@ def _json_lines() -> Iterator[Write]:
 
 
 @contextmanager
-def _npy_file(path: Path) -> Iterator[Write]:
-    with replacing(path) as (file,), _npy_rows(file) as write:
+def _npy_file(path: Path, overwrite: bool) -> Iterator[Write]:
+    with replacing(path, overwrite=overwrite) as (file,), _npy_rows(file) as write:
         yield write
 
 
 @contextmanager
-def _npz_file(path: Path) -> Iterator[Write]:
+def _npz_file(path: Path, overwrite: bool) -> Iterator[Write]:
     # A zip records each member's checksum, which rewriting the .npy header would change. So the member is completed
     # first, in an unnamed temporary file.
-    with replacing(path) as (file,), tempfile.TemporaryFile(dir=path.parent) as rows:
+    with replacing(path, overwrite=overwrite) as (file,), tempfile.TemporaryFile(dir=path.parent) as rows:
         with _npy_rows(rows) as write:
             yield write
         rows.seek(0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 # Old module in `ernie_m.reference` -> where its content is now.
@@ -38,8 +37,8 @@ MOVED = {
 }
 
 
-class MovedModules(MetaPathFinder):
-    """Finds no module, but knows where those of one package have moved."""
+class MovedModules:
+    """A finder for `sys.meta_path` that finds no module, but knows where those of one package have moved."""
 
     def __init__(self, package: str, moved: Mapping[str, str]) -> None:
         self.moved = {f"{package}.{old}": new for old, new in moved.items()}

@@ -20,6 +20,12 @@ DEFAULT_MASKS = ("pad_token", "cls_token")
 LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 10_000
 MOST_LABELS = 1_000_000
+# So that neither they nor numbers drawn or divided with them overflow or vanish: float16 ends at 65,504, and float32's
+# smallest normal number is 1.2e-38.
+RANGES = {
+    "layer_norm_eps": (1e-30, 1.0),
+    "initializer_range": (0.0, 1000.0),
+}
 
 
 def short_repr(value: object) -> str:
@@ -42,16 +48,17 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, allowed: str) -> float:
-    """A finite number; `allowed` is one of "at least 0", "above 0", "in [0, 1)"."""
+def number(name: str, value: Any) -> float:
+    """A number in the field's range: that in RANGES, or [0, 1), that of a dropout rate."""
+    low, high = RANGES.get(name, (0.0, 1.0))
+    allowed = f"from {low:g} to {high:g}" if name in RANGES else "in [0, 1)"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number {allowed}, got {short_repr(value)} of type {type(value).__name__}")
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
-    inside = {"at least 0": found >= 0, "above 0": found > 0, "in [0, 1)": 0 <= found < 1}[allowed]
-    if not (math.isfinite(found) and inside):
+    if not (low <= found <= high and (name in RANGES or found < high)):
         raise ValueError(f"{name}: expected a number {allowed}, got {short_repr(value)}")
     return found
 
@@ -140,12 +147,16 @@ def pruned_heads(value: Any, layers: int, heads: int) -> dict[int, tuple[int, ..
 
 def extra(value: Any, known: Iterable[str]) -> dict[str, Any]:
     """Keys that this package does not use, with values that can be written as JSON."""
+    from ernie_m.tokenizer.files import unique
+
     found = dict(mapping("extra", value))
     for key in found:
         if not isinstance(key, str) or key in known:
             raise ValueError(f"extra: expected names that are not fields, got {short_repr(key)}")
-    try:
-        json.dumps(found)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"extra: expected values that can be written as JSON: {error}") from None
+    for key, item in found.items():
+        try:
+            json.loads(json.dumps(item, allow_nan=False), object_pairs_hook=unique)
+        except (TypeError, ValueError, RecursionError) as error:
+            got = f"{short_repr(item)} for {short_repr(key)}: {error}"
+            raise ValueError(f"extra: expected values that can be written as JSON, got {got}") from None
     return found

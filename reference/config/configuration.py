@@ -86,12 +86,12 @@ class ErnieMConfig:
             "max_position_embeddings", self.max_position_embeddings, 3, check.LARGEST_SIZE
         )
         found["pad_token_id"] = check.integer("pad_token_id", self.pad_token_id, 0, found["vocab_size"] - 1)
-        found["layer_norm_eps"] = check.number("layer_norm_eps", self.layer_norm_eps, "above 0")
-        found["initializer_range"] = check.number("initializer_range", self.initializer_range, "at least 0")
+        for name in ("layer_norm_eps", "initializer_range"):
+            found[name] = check.number(name, getattr(self, name))
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "act_dropout"):
             value = getattr(self, name)
             optional = name in ("classifier_dropout", "act_dropout")
-            found[name] = None if optional and value is None else check.number(name, value, "in [0, 1)")
+            found[name] = None if optional and value is None else check.number(name, value)
         if not callable(self.hidden_act):
             check.one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         check.one_of("problem_type", self.problem_type, (None, *check.PROBLEM_TYPES))
@@ -163,7 +163,9 @@ class ErnieMConfig:
     @classmethod
     def from_json_file(cls, path: str | PathLike[str]) -> ErnieMConfig:
         """Read one configuration file. Raises FileNotFoundError or ValueError, naming the file."""
-        values = config_files.read_json(path)
+        from ernie_m.tokenizer.files import read_json
+
+        values = read_json(path)
         try:
             return cls.from_dict(values)
         except (TypeError, ValueError) as error:
@@ -201,18 +203,18 @@ class ErnieMConfig:
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     # The name that callbacks of transformers' Trainer know.
     to_json_string = to_json
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write `config.json` to a directory, which is created if needed; an existing file is replaced."""
+        from ernie_m.tokenizer.files import directory as created
         from ernie_m.tokenizer.files import replacing
 
         text = self.to_json()
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with replacing(Path(directory) / config_files.CONFIG_FILE) as (file,):
+        with created(Path(directory)), replacing(Path(directory) / config_files.CONFIG_FILE) as (file,):
             file.write(text.encode("utf-8"))
 
 

@@ -10,7 +10,7 @@ Source: paddlenlp 2.0 to 2.8, `ernie_m/modeling.py` for the signatures, `configu
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -28,7 +28,7 @@ HUGGINGFACE_WEIGHTS_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-LARGEST_JSON = 64 * 2**20
+INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")
 
 # The positional arguments of Paddle's constructors before it had configuration objects.
 PADDLE_ENCODER = (
@@ -79,24 +79,6 @@ def is_paddle(directory: str | PathLike[str]) -> bool:
     return not found and (folder / PADDLE_WEIGHTS_FILE).is_file()
 
 
-def read_json(path: str | PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file. Raises FileNotFoundError or ValueError, naming the file."""
-    from ernie_m.tokenizer.files import refuse_pointer
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    refuse_pointer(path)
-    if Path(path).stat().st_size > LARGEST_JSON:
-        raise ValueError(f"{path}: expected at most {LARGEST_JSON} bytes of JSON, got {Path(path).stat().st_size}")
-    try:
-        values = json.loads(Path(path).read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {short_repr(values)}")
-    return values
-
-
 def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
     """The content of a file as arguments of `ErnieMConfig`; `known` lists its fields."""
     values = dict(mapping("configuration", values))
@@ -112,7 +94,7 @@ def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, An
     found["extra"] = {key: value for key, value in values.items() if key not in found and key != "model_type"}
     for name in ("id2label", "pruned_heads"):
         if found.get(name) is not None:
-            found[name] = {integer_key(name, key): value for key, value in mapping(name, found[name]).items()}
+            found[name] = integer_keys(name, found[name])
     if found.get("id2label") is not None:
         found["num_labels"] = None
         if not is_inverse(found.get("label2id"), found["id2label"]):
@@ -122,12 +104,20 @@ def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, An
     return found
 
 
-def integer_key(name: str, key: Any) -> Any:
-    """`key` as an integer: in JSON, keys are always strings."""
-    try:
-        return int(key) if isinstance(key, str) else key
-    except ValueError:
-        raise ValueError(f"{name}: expected integer keys, got {short_repr(key)}") from None
+def integer_keys(name: str, values: Any) -> dict[Any, Any]:
+    """A mapping with its keys as integers: in JSON, keys are always strings.
+
+    Raises ValueError for keys such as "00" and "1_0", which Python reads as integers but `str` does not write.
+    """
+    found: dict[Any, Any] = {}
+    for key, value in mapping(name, values).items():
+        if isinstance(key, str) and not INTEGER.fullmatch(key):
+            raise ValueError(f"{name}: expected integer keys, got {short_repr(key)}")
+        number = int(key) if isinstance(key, str) else key
+        if number in found:
+            raise ValueError(f"{name}: expected each key once, got {short_repr(key)} twice")
+        found[number] = value
+    return found
 
 
 def check_model(values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 import sentencepiece
 
 from ernie_m.reference import ErnieMConfig, ErnieMModel
+from ernie_m.tokenizer.files import replacing
 
 HERE = Path(__file__).resolve().parent
 PIECES = 4200
@@ -79,8 +80,9 @@ def main() -> None:
         sys.exit(f"{HERE / 'corpus'}: no such folder; the corpus is only in a checkout, not in the installed package")
     model = train_tokenizer(read_corpus())
     vocab = vocabulary(model)
-    (HERE / "sentencepiece.bpe.model").write_bytes(model)
-    (HERE / "vocab.txt").write_bytes("".join(f"{token}\n" for token in vocab).encode("utf-8"))
+    with replacing(HERE / "sentencepiece.bpe.model", HERE / "vocab.txt") as (model_file, vocab_file):
+        model_file.write(model)
+        vocab_file.write("".join(f"{token}\n" for token in vocab).encode("utf-8"))
     ErnieMModel.from_config(configuration(len(vocab)), seed=SEED, dtype="float16").save_pretrained(HERE, overwrite=True)
     for name in ("sentencepiece.bpe.model", "vocab.txt", "config.json", "model.safetensors"):
         print(f"{name:24} {(HERE / name).stat().st_size:8,} bytes")

@@ -38,6 +38,16 @@ def test_dropout_draws_only_for_real_tokens(mask: np.ndarray) -> None:
     assert padded[~valid].all()
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.3, 0.5, 0.9]), st.sampled_from([1, 2, 63, 129]))
+def test_dropout_drops_the_same_places_in_every_dtype(seed: int, p: float, n: int) -> None:
+    """Seen red with random numbers drawn in the array's dtype. The state afterwards is the same too."""
+    generators = [np.random.default_rng(seed) for _ in range(3)]
+    outs = [dropout(np.ones((n, 3), t), p, rng) for t, rng in zip("dfe", generators, strict=True)]
+    for out, rng in zip(outs[1:], generators[1:], strict=True):
+        np.testing.assert_array_equal(out == 0, outs[0] == 0)
+        assert rng.bit_generator.state == generators[0].bit_generator.state
+
+
 @settings(max_examples=30)
 @given(masks(), st.sampled_from([0, 1, 4]))
 def test_model_dropout_does_not_depend_on_padding_or_path(mask: np.ndarray, more: int) -> None:

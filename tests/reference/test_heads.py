@@ -108,6 +108,25 @@ def test_losses_are_means_over_valid_positions(mask: np.ndarray, seed: int) -> N
     np.testing.assert_allclose(out.loss, np.mean(terms), rtol=0, atol=MODEL_BOUND)
 
 
+@settings(max_examples=25)
+@given(masks(), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_dropout_of_heads_leaves_padding_out(mask: np.ndarray, more: int, seed: int) -> None:
+    """With the same generator, more padding gives the same logits, and padding the bias. Seen red without `valid`."""
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "act_dropout": 0.0}
+    ids = ids_like(mask)
+    for cls, per_token in ((ernie.ErnieMForTokenClassification, True), (ernie.ErnieMForSequenceClassification, False)):
+        model = random_model(cls, num_labels=3, classifier_dropout=0.5, **rates)
+        narrow = model(ids, attention_mask=mask, rng=np.random.default_rng(seed))
+        wide = model(widen(ids, more), attention_mask=widen(mask, more), rng=np.random.default_rng(seed))
+        kept = wide.logits[:, : mask.shape[1]] if per_token else wide.logits
+        np.testing.assert_allclose(kept, narrow.logits, rtol=0, atol=MODEL_BOUND)
+        if per_token:
+            padding = wide.logits[widen(mask, more) == 0]
+            np.testing.assert_array_equal(
+                padding, np.broadcast_to(model.parameters.head["classifier"].bias, padding.shape)
+            )
+
+
 def test_losses_are_nan_if_no_target_counts() -> None:
     ids, nothing = np.full((2, 3), 5), np.zeros((2, 3), int)
     assert np.isnan(TOKEN(ids, labels=np.full((2, 3), -100)).loss)

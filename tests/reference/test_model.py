@@ -116,6 +116,18 @@ def test_model_respects_a_structured_mask() -> None:
     np.testing.assert_allclose(out.last_hidden_state[0, 1], alone, rtol=0, atol=MODEL_BOUND)
 
 
+def test_model_takes_boolean_masks_with_an_axis_for_heads() -> None:
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
+    ids, square = ids_like(mask), mask[:, None, :] & mask[:, :, None] & np.tri(4, dtype=bool)
+    for flat, wide in ((mask, mask[:, None, None, :]), (square, square[:, None])):
+        expected = MODEL(ids, attention_mask=flat).last_hidden_state
+        np.testing.assert_allclose(
+            MODEL(ids, attention_mask=wide).last_hidden_state, expected, rtol=0, atol=MODEL_BOUND
+        )
+        with pytest.raises(TypeError, match="attention_mask: expected a 4-D mask to be boolean"):
+            MODEL(ids, attention_mask=wide.astype(np.int64))
+
+
 def test_model_default_mask_excludes_the_padding_token() -> None:
     ids = np.array([[0, 9, 2, 1, 1], [0, 9, 8, 7, 2]])
     np.testing.assert_array_equal(MODEL(ids).last_hidden_state, call(MODEL, ids != 1, ids).last_hidden_state)
@@ -140,6 +152,16 @@ def test_model_positions_count_columns_with_left_padding() -> None:
     np.testing.assert_allclose(
         call(MODEL, mask, ids).last_hidden_state[:, 2:], alone.last_hidden_state, rtol=0, atol=MODEL_BOUND
     )
+
+
+def test_model_one_row_of_positions_serves_all_rows() -> None:
+    ids, positions = ids_like(np.ones((3, 4))), np.array([[4, 0, 7, 2]])
+    one, all_rows = (
+        MODEL(ids, position_ids=given).last_hidden_state for given in (positions, np.tile(positions, (3, 1)))
+    )
+    np.testing.assert_array_equal(one, all_rows)
+    with pytest.raises(ValueError, match=r"position_ids: expected shape \(B, S\) = \(3, 4\), got \(2, 4\)"):
+        MODEL(ids, position_ids=np.tile(positions, (2, 1)))
 
 
 def test_model_head_mask_of_ones_is_no_mask() -> None:
@@ -255,6 +277,25 @@ def test_model_cls_token_mask_hides_cls_and_packs_nothing() -> None:
     np.testing.assert_array_equal(call(model, mask, ids).last_hidden_state, call(MODEL, mask, ids).last_hidden_state)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_model_cls_token_mask_of_a_row_of_only_id_0(dtype: Any) -> None:
+    """Every key has the same penalty, which cancels but for what it rounds off the scores: at most half a spacing each.
+
+    Seen red with a penalty that overflows float16, whose probabilities are all 0, and with -1e9, which rounds every
+    score to the same number.
+    """
+    ids = np.zeros((2, 5), int)
+    ids[1, 2] = 9  # in another row
+    found = random_model(default_mask="cls_token", dtype=dtype)(ids, output_attentions=True)
+    plain = random_model(dtype=dtype)(ids, attention_mask=np.ones_like(ids), output_attentions=True)
+    assert np.isfinite(found.last_hidden_state).all()
+    for probs in found.attentions:
+        assert (probs[0] > 0).all() and (probs[1, :, :, 2] == 1).all()
+    # The first layer's scores are the same; the second half of the bound is for everything else that rounds.
+    change = np.log(found.attentions[0][0].astype(float)) - np.log(plain.attentions[0][0].astype(float))
+    assert np.abs(change).max() <= 2 * np.spacing(dtype(1e4))
+
+
 def test_model_from_config_is_seeded() -> None:
     config = ErnieMConfig(**SMALL)
     a, b, c = (flatten(ErnieMModel.from_config(config, seed=seed).parameters) for seed in (1, 1, 2))
@@ -266,6 +307,14 @@ def test_model_from_config_is_seeded() -> None:
         else:
             np.testing.assert_array_equal(array, centre)
     assert not a["word_embeddings"][1].any() and not a["position_embeddings"][1].any()
+
+
+@pytest.mark.parametrize(("pad", "tables"), [(0, 2), (30, 2), (41, 2), (42, 1), (49, 1)])
+def test_model_from_config_starts_the_padding_row_at_0_where_a_table_has_it(pad: int, tables: int) -> None:
+    """Of 50 words and 42 positions; rows are of 24 numbers."""
+    p = ErnieMModel.from_config(ErnieMConfig(**SMALL, pad_token_id=pad), seed=0).parameters
+    zeros = [np.flatnonzero(~table.any(axis=1)).tolist() for table in (p.word_embeddings, p.position_embeddings)]
+    assert zeros == [[pad]] * tables + [[]] * (2 - tables)
 
 
 @pytest.mark.parametrize(

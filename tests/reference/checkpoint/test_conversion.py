@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from helpers import CLASSES, random_model
 
 import ernie_m.reference as ernie
 from ernie_m.reference.array import round_to_bfloat16
-from ernie_m.reference.checkpoint import conversion as convert_module
 from ernie_m.reference.checkpoint import open_checkpoint
 from ernie_m.reference.checkpoint import writing as checkpoint_write
 from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
@@ -68,8 +68,25 @@ def test_convert_into_the_current_directory(tmp_path: Path, monkeypatch: Any) ->
     (tmp_path / "new").mkdir()
     monkeypatch.chdir(tmp_path / "new")
     convert("../old", ".")
+    assert sorted(os.listdir(".")) == ["config.json", "model.safetensors"]  # Red if the directory is replaced.
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_convert_writes_into_an_empty_directory(link: bool, tmp_path: Path) -> None:
+    """It stays the same one, with its permissions, as a mount point or the target of a link must."""
+    random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
+    (tmp_path / "new").mkdir(mode=0o710)
+    (tmp_path / "link").symlink_to("new")
+    before = (tmp_path / "new").stat()
+    convert(tmp_path / "old", tmp_path / ("link" if link else "new"))
+    after = (tmp_path / "new").stat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+    assert (tmp_path / "link").is_symlink() and len(os.listdir(tmp_path / "new")) == 2
+    (tmp_path / "nowhere").symlink_to("none")
+    with pytest.raises(FileExistsError, match=r"nowhere: the destination exists and is not an empty directory$"):
+        convert(tmp_path / "old", tmp_path / "nowhere")
 
 
 def test_convert_refuses_a_destination_that_is_not_empty(tmp_path: Path) -> None:
@@ -100,8 +117,8 @@ def test_convert_leaves_nothing_when_it_fails(stage: str, tmp_path: Path, monkey
     if stage == "weights":
         monkeypatch.setattr(checkpoint_write, "write_safetensors", fail)
     else:
-        monkeypatch.setattr(convert_module.shutil, "copyfile", fail)
-    for target in ("new", "empty"):
+        monkeypatch.setattr(checkpoint_write.shutil, "copyfileobj", fail)
+    for target in ("new", "new/with/parents", "empty"):
         with pytest.raises(OSError, match="no space left"):
             convert(tmp_path / "old", tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "old"]

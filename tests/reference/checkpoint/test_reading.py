@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import CLASSES, random_model
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -22,6 +22,7 @@ from ernie_m.reference.array import round_to_bfloat16, widen_bfloat16
 from ernie_m.reference.checkpoint import open_checkpoint
 from ernie_m.reference.checkpoint import writing as checkpoint_write
 from ernie_m.reference.checkpoint.names import PADDLE, file_name, is_transposed
+from ernie_m.reference.checkpoint.reading import MOST_LINES, LoadReport
 from ernie_m.reference.parameters import flatten
 from ernie_m.tokenizer import files
 
@@ -328,6 +329,40 @@ def test_from_pretrained_names_a_weight_that_is_not_finite(value: float, paddle:
             ernie.ErnieMModel.from_pretrained(tmp_path, strict=strict)
 
 
+def test_a_mismatch_is_summarised_and_its_report_names_every_weight(tmp_path: Path, capsys: Any) -> None:
+    """The configuration has 2,000 layers, of which the file has two."""
+    random_model(dtype=np.float32).save_pretrained(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        ernie.ErnieMModel.from_pretrained(tmp_path, num_hidden_layers=2000, intermediate_size=8)
+    lines = str(caught.value).splitlines()
+    assert f"{tmp_path}: the weights do not match this model:" == lines[0] and len(lines) < 30
+    name = "encoder.layers.{}.norm1.bias"
+    assert f"missing: {name.format('*')} (1,998, such as {name.format(2)})" in lines
+    assert "wrong shape: encoder.layers.0.linear1.bias: expected (8,), got (40,)" in lines
+    report = caught.value.report  # type: ignore[attr-defined]
+    assert [each for each in report.missing if each.endswith("norm1.bias")] == [name.format(i) for i in range(2, 2000)]
+    every = report.lines(every=True)
+    assert len(every) == len(report.missing) + len(report.unexpected) + len(report.mismatched)
+    assert all(f"missing: {each}" in set(every) for each in report.missing)
+    capsys.readouterr()
+    _, report = ernie.ErnieMModel.from_pretrained(tmp_path, num_hidden_layers=9, strict=False)
+    assert len(report.missing) == 7 * 16
+    assert f"{name.format('*')} (7, such as {name.format(2)})" in capsys.readouterr().err
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,2}(\.([a-z]|\d{1,3})){0,4}", fullmatch=True), unique=True, max_size=300))
+@example([f"{a}{b}" for a in "abcdefghijkl" for b in "abcdefghijkl"])
+def test_a_summary_says_how_many_there_are(found: list[str]) -> None:
+    every = LoadReport("huggingface", unexpected=tuple(found)).lines(every=True)
+    assert every == [f"unexpected: {name}" for name in found]
+    short = LoadReport("huggingface", unexpected=tuple(found)).lines()
+    counts = [re.search(r" \(([\d,]+), such as (.*)\)$", line) for line in short]
+    assert all(match is None or match[2] in found for match in counts)
+    assert len(short) <= MOST_LINES + 1
+    if len(short) <= MOST_LINES:
+        assert sum(1 if match is None else int(match[1].replace(",", "")) for match in counts) == len(found)
+
+
 def test_from_pretrained_refuses_integer_weights(tmp_path: Path) -> None:
     model = random_model(dtype=np.float32)
     state = {**model.state_dict(), "encoder.layers.0.norm1.bias": np.zeros(24, np.int64)}
@@ -464,11 +499,23 @@ def test_save_pretrained_leaves_nothing_when_it_fails(stage: str, tmp_path: Path
     else:
         monkeypatch.setattr(files.os, "replace", failing_replace)
     with pytest.raises(DiskFullError):
-        other.save_pretrained(tmp_path / "new")
+        other.save_pretrained(tmp_path / "new" / "folder")
     with pytest.raises(DiskFullError):
         other.save_pretrained(tmp_path / "old", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_save_pretrained_that_cannot_replace_a_file_replaces_none(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    random_model(seed=1, dtype=np.float32).save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(checkpoint_write, "write_safetensors", failing_write)  # refused before anything is written
+    with pytest.raises(FileExistsError, match=f"{name}: exists and is not a regular file"):
+        random_model(seed=2, dtype=np.float32).save_pretrained(tmp_path, overwrite=True)
+    assert {path.name: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_save_pretrained_over_the_file_that_backs_the_weights(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import argparse
 import json
 import os
 import pathlib
+import pickle
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ernie_m.reference as ernie
+from ernie_m.reference.checkpoint import open_checkpoint
 from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
 from ernie_m.reference.checkpoint.weight_files import ADVICE, torch_reason
+from ernie_m.reference.cli.program import main
 
 ADVISES = ("weights_only", "safe_globals", "trust", "allowlist", "\x1b")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
@@ -88,6 +93,99 @@ def test_torch_reason_of_any_message_advises_nothing(text: str, advice: str) -> 
     said = torch_reason(ValueError(f"{text} {advice}. {text}"))
     assert not any(word in said for word in ADVISES[:4])
     assert torch_reason(EOFError()) == "not a torch weight file, or damaged: EOFError"
+
+
+def saved_with(tensors: Any, folder: Path, **options: Any) -> Path:
+    """A directory whose weights are a torch file with some tensors replaced."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: .bin files cannot be read")
+    model = random_model(dtype=np.float32)
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(array) for name, array in model.state_dict().items()}
+    torch.save(tensors(torch, state), folder / "pytorch_model.bin", **options)
+    return folder
+
+
+LARGE = 2**30  # numbers: far more memory than the test may take
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "older"])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        lambda torch, state: state | {"x": torch.ones(1).expand(LARGE)},
+        lambda torch, state: state | {"x": torch.ones(1, dtype=torch.bfloat16).expand(2, LARGE)},
+        lambda torch, state: state | {"x": torch.ones(4096).as_strided((LARGE, 8), (0, 1))},
+        lambda torch, state: state | dict.fromkeys(map(str, range(100)), state["embeddings.word_embeddings.weight"])
+        | {"y": torch.ones(2**16)} | {f"y{i}": torch.ones(1).expand(2**22) for i in range(9)},
+    ],
+    ids=["expanded", "bfloat16", "strided", "many"],
+)  # fmt: skip
+def test_a_file_that_describes_more_than_it_holds_is_refused(tensors: Any, options: Any, tmp_path: Path) -> None:
+    folder = saved_with(tensors, tmp_path, **options)
+    for read in (open_checkpoint, ernie.ErnieMModel.from_pretrained, lambda path: main(["inspect", str(path)])):
+        tracemalloc.start()
+        try:
+            if read(folder) != 2:
+                pytest.fail("not refused")
+        except ValueError as error:
+            assert "bin: expected at most 4 times the file's " in str(error)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6
+
+
+def test_shared_and_expanded_weights_of_a_usual_size_load(tmp_path: Path) -> None:
+    """Seen red: `view` on bfloat16 with a stride of 0."""
+
+    def shared(torch: Any, state: Any) -> Any:
+        one = "encoder.layers.0.norm1.weight"
+        word = state["embeddings.word_embeddings.weight"]
+        return state | {
+            one: torch.ones(1, dtype=torch.bfloat16).expand(state[one].shape),
+            "embeddings.word_embeddings.weight": word.t().contiguous().t(),
+            "classifier.weight": word,
+        }
+
+    found = ernie.ErnieMModel.from_pretrained(saved_with(shared, tmp_path)).state_dict()
+    expected = random_model(dtype=np.float32).state_dict() | {"encoder.layers.0.norm1.weight": np.ones(24, np.float32)}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+    def tied(torch: Any, state: Any) -> Any:
+        return state | {f"{name}.{i}": tensor for name, tensor in state.items() for i in range(2)}
+
+    assert len(open_checkpoint(saved_with(tied, tmp_path / "tied")).tensors) == 3 * len(expected)
+
+
+def test_a_compressed_torch_file_is_refused(tmp_path: Path) -> None:
+    """torch itself would unpack it, to any size."""
+    folder = saved_with(lambda torch, state: state | {"x": torch.zeros(2**22)}, tmp_path)
+    file = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(file) as archive:
+        members = {item.filename: archive.read(item) for item in archive.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(
+        ValueError, match=r"bin: expected an uncompressed archive, as torch writes, got [\d,]+ bytes for"
+    ):
+        open_checkpoint(folder)
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"bin: not a torch weight file, or damaged: "):
+        open_checkpoint(folder)
+
+
+def test_a_paddle_file_that_uses_the_same_bytes_many_times_is_refused(tmp_path: Path) -> None:
+    """A few bytes of a pickle mention an array again; each would be transposed or widened on its own."""
+    random_model(dtype=np.float32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    array = np.ones((64, 64), np.float32)
+    (tmp_path / "model_state.pdparams").write_bytes(pickle.dumps({f"w{i}": array for i in range(100)}, protocol=4))
+    with pytest.raises(
+        ValueError, match=r"pdparams: expected at most 4 times the file's [\d,]+ bytes, got .* 1,638,400"
+    ):
+        open_checkpoint(tmp_path)
 
 
 def with_weights(folder: Path, file: str) -> Path:

@@ -100,6 +100,23 @@ def test_inspect_lists_what_is_missing_unexpected_and_misshapen(
     assert "are present" not in out
 
 
+def test_inspect_summarises_and_lists_all_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_checkpoint(tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    labels = {str(i): f"label {i}" for i in range(5000)}
+    (directory / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 50, "id2label": labels}))
+    missing = [f"encoder.layers.{i}.norm1.bias" for i in range(1, 50)]
+    assert main(["inspect", str(directory)]) == 1
+    out = capsys.readouterr().out
+    assert "\nmissing: encoder.layers.*.norm1.bias (49, such as encoder.layers.1.norm1.bias)\n" in out
+    assert "label 4999" not in out and max(map(len, out.splitlines())) < 1200
+    assert main(["inspect", str(directory), "--all"]) == 1
+    out = capsys.readouterr().out
+    assert all(f"\nmissing: {name}\n" in out for name in missing) and '"label 4999": 4999' in out
+    found = inspected(capsys, directory, status=1)
+    assert set(missing) <= set(found["missing"]) and len(found["config"]["id2label"]) == 5000
+
+
 def test_inspect_rejects_what_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = make_checkpoint(tmp_path)
     content = (directory / "model.safetensors").read_bytes()

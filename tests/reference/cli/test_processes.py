@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +35,148 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interruptible() -> None:
-    """Restore Ctrl-C, which a process started in the background would ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Restore the signals that a process started in the background would ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([*PROGRAM, *map(str, arguments)], env=ENVIRONMENT, preexec_fn=interruptible, **pipes)
+def started(*arguments: Any, program: list[str] = PROGRAM, **options: Any) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    usual = {**pipes, "env": ENVIRONMENT, "preexec_fn": interruptible}
+    return subprocess.Popen([*program, *map(str, arguments)], **{**usual, **options})
 
 
-def wait_for_file(folder: Path, size: int) -> None:
-    """Wait until a file in `folder` has that size."""
+def wait_for(seen: Callable[[], bool]) -> None:
     for _ in range(600):
-        if any(path.stat().st_size >= size for path in folder.iterdir()):
+        if seen():
             return
         time.sleep(0.05)
-    pytest.fail("no output within 30 s")
+    pytest.fail("not within 30 s")
 
 
-# The size shows that rows have been written; those of an .npz are in an unnamed file.
-@pytest.mark.parametrize(("name", "size"), [("x.npy", 8192), ("x.npz", 0)])
-def test_encode_interrupted_leaves_no_file(checkpoint: Path, tmp_path: Path, name: str, size: int) -> None:
+def size_in(folder: Path, process: subprocess.Popen[bytes]) -> int:
+    """The bytes in the files of a folder and in those without a name that the process has open there."""
+    found = list(folder.iterdir())
+    with suppress(OSError):
+        opened = [*Path(f"/proc/{process.pid}/fd").iterdir()]
+        found += [link for link in opened if os.readlink(link).startswith(f"{folder}/")]
+    return sum(path.stat().st_size for path in found)
+
+
+SIGNALS = {
+    signal.SIGINT: (130, b"ernie-m: interrupted\n"),
+    signal.SIGTERM: (143, b"ernie-m: ended by SIGTERM\n"),
+    signal.SIGHUP: (129, b"ernie-m: ended by SIGHUP\n"),
+}
+# As on systems where a file that is being written has a name.
+HIDDEN = """
+import os, sys
+if hasattr(os, "O_TMPFILE"):
+    del os.O_TMPFILE
+from ernie_m.reference.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files without a name are seen in Linux's /proc")
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_encode_ended_by_a_signal_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, name: str, number: signal.Signals, hidden: bool
+) -> None:
+    script = tmp_path / "ernie-m"
+    script.write_text(HIDDEN)
+    program = [sys.executable, str(script)] if hidden else PROGRAM
+    tmp_path = tmp_path / "out"
+    tmp_path.mkdir()
     # An endless input: only the signal can stop it.
     feeder = subprocess.Popen(["yes", "a line of text"], stdout=subprocess.PIPE)
     arguments = ("encode", "--model", checkpoint, "--output", tmp_path / name, "--window", 64)
-    process = started(*arguments, stdin=feeder.stdout)
+    process = started(*arguments, program=program, stdin=feeder.stdout)
     try:
-        wait_for_file(tmp_path, size)
-        process.send_signal(signal.SIGINT)
+        wait_for(lambda: size_in(tmp_path, process) > 8192)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
         feeder.kill()
         feeder.wait()
-    assert process.returncode == 130
-    assert err == b"ernie-m: interrupted\n"
+    assert (process.returncode, err) == SIGNALS[number]
     assert not list(tmp_path.iterdir())
+
+
+# The signal comes again while files are removed, as from `timeout`, which sends it to the process and to its group.
+SLOW = """
+import pathlib, time
+from ernie_m.reference.checkpoint import writing
+def write(file, tensors):
+    print("half of it", flush=True)
+    time.sleep(60)
+def unlink(path, missing_ok=False):
+    if len(sys.argv) > 4:
+        os.kill(os.getpid(), int(sys.argv.pop()))
+    path.exists() and os.unlink(path)
+writing.write_safetensors, pathlib.Path.unlink = write, unlink
+"""
+SLOW = HIDDEN.replace("sys.exit(main(sys.argv[1:]))", SLOW + "sys.exit(main(sys.argv[1:4]))")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_convert_ended_by_a_signal_leaves_no_directory(
+    checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    again = [] if number == signal.SIGINT else [int(number)]
+    arguments = ("convert", checkpoint, tmp_path / "new" / "folder", *again)
+    process = started(*arguments, program=[sys.executable, "-c", SLOW])
+    assert process.stdout is not None and process.stdout.readline() == b"half of it\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == SIGNALS[number]
+    assert not list(tmp_path.iterdir())
+
+
+def test_ignored_signals_stay_ignored(checkpoint: Path) -> None:
+    """As `nohup` asks for."""
+
+    def ignoring() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = started("tokenize", "--model", checkpoint, preexec_fn=ignoring)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"one\n" * 256)
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(b"two\n", timeout=30)
+    assert process.returncode == 0 and b'"index": 256' in out
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch"])
+def test_interrupt_while_modules_are_imported_is_quiet(module: str, tmp_path: Path) -> None:
+    """A stand-in for the module says when it is imported, and swallows what is raised in it, as real ones may."""
+    swallow = "try:\n    print('importing', flush=True)\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+    (tmp_path / f"{module}.py").write_text(f"import time\n{swallow}")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**ENVIRONMENT, "PYTHONPATH": path}
+    script = Path(sys.executable).parent / "ernie-m"
+    programs = {"numpy": [PROGRAM, [str(script)]], "torch": [[sys.executable, "-m", "ernie_m.kernels"]]}
+    for program in programs[module]:
+        if not Path(program[0]).exists():
+            continue
+        process = started("--help", program=program, env=environment)
+        assert process.stdout is not None and process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        name = b"ernie_m.kernels" if module == "torch" else b"ernie-m"
+        assert (process.returncode, err) == (130, name + b": interrupted\n")
+    # Somebody else's program is left alone.
+    process = started("-c", "import ernie_m.reference", program=[sys.executable], env=environment)
+    if module == "numpy":
+        assert process.stdout is not None and process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert b"interrupted" not in err
 
 
 @pytest.mark.parametrize("command", ["encode", "tokenize"])
@@ -101,13 +209,39 @@ def test_encode_streams_vectors_before_its_input_ends(checkpoint: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", ["encode", "tokenize", "trace", "demo"])
-def test_full_disk_is_an_error(checkpoint: Path, command: str) -> None:
+@pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "ernie_m.kernels"]], ids=["ernie-m", "kernels"])
+@pytest.mark.parametrize("command", [*("encode", "tokenize", "trace", "demo", "inspect"), "--help", "--version"])
+def test_full_disk_is_an_error(checkpoint: Path, command: str, program: list[str]) -> None:
+    """Never success, nor 1, which says that a difference was found. Seen red for each stream and for --help."""
+    if program != PROGRAM and command != "--help":
+        return
+    if command.startswith("--"):
+        arguments = [command]
+    else:
+        arguments = [command, *(() if command == "inspect" else ("text", "--model")), str(checkpoint)]
     with open("/dev/full", "wb") as full:
-        process = started(command, "--model", checkpoint, "text", stdout=full)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert err == b"ernie-m: error: No space left on device\n"
+        process = started(*arguments, program=program, stdout=full)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.split(b": ", 1)[1] == b"error: No space left on device\n"
+        environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+        unbuffered = started(*arguments, program=program, stdout=full, env=environment)
+        assert unbuffered.wait(timeout=60) == 2
+        both = started(*arguments, program=program, stdout=full, stderr=full)
+        assert both.wait(timeout=60) == 2
+        wrong = started(*arguments, "--no-such-option", program=program, stderr=full)
+        wrong.communicate(timeout=60)
+        assert wrong.returncode == (0 if command.startswith("--") else 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_note_that_cannot_be_written_is_an_error() -> None:
+    """Here that the demo checkpoint is used; without a note, standard error may be full."""
+    with open("/dev/full", "wb") as full:
+        for arguments, status in ((["encode", "text"], 2), (["demo"], 0)):
+            process = started(*arguments, stderr=full)
+            process.communicate(timeout=60)
+            assert process.returncode == status
 
 
 def test_encode_that_fills_the_disk_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:

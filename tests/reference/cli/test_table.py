@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ernie_m.reference.cli import table as table_module
 from ernie_m.reference.cli.table import entry_shape, entry_values, number, statistics, table, width
 from ernie_m.reference.trace import Entry
 
@@ -29,6 +31,15 @@ def test_table_aligns_its_columns(rows: list[tuple[str, str, str]]) -> None:
         assert width(line) == sum(widths) + 3 * 2 + 1
         assert line.startswith(first + " " * (widths[0] - width(first)) + "  ")
         assert line.endswith(second + "  " + third + " " * (widths[2] - width(third)) + "  |")
+
+
+def test_table_does_not_measure_its_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the configuration's values stand, which may have thousands of labels, and measuring goes by character."""
+    measured: list[str] = []
+    monkeypatch.setattr(table_module, "width", lambda text: measured.append(text) or len(text))  # type: ignore[func-returns-value]
+    lines = table([("a", "bb", "x" * 1000), ("aa", "b", "x")])
+    assert lines == ["a   bb  " + "x" * 1000, "aa  b   x"]
+    assert max(map(len, measured)) == 2
 
 
 def test_number_is_short_and_has_no_negative_zero() -> None:

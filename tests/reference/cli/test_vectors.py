@@ -91,6 +91,32 @@ def test_vector_writer_keeps_the_old_file_until_the_new_one_is_complete(tmp_path
     assert np.load(path).shape == (2, 3)
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_the_name_given_decides_what_is_written(name: str, tmp_path: Path) -> None:
+    """Not the name that a link leads to. Seen red with `target.suffix`."""
+    for other in ("real.txt", "real.npy", "real.npz"):
+        (tmp_path / name).symlink_to(tmp_path / other)
+        with vector_writer(str(tmp_path / name), overwrite=False) as write:
+            write(np.ones((2, 3), np.float32))
+        magic = (tmp_path / other).read_bytes()[:6]
+        assert magic.startswith(b"\x93NUMPY" if name == "x.npy" else b"PK\x03\x04")
+        assert (tmp_path / name).is_symlink()
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_of_two_writers_that_may_not_overwrite_one_fails(name: str, tmp_path: Path) -> None:
+    """Both begin before the file exists. Seen red: the second replaced the first's."""
+    path = str(tmp_path / name)
+    with pytest.raises(FileExistsError, match=f"{name}: the file already exists"), vector_writer(path, False) as write:
+        write(np.zeros((2, 3), np.float32))
+        with vector_writer(path, overwrite=False) as first:
+            first(np.ones((2, 3), np.float32))
+    found = np.load(path)
+    assert ((found if name == "x.npy" else found["vectors"]) == 1).all()
+    assert [item.name for item in tmp_path.iterdir()] == [name]
+
+
 def test_writable_follows_a_link_and_rejects_what_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

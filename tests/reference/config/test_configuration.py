@@ -101,7 +101,11 @@ def test_numbers_of_another_type_are_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@given(value=st.floats(max_value=0, exclude_max=True) | st.sampled_from([math.nan, math.inf, 10**400]))
+@given(
+    value=st.floats(max_value=0, exclude_max=True)
+    | st.floats(min_value=1000, exclude_min=True)
+    | st.sampled_from([math.nan, math.inf, 10**400])
+)
 def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
     refused(name, value, ValueError, "expected a number ")
 
@@ -115,8 +119,14 @@ def test_rates_are_below_one(name: str, value: float) -> None:
 
 
 def test_numbers_at_their_limits() -> None:
-    refused("layer_norm_eps", 0.0, ValueError, "above 0")
+    """Within them, float32 can hold the number and its reciprocal, and float16 what is drawn."""
     assert ErnieMConfig(initializer_range=0).initializer_range == 0.0
+    for name, low, high in (("layer_norm_eps", 1e-30, 1.0), ("initializer_range", 0.0, 1000.0)):
+        for value in (low, high):
+            assert getattr(ErnieMConfig(**{name: value}), name) == value
+            assert np.isfinite(np.float32(1) / np.float32(value or 1))
+        for value in (np.nextafter(low, -1), np.nextafter(high, 2 * high)):
+            refused(name, float(value), ValueError, f"from {low:g} to {high:g}")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -193,6 +203,9 @@ def test_label_maps_are_derived_from_each_other(labels: list[str]) -> None:
         ({"extra": {"hidden_size": 1}}, "extra: expected names that are not fields, got 'hidden_size'"),
         ({"extra": {"dropout": 1}}, "extra: expected names that are not fields, got 'dropout'"),
         ({"extra": {"x": object()}}, "extra: expected values that can be written as JSON"),
+        ({"extra": {"x": math.nan}}, "extra: expected values that can be written as JSON, got nan for 'x'"),
+        ({"extra": {"x": [{"y": -math.inf}]}}, "extra: expected values that can be written as JSON, got .* for 'x'"),
+        ({"extra": {"x": {1: 2, "1": 3}}}, "extra: .* for 'x': expected each name once, got '1' twice"),
         ({"extra": [1]}, r"extra: expected a mapping, got \[1\]"),
     ],
 )
@@ -315,6 +328,51 @@ def test_from_pretrained_names_the_missing_files(tmp_path: Path) -> None:
         ErnieMConfig.from_json_file(tmp_path / "none.json")
 
 
+@given(st.dictionaries(st.integers(-(10**20), 10**20) | st.integers(0, 3), st.text(), max_size=3), st.data())
+def test_keys_of_labels_are_read_as_they_are_written(labels: dict[int, str], data: st.DataObject) -> None:
+    """Another spelling of an integer is refused: two spellings of one would be one label. Seen red with `int(key)`."""
+    spellings = ("{}", "0{}", " {}", "{} ", "+{}", "{}_0", "{}.0", "٣", "³", "")
+    keys = {data.draw(st.sampled_from(spellings)).format(i): label for i, label in labels.items()}
+    plain = {str(i): label for i, label in labels.items()}
+    try:
+        config = ErnieMConfig.from_dict({"id2label": keys})
+    except ValueError as error:
+        assert keys != plain or sorted(labels) != list(range(len(labels))) or not labels, error
+    else:
+        assert {str(i): label for i, label in config.id2label.items()} == keys == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id2label": {"0": "a", "00": "b"}}', "id2label: expected integer keys, got '00'"),
+        ('{"id2label": {"0": "a", "0": "b"}}', "expected each name once, got '0' twice"),
+        ('{"hidden_size": 24, "hidden_size": 48}', "expected each name once, got 'hidden_size' twice"),
+        ('{"x": {"y": [{"z": 1, "z": 1}]}}', "expected each name once, got 'z' twice"),
+        ('{"x": NaN}', "extra: expected values that can be written as JSON, got nan for 'x'"),
+        ('{"x": 1e400}', "extra: expected values that can be written as JSON, got inf for 'x'"),
+        ('{"layer_norm_eps": 1e300}', r"layer_norm_eps: expected a number from 1e-30 to 1, got 1e\+300"),
+        ('{"layer_norm_eps": NaN}', "layer_norm_eps: expected a number from 1e-30 to 1, got nan"),
+        ('{"hidden_dropout_prob": NaN}', r"hidden_dropout_prob: expected a number in \[0, 1\), got nan"),
+        ('{"initializer_range": Infinity}', "initializer_range: expected a number from 0 to 1000, got inf"),
+        ('{"pruned_heads": {"0": [1], " 0": [2]}}', "pruned_heads: expected integer keys, got ' 0'"),
+        ('{"num_hidden_layers": true}', "num_hidden_layers: expected an integer from 0 to 10000, got True"),
+        ('{"label2id": {"a": 0, "b": 0}}', "label2id: expected the inverse of id2label"),
+        ('{"label2id": {"a": false}}', "id2label: key: expected an integer"),
+    ],
+)
+def test_values_that_would_be_lost_or_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{message}"):
+        ErnieMConfig.from_json_file(path)
+
+
+def test_two_keys_of_one_number_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^id2label: expected each key once, got 0 twice$"):
+        ErnieMConfig.from_dict({"id2label": {"0": "a", 0: "b"}})
+
+
 known_fields = st.sampled_from(
     [*FIELDS, "model_type", "init_class", "init_args", "ernie_m", "dropout", "num_classes", "x"]
 )
@@ -338,7 +396,8 @@ def test_from_json_file_of_any_record(tmp_path_factory: Any, record: dict[str, A
         assert str(error).startswith(f"{path}: ")
     else:
         again = ErnieMConfig.from_dict(json.loads(config.to_json()))
-        assert config.to_json() == again.to_json()  # as text, in which nan equals itself
+        assert config.to_json() == again.to_json()
+        json.loads(config.to_json(), parse_constant=pytest.fail)  # nan and infinity, which JSON does not have
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
@@ -363,7 +422,7 @@ def test_from_json_file_of_a_huge_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with open(path, "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ValueError, match=r"config\.json: expected at most 67108864 bytes of JSON, got 1099511627776"):
+    with pytest.raises(ValueError, match=r"config\.json: expected at most 67,108,864 bytes, got more"):
         ErnieMConfig.from_json_file(path)
 
 
