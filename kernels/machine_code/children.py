@@ -86,24 +86,30 @@ def _in_child(function: Any, arguments: tuple[Any, ...], interpreted: bool) -> A
         file = Path(folder) / "call"
         file.write_bytes(pickle.dumps((sys.path, function.__name__, arguments)))
         done = subprocess.run([sys.executable, "-c", CHILD.format(str(file))], env=environment)
-        if done.returncode:
+        answer = answer_to(file)
+        if done.returncode or not answer.exists():
             raise RuntimeError(
                 f"the process that {function.__name__[1:]} were asked of ended with code {done.returncode}"
             )
-        result, error = pickle.loads(file.read_bytes())
+        result, error = pickle.loads(answer.read_bytes())
     if error is not None:
         raise error
     return result
 
 
+def answer_to(file: Path) -> Path:
+    """Where the answer to a call is written; a process that a user's code ends writes none."""
+    return file.with_suffix(".answer")
+
+
 def serve(file: str) -> None:
-    """Make the call that is in the file, in this process, and write the result, or the error, in its place."""
+    """Make the call that is in the file, in this process, and write the result, or the error, beside it."""
     path, name, arguments = pickle.loads(Path(file).read_bytes())
     sys.path[:] = path
     result = error = None
     try:
         result = globals()[name](*arguments)
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         plain = isinstance(raised, (ValueError, RuntimeError, ImportError, FileNotFoundError))
         error = raised.with_traceback(None) if plain else RuntimeError(f"{type(raised).__name__}: {raised}")
-    Path(file).write_bytes(pickle.dumps((result, error)))
+    answer_to(Path(file)).write_bytes(pickle.dumps((result, error)))

@@ -25,13 +25,22 @@ from typing import Any
 from ..runtime.optional_triton import HAS_TRITON, triton
 from ..runtime.variants import Variant
 from . import listing as compile_listing
-from .figures import TARGETS, Target, amdgcn_figures, occupancy, ptx_load_widths, ptxas_figures, tensor_cores
+from .figures import (
+    TARGETS,
+    Target,
+    amdgcn_figures,
+    ir_figures,
+    occupancy,
+    ptx_load_widths,
+    ptxas_figures,
+    tensor_cores,
+)
 
 
 class Depth(enum.IntEnum):
     """How far to compile: each step adds figures and takes longer."""
 
-    MEMORY = 0  # shared memory
+    MEMORY = 0  # shared memory, and what Triton's own code shows
     CODE = 1  # registers, spills, tensor cores, loads
     LISTING = 2  # instructions
 
@@ -52,10 +61,12 @@ def compile_kernel(variant: Variant, target: str, depth: Depth = Depth.LISTING) 
     begin = time.perf_counter()
     gpu = TARGETS[target]
     if depth == Depth.MEMORY:
-        figures = {"shared": shared_memory(variant, gpu)}
+        shared, text = lowered(variant, gpu)
+        figures = {"shared": shared, **ir_figures(text, variant.dtype)}
     else:
         compiled, log = _compile(variant, gpu)
-        figures = _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
+        figures = ir_figures(compiled.asm["ttgir"], variant.dtype)
+        figures |= _of_cuda(compiled, log, gpu) if gpu.backend == "cuda" else _of_hip(compiled, gpu)
         figures["dots"] = compiled.asm["ttir"].count("tt.dot ")
         if depth == Depth.LISTING:
             figures.update(_instructions(variant, compiled, gpu))
@@ -112,12 +123,12 @@ class _Lowering(Exception):
 
 
 class _Allocated(Exception):
-    """Ends a compilation once shared memory is allocated; holds its bytes."""
+    """Ends a compilation once shared memory is allocated; holds its bytes, and the code."""
 
 
-def shared_memory(variant: Variant, gpu: Target) -> int:
-    """Bytes of shared memory per block. Triton allocates it just before it lowers a kernel to LLVM. Compilation stops
-    there, because the rest takes most of the time."""
+def lowered(variant: Variant, gpu: Target) -> tuple[int, str]:
+    """Bytes of shared memory per block, and the code until there. Triton allocates it just before it lowers a kernel to
+    LLVM. Compilation stops there, because the rest takes most of the time."""
     backend = triton.compiler.make_backend(triton.backends.compiler.GPUTarget(gpu.backend, gpu.arch, gpu.warp))
     library = getattr(importlib.import_module(type(backend).__module__), "nvidia" if gpu.backend == "cuda" else "amd")
     make_llir = backend.make_llir
@@ -126,18 +137,19 @@ def shared_memory(variant: Variant, gpu: Target) -> int:
         raise _Lowering(pipeline)
 
     def allocate(_: Any, module: Any, *options: Any) -> None:
+        text = str(module)
         try:
             make_llir(module, *options)
         except _Lowering as lowering:
             lowering.args[0].run(module, "shared_memory")
-        raise _Allocated(module.get_int_attr("ttg.shared"))
+        raise _Allocated(module.get_int_attr("ttg.shared"), text)
 
     patch = unittest.mock.patch.object
     with patch(library.passes.ttgpuir, "add_to_llvmir", stop), patch(type(backend), "make_llir", allocate):
         try:
             _compile(variant, gpu)
         except _Allocated as allocated:
-            return int(allocated.args[0])
+            return int(allocated.args[0]), allocated.args[1]
     raise RuntimeError("expected Triton to call make_llir, which allocates shared memory; it did not")
 
 
@@ -151,6 +163,7 @@ def _of_cuda(compiled: Any, log: str, gpu: Target) -> dict[str, Any]:
         "shared": shared,
         "occupancy": occupancy(gpu, threads, figures["registers"], shared, columns),
         "tensor_cores": tensor_cores(text),
+        "nan_maxima": len(re.findall(r"\bmax\.NaN\b", text)),
         "loads_16": sum(width >= 16 for width in widths),
         "loads_2": widths.count(2),
     }

@@ -43,6 +43,8 @@ TENSOR_CORES = {
     "mma.sync": r"\bmma\.sync",
     "mfma": r"v_mfma_",
 }
+# Products on tensor cores that do not keep all of float32; exact ones are tt.dot without an inputPrecision.
+_ROUNDING_DOT = re.compile(r"tt\.dot\b.*inputPrecision = (?:tf32|bf16)|ttng\.(?:warp_group_dot|tc_gen5_mma)\b")
 # Lines of ptxas that are not figures: warnings, and notes that wgmma products are not overlapped with other work.
 _WARNING = re.compile(r"^.*(?:warning|Performance Loss|ignored).*$", re.MULTILINE | re.IGNORECASE)
 
@@ -91,6 +93,14 @@ def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: i
     if columns:
         fits.append(_TENSOR_COLUMNS // columns)
     return min(fits)
+
+
+def ir_figures(text: str, dtype: str) -> dict[str, int]:
+    """From Triton's own code, just before LLVM's: products of float32 that round to tf32, and maxima that keep NaN."""
+    return {
+        "tf32_dots": len(_ROUNDING_DOT.findall(text)) if dtype == "float32" else 0,
+        "nan_maxima": text.count("arith.maximumf"),
+    }
 
 
 def tensor_cores(text: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 Gates use figures that are stable across compiler versions: no spills, tensor cores in use, wide loads. Register counts
 and totals vary by ten per cent, so they are reported but not gated. float32 attention is exact and slow and may spill,
-but like every kernel it must fit into shared memory.
+but like every kernel it must fit into shared memory, and none of its products may round to tf32.
 """
 
 from __future__ import annotations
@@ -46,12 +46,29 @@ class Gate:
     name: str
     applies: Callable[[Row], bool]
     holds: Callable[[Row], bool]
-    # Whether the gate counts instructions, for which the machine code must be disassembled.
-    counts: bool = False
+    # How far a kernel must be compiled to tell.
+    depth: Depth = Depth.CODE
 
 
 GATES = (
-    Gate("shared memory within the target's limit", lambda row: True, lambda row: row["shared"] <= row["shared_limit"]),
+    Gate(
+        "shared memory within the target's limit",
+        lambda row: True,
+        lambda row: row["shared"] <= row["shared_limit"],
+        Depth.MEMORY,
+    ),
+    Gate(
+        "no tf32 in float32 attention",
+        lambda row: row["dtype"] == "float32" and row["operation"] == "packed_attention",
+        lambda row: row["tf32_dots"] == 0,
+        Depth.MEMORY,
+    ),
+    Gate(
+        "NaN survives the maximum in GELU",
+        lambda row: row["operation"] == "bias_gelu",
+        lambda row: row["nan_maxima"] > 0,
+        Depth.MEMORY,
+    ),
     Gate("no spills", _half, lambda row: row["spills"] == 0),
     Gate("no stack", _half, lambda row: row["stack"] == 0),
     Gate("no 2-byte loads", _half, lambda row: row["loads_2"] == 0),
@@ -70,19 +87,19 @@ GATES = (
         "at most 9.0 instructions per attention score",
         _attention_loop,
         lambda row: row["per"] == "element" and row["instructions_per"] <= 9.0,
-        counts=True,
+        Depth.LISTING,
     ),
     Gate(
         "at most 28 instructions per element of GELU",
         _gelu,
         lambda row: row["per"] == "element" and row["instructions_per"] <= 28.0,
-        counts=True,
+        Depth.LISTING,
     ),
     Gate(
         "at most 500 instructions per row of LayerNorm",
         _layer_norm,
         lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
-        counts=True,
+        Depth.LISTING,
     ),
 )
 
@@ -97,7 +114,4 @@ def failures(row: Row) -> list[str]:
 def depth(variant: Variant, target: str) -> Depth:
     """How far a kernel must be compiled to evaluate its gates."""
     row = {**vars(variant), "target": target}
-    applying = [gate for gate in GATES if gate.applies(row)]
-    if any(gate.counts for gate in applying):
-        return Depth.LISTING
-    return Depth.CODE if len(applying) > 1 else Depth.MEMORY
+    return max(gate.depth for gate in GATES if gate.applies(row))

@@ -7,6 +7,7 @@ dtypes            the dtypes that kernels support, and the wider ones they compu
 variants          how kernels are launched on each GPU target
 launch            launching them: on the tensors' device, within the limits of a grid
 derivative        elementwise functions with a derivative of their own
-interpreter       exact bfloat16 in Triton's interpreter
+interpreter       Triton's interpreter, made exact in bfloat16 and strict about masked loads
+self_test         comparing that interpreter with torch
 moved             where modules of earlier versions are now
 """

@@ -27,7 +27,7 @@ def split(argument: str, text: str, others: str = "") -> tuple[Path, str]:
 def load(file: Path, name: str, expected: str, fits: Callable[[Any], bool]) -> Any:
     """What is called `name` in a Python file; `expected` says in words what `fits`.
 
-    Raises a one-line ImportError if the file raises, and ValueError if it has nothing of that name that fits.
+    Raises a one-line ImportError if the file raises or exits, and ValueError if it has nothing of that name that fits.
     """
     found = getattr(_module(file), name, None)
     if found is None or not fits(found):
@@ -60,7 +60,8 @@ def _module(file: Path) -> Any:
     sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A file that ends in sys.exit(0) must not end the program, as if it had succeeded.
         del sys.modules[file.stem]
         frames = reversed(traceback.extract_tb(error.__traceback__))
         lines = (frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve())

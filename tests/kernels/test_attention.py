@@ -114,6 +114,14 @@ def test_packed_attention_accepts_any_strides() -> None:
     assert torch.equal(kernel.packed_attention(*strided), kernel.packed_attention(qkv, cu))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_sequences_that_fit_in_one_block_of_keys_need_no_loop(dtype: torch.dtype) -> None:
+    for D in kernel.HEAD_SIZES:
+        for n, loop in ((1, False), (64, False), (65, True), (512, True)):
+            blocks = kernel.configuration("sm_90", dtype, D, n).blocks
+            assert blocks["LOOP"] is loop and (loop or n <= blocks["BN"])
+
+
 @pytest.mark.parametrize("n", [1, 63, 64])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_configurations_for_short_and_long_sequences_agree_bitwise(dtype: torch.dtype, n: int) -> None:

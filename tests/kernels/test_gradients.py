@@ -176,6 +176,20 @@ def test_gradients_of_a_head_on_a_frozen_encoder() -> None:
         torch.testing.assert_close(x, whole[name])
 
 
+def test_gradients_of_a_model_that_is_frozen_in_part() -> None:
+    """The rest is trained as if nothing were frozen."""
+    model = pair(dtype=np.float32)[1]
+    batch = batch_of(CLASSES[0])
+    scalar(model(**batch)).backward()
+    whole = gradients(model)
+    model.embeddings.requires_grad_(False)
+    scalar(model(**batch)).backward()
+    rest = gradients(model)
+    assert set(rest) == {name for name in whole if not name.startswith("embeddings.")}
+    for name, x in rest.items():
+        torch.testing.assert_close(x, whole[name])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gradients_in_half_precision_are_finite(dtype: torch.dtype) -> None:
     model = ErnieMModel.from_reference(pair()[0], dtype=dtype)

@@ -135,6 +135,24 @@ def test_heads_that_read_the_first_token_compute_only_that_in_the_last_layer(nam
     assert lean["ernie_m.encoder.layers.0.norm2"].value.shape[0] == 5
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_call_a_model_that_was_hooked(name: str) -> None:
+    """As a module, so that hooks run; the result is the same, with a mask and without one."""
+    model, ids = PAIRS[name, None][1], torch.full((2, 3, 7) if "Choice" in name else (2, 7), 5)
+    padded = torch.ones_like(ids)
+    padded[..., -2:] = 0
+    for mask in (None, padded):
+        plain, calls = model(ids, mask), []
+        handle = model.ernie_m.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        try:
+            hooked = model(ids, mask)
+        finally:
+            handle.remove()
+        assert len(calls) == 1 and list(hooked) == list(plain)
+        for key, x in plain.items():
+            torch.testing.assert_close(hooked[key], x, rtol=0, atol=MODEL_BOUND)
+
+
 def message(call: Any) -> str:
     with pytest.raises((TypeError, ValueError)) as caught:
         call()

@@ -6,6 +6,7 @@ import inspect
 import typing
 from importlib import import_module
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rounding import MODEL_BOUND, U32
 from torch_models import CLASSES, WAYS, arrays_of, assert_same, pair, tensors, three_errors, way
 
+from ernie_m.kernels import model as kernel_model
 from ernie_m.kernels.inputs import settled
 from ernie_m.reference import trace
 
@@ -214,6 +216,27 @@ def test_packed_equals_the_padded_call(mask: np.ndarray, how: str, more: int, po
         packed["last_hidden_state"], padded["last_hidden_state"][valid], rtol=0, atol=MODEL_BOUND
     )
     np.testing.assert_allclose(packed["pooler_output"], padded["pooler_output"], rtol=0, atol=MODEL_BOUND)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_model_takes_boolean_masks_with_an_axis_for_heads(how: str) -> None:
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
+    square = mask[:, None, :] & mask[:, :, None] & np.tri(4, dtype=bool)
+    for wide in (mask[:, None, None, :], square[:, None]):
+        ours, theirs = both({"input_ids": ids_like(mask), "attention_mask": wide}, how)
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "validated"), [(False, None, False), (True, None, True), (True, False, False)]
+)
+def test_encode_validates_as_the_model_does_unless_it_is_told(own: bool, asked: bool | None, validated: bool) -> None:
+    """On a GPU; on a CPU, values are always validated."""
+    model = pair()[1]
+    model.validate = own
+    with mock.patch.object(kernel_model, "should_validate", wraps=kernel_model.should_validate) as spy:
+        model.encode(torch.tensor([[5, 6]]), validate=asked)
+    assert spy.call_args.args[1] is validated
 
 
 def message(call: Any) -> str:

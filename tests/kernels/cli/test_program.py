@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ernie_m.kernels.cli import interpreted
 from ernie_m.kernels.cli import program as cli
+from ernie_m.kernels.cli.interpreted import FINISHED
 
 PROGRAM = [sys.executable, "-m", "ernie_m.kernels"]
 # As a user starts it: without TRITON_INTERPRET.
@@ -52,6 +54,16 @@ def raises(x):
 
 def interrupted(x):
     raise KeyboardInterrupt
+
+
+def exits(x):
+    raise SystemExit(0)
+
+
+def forever(x):
+    print("started", flush=True)
+    while True:
+        pass
 
 
 number = 3
@@ -115,7 +127,79 @@ def test_check_shows_where_a_function_raises(mine: str, capfd: pytest.CaptureFix
 
 def test_interrupt_is_exit_code_130_without_a_traceback(mine: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--op", "gelu", f"{mine}:interrupted"]) == 130
-    assert capfd.readouterr() == ("", "ernie_m.kernels: interrupted\n")
+    told = "interrupted was running, called as f(x) with x (1, 1)"
+    assert capfd.readouterr() == ("", f"ernie_m.kernels: interrupted: {told}\n")
+
+
+def test_interrupt_ends_a_function_that_does_not_end(mine: str) -> None:
+    """Ctrl-C reaches the process and the one that it starts. Seen red: a child that ignores it."""
+    command = [*PROGRAM, "check", "--op", "gelu", f"{mine}:forever", "--dtype", "float32"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, start_new_session=True) as program:
+        assert program.stdout is not None and program.stdout.readline() == "started\n"
+        os.killpg(program.pid, signal.SIGINT)
+        output, errors = program.communicate()
+    assert (program.returncode, output) == (130, "")
+    assert errors == "ernie_m.kernels: interrupted: forever was running, called as f(x) with x (1, 1)\n"
+
+
+ENDINGS = {
+    "import sys; sys.exit(0)": "line 1: SystemExit: 0",
+    "import sys; sys.exit()": "line 1: SystemExit: ",
+    "import sys; sys.exit('done')": "line 1: SystemExit: done",
+    "import unittest; unittest.main(argv=['x'])": "line 1: SystemExit: ",
+    "raise ImportError('no')": "line 1: ImportError: no",
+}
+# What the process of the command cannot see, its parent does.
+HARD_ENDINGS = {
+    "import os; os._exit(0)": "the process ended with code 0 before the command had finished",
+    "import os; os.kill(os.getpid(), 9)": "SIGKILL ended the process before the command had finished",
+}
+COMMANDS = {
+    "check": ["check", "--op", "gelu", "{file}:f"],
+    "op": ["check", "--op", "{file}:OP", "{mine}:right"],
+    "compile": ["compile", "{file}:kernel"],
+    "data": ["compile", "{mine}:right", "--op", "{file}:OP"],
+    "bench": ["bench", "{file}:f", "--op", "gelu"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_ends_the_program_is_an_error(
+    command: str, ending: str, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Seen red: exit code 0 for sys.exit(0), without a check."""
+    file = tmp_path / "ending.py"
+    file.write_text(f"{ending}\n", encoding="utf-8")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("ernie_m.kernels.cli.compile.interpreter.is_active", lambda: False)
+    monkeypatch.setattr("ernie_m.kernels.cli.bench.require_gpu", lambda: None)
+    assert cli.main([part.format(file=file, mine=mine) for part in COMMANDS[command]]) == 2
+    assert f"error: {file}, {ENDINGS[ending]}" in capfd.readouterr().err
+    assert "ending" not in sys.modules
+
+
+@pytest.mark.parametrize("ending", HARD_ENDINGS)
+def test_a_process_that_a_file_ends_is_an_error(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / "ending.py"
+    file.write_text(f"{ending}\n", encoding="utf-8")
+    command = [*PROGRAM, "check", "--op", "gelu", f"{file}:f"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"ernie_m.kernels: error: {HARD_ENDINGS[ending]}\n"
+
+
+def test_a_command_that_is_ended_has_not_succeeded(mine: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Wherever it comes from. Seen red: exit code 0."""
+    monkeypatch.setattr("ernie_m.kernels.cli.check.check", lambda *arguments, **options: sys.exit(0))
+    assert cli.main(["check", "--op", "gelu", f"{mine}:right"]) == 2
+    assert capfd.readouterr() == ("", "ernie_m.kernels: error: the command was ended by SystemExit: 0\n")
+
+
+def test_a_function_that_exits_is_wrong(mine: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--op", "gelu", f"{mine}:exits", "--dtype", "float32"]) == 1
+    assert capfd.readouterr().out.startswith("exits does not compute gelu: it raised SystemExit: 0")
 
 
 class Child:
@@ -123,6 +207,7 @@ class Child:
 
     ends: Any = 0
     started: ClassVar[list[tuple[list[str], dict[str, str]]]] = []
+    killed: ClassVar[list[int]] = []
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self.started.append((command, env))
@@ -130,17 +215,27 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int:
         self.waited += 1
-        if self.ends is KeyboardInterrupt and self.waited == 1:
+        if isinstance(self.ends, int):
+            return self.ends
+        if self.waited == 1:
             raise KeyboardInterrupt
-        return 130 if self.ends is KeyboardInterrupt else self.ends
+        if self.ends is subprocess.TimeoutExpired:
+            raise subprocess.TimeoutExpired("", 5)
+        return 130 | FINISHED
+
+    def kill(self) -> None:
+        self.killed.append(self.waited)
 
 
 @pytest.mark.parametrize(
     ("ends", "status", "message"),
     [
-        (0, 0, ""),
-        (7, 7, ""),
+        *((code | FINISHED, code, "") for code in (0, 1, 2, 130, 141, 143)),
+        (0, 2, "ernie_m.kernels: error: the process ended with code 0 before the command had finished\n"),
+        (1, 2, "ernie_m.kernels: error: the process ended with code 1 before the command had finished\n"),
         (KeyboardInterrupt, 130, ""),
+        (subprocess.TimeoutExpired, 130, "ernie_m.kernels: interrupted\n"),
+        (-9, 2, "ernie_m.kernels: error: SIGKILL ended the process before the command had finished\n"),
         (-11, 1, "ernie_m.kernels: SIGSEGV ended the process: did a kernel access memory out of range?\n"),
     ],
 )
@@ -157,6 +252,7 @@ def test_the_parent_returns_the_exit_code_of_its_child(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(Child, "ends", ends)
     monkeypatch.setattr(Child, "started", [])
+    monkeypatch.setattr(Child, "killed", [])
     monkeypatch.setattr(interpreted.subprocess, "Popen", Child)
     arguments = ["check", "--op", "gelu", f"{mine}:right"]
     assert cli.main(arguments) == status
@@ -164,6 +260,8 @@ def test_the_parent_returns_the_exit_code_of_its_child(
     [(command, environment)] = Child.started
     assert command[-4:] == arguments and environment["TRITON_INTERPRET"] == "1"
     assert os.environ == before
+    # Whatever happens, such as SIGTERM: no process is left behind.
+    assert len(Child.killed) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_compile_kernel_adds_figures_with_depth(tmp_path: Path) -> None:
     for memory, code, listing in json.loads(done.stdout):
         assert memory.keys() < code.keys() < listing.keys()
         assert memory["shared"] == code["shared"] == listing["shared"] > 0
+        assert memory["tf32_dots"] == code["tf32_dots"] == memory["nan_maxima"] == code["nan_maxima"] == 0
         for figure in ("registers", "spills", "occupancy", "tensor_cores", "loads_16"):
             assert code[figure] == listing[figure]
         assert 16 < code["registers"] <= 512

@@ -88,6 +88,8 @@ GOOD = {
     "loop": True,
     "shared": 49152,
     "shared_limit": 232448,
+    "tf32_dots": 0,
+    "nan_maxima": 8,
     "spills": 0,
     "stack": 0,
     "loads_2": 0,
@@ -111,6 +113,8 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({"error": "CompilationError: 1:2"}, "does not compile: CompilationError: 1:2"),
         ({"shared": 232449}, "shared memory within the target's limit"),
         ({"dtype": "float32", "shared": 232449}, "shared memory within the target's limit"),
+        ({"dtype": "float32", "tf32_dots": 1}, "no tf32 in float32 attention"),
+        ({**GELU, "nan_maxima": 0}, "NaN survives the maximum in GELU"),
         ({"spills": 4}, "no spills"),
         ({"stack": 8}, "no stack"),
         ({"loads_2": 1}, "no 2-byte loads"),
@@ -133,7 +137,7 @@ import triton
 import triton.language as tl
 from ernie_m.kernels.machine_code.gates import failures
 from ernie_m.kernels.machine_code.compiler import Depth, compile_kernel
-from ernie_m.kernels.runtime.variants import Configuration, Variant
+from ernie_m.kernels.runtime.variants import TARGETS, Configuration, Variant
 
 @triton.jit
 def strided(x, y, N: tl.constexpr):
@@ -154,6 +158,16 @@ def erf_gelu(x, y, N: tl.constexpr):
     tl.store(y + o, (0.5 * v * (1 + tl.math.erf(v * 0.7071067811865476))).to(tl.bfloat16))
 
 @triton.jit
+def maximum(x, y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    tl.store(y + o, tl.maximum(tl.load(x + o), 0.0))
+
+@triton.jit
+def product(x, y, N: tl.constexpr, PRECISION: tl.constexpr):
+    o = tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :]
+    tl.store(y + o, tl.dot(tl.load(x + o), tl.load(x + o), input_precision=PRECISION))
+
+@triton.jit
 def greedy(x, y, n, N: tl.constexpr):
     o = tl.arange(0, N)
     acc = tl.zeros((N, N), tl.float32)
@@ -168,7 +182,15 @@ def judge(operation, label, kernel, N, warps, tile, loop=False, target="sm_90", 
     planted = Variant(operation, "bfloat16", label, kernel, signature, {"N": N}, chosen, tile, loop)
     return failures(compile_kernel(planted, target, depth))
 
+def precision(target, chosen):
+    signature, constants = {"x": "*fp32", "y": "*fp32"}, {"N": 64, "PRECISION": chosen}
+    planted = Variant("packed_attention", "float32", "", product, signature, constants, Configuration({}, 4), 0)
+    return failures(compile_kernel(planted, target, Depth.MEMORY))
+
 print(json.dumps({
+    "NaN": judge("bias_gelu", "", maximum, 1024, 4, 1024, depth=Depth.CODE),
+    "NaN on AMD": judge("bias_gelu", "", maximum, 1024, 4, 1024, target="gfx942", depth=Depth.MEMORY),
+    **{f"{chosen} on {target}": precision(target, chosen) for target in TARGETS for chosen in ("ieee", "tf32")},
     "strided": judge("planted", "", strided, 1024, 4, 1024, depth=Depth.CODE),
     "hoarding": judge("planted", "", hoarding, 8192, 1, 8192, depth=Depth.CODE),
     "erf": judge("bias_gelu", "F=3072", erf_gelu, 4096, 4, 4096),
@@ -188,7 +210,11 @@ def test_gates_fail_for_kernels_with_faults(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {
         "strided": ["no 2-byte loads"],
         "hoarding": ["no spills", "no stack"],
-        "erf": ["at most 28 instructions per element of GELU"],
+        "erf": ["NaN survives the maximum in GELU", "at most 28 instructions per element of GELU"],
+        "NaN": ["NaN survives the maximum in GELU"],
+        "NaN on AMD": ["NaN survives the maximum in GELU"],
+        **{f"ieee on {target}": [] for target in TARGETS},
+        **{f"tf32 on {target}": ["no tf32 in float32 attention"] for target in TARGETS},
         "row": ["at most 500 instructions per row of LayerNorm"],
         "no tensor core": ["wgmma in attention"],
         "loop": ["at most 9.0 instructions per attention score"],

@@ -207,6 +207,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["number"], "expected a function named number, got 3"),
     (["none"], "expected a function named none, got none"),
     (["launches_nothing"], "launches_nothing: expected it to launch a Triton kernel, it did not"),
+    (["exits"], "SystemExit: 0"),
+    (["ends"], "the process that launches were asked of ended with code 0"),
     (
         ["elementwise"],
         "elementwise: expected --op, or a function without arguments that makes a call; got elementwise(x)",

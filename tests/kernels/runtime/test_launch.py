@@ -101,6 +101,40 @@ def test_every_kernel_runs_while_its_tensors_device_is_current(monkeypatch: pyte
     assert not ran and not entered
 
 
+@pytest.mark.parametrize("strided", [False, True])
+def test_everything_that_a_launch_needs_is_on_the_device_of_its_input(
+    strided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that is neither the CPU nor the default: results, statistics and copies of strided arguments.
+
+    Seen red: each `device=` of a launcher left out in turn.
+    """
+    launched = []
+    for page in PAGES:
+        if hasattr(page, "launch"):
+            monkeypatch.setattr(page, "runs_triton", lambda x: True)
+            monkeypatch.setattr(page, "launch", lambda kernel, grid, like, *given, **_: launched.append((like, *given)))
+    operations = {
+        "bias_gelu": gelu._bias_gelu,
+        "add_layer_norm": layer_norm._add_layer_norm,
+        "embed": embedding._embed,
+        "packed_attention": attention._packed_attention,
+        "first_token_attention": first_token._first_token_attention,
+    }
+    for function, given in calls():
+        arguments = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in given]
+        if strided:
+            arguments = [torch.stack([x, x], -1)[..., 0] if isinstance(x, torch.Tensor) else x for x in arguments]
+        longest = [3] if function is kernels.packed_attention else []
+        # The launcher itself: torch would run the rule for tensors without numbers in its place.
+        results = operations[function.__name__]._init_fn(*arguments, *longest)
+        everything = [*launched.pop(), *(results if isinstance(results, tuple) else [results])]
+        tensors = [x for x in everything if isinstance(x, torch.Tensor)]
+        assert len(tensors) >= 4 and {x.device.type for x in tensors} == {"meta"}
+        assert all(x.is_contiguous() for x in tensors[1:])
+    assert not launched
+
+
 def test_no_page_launches_a_kernel_itself() -> None:
     """`kernel[grid](...)` stands in runtime/launch.py only (and where the interpreter tests itself, on a CPU)."""
     room = Path(str(kernels.__file__)).parent
@@ -111,7 +145,7 @@ def test_no_page_launches_a_kernel_itself() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
         if "kernel" in ast.unparse(node.func.value)
     ]
-    assert set(found) == {"runtime/launch.py", "runtime/interpreter.py"}
+    assert set(found) == {"runtime/launch.py", "runtime/self_test.py"}
 
 
 def test_a_launch_that_fails_restores_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
