@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks test test-all lint clean FORCE
+.PHONY: help demo notebooks test test-all judge lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
@@ -23,6 +23,7 @@ help:
 	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
+	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and everything else that was built here"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
@@ -57,6 +58,11 @@ test: lint
 test-all: lint $(STAMPS)/tools-all
 	@echo "== pytest: the installed wheel, 2 processes, every test"
 	@$(PYTEST) tests
+
+# Goes on where an earlier run was stopped.
+judge: $(STAMPS)/package $(STAMPS)/tools
+	@echo "== judging the catalogue in tests/judging, 2 processes"
+	@cd tests && TRITON_INTERPRET=1 OMP_NUM_THREADS=1 ../$(BIN)/python -m judging.table
 
 clean:
 	@echo "== removing .venv, build and caches"

@@ -1,87 +1,135 @@
-"""Plain torch kernels that are right by default; optional arguments plant one fault each.
+"""Functions in plain torch that are right by default; optional arguments plant the mistakes that people make.
 
-Half precision is widened to float32 and rounded once at the end, as the bounds require of a kernel.
+Half precision is widened to float32 and rounded once at the end, as the bounds require of a kernel, so that nothing
+but the mistake is wrong. Attention is in `planted_attention`.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from typing import Any
 
 import torch
+from planted_attention import attention, attention_head, first_token_attention, store
 from torch import Tensor
 from torch.nn.functional import gelu as torch_gelu
+from torch.nn.functional import pad
 
 
-def truncate(x: Tensor, like: Tensor) -> Tensor:
-    """Convert float32 to bfloat16 by dropping the low bits."""
-    assert like.dtype == torch.bfloat16
-    return (x.contiguous().view(torch.int32) & ~0xFFFF).view(torch.float32).to(torch.bfloat16)
-
-
-def store(x: Tensor, like: Tensor, truncated: bool = False) -> Tensor:
-    """Round to the dtype of `like`."""
-    return truncate(x, like) if truncated else x.to(like.dtype)
-
-
-def wide_gelu(x: Tensor, form: str = "none") -> Tensor:
-    """GELU of float32 numbers; the forms "tanh", "sigmoid" and "cubic" are other functions, "erf" has no tail."""
-    if form == "sigmoid":
-        return x * torch.sigmoid(1.702 * x)
-    if form == "erf":
-        return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
-    if form != "none":
-        return torch_gelu(x, approximate=form)
+def wide_gelu(x: Tensor, form: str = "right") -> Tensor:
+    """GELU of float32 numbers, or another function; "no tail" is right but for the tail."""
     a = x.abs().clamp(max=40.0)
-    return torch.copysign(x.clamp(min=0.0) - 0.5 * a * torch.erfc(a * math.sqrt(0.5)), x)
+    forms = {
+        "right": lambda: torch.copysign(x.clamp(min=0.0) - 0.5 * a * torch.erfc(a * math.sqrt(0.5)), x),
+        "tanh": lambda: torch_gelu(x, approximate="tanh"),
+        "sigmoid": lambda: x * torch.sigmoid(1.702 * x),
+        "silu": lambda: torch.nn.functional.silu(x),
+        "relu": lambda: torch.relu(x),
+        "no root": lambda: 0.5 * x * (1 + torch.erf(x)),
+        "no half": lambda: x * torch.erfc(-x * math.sqrt(0.5)),
+        "no tail": lambda: 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5))),
+    }
+    return forms[form]()
 
 
-def gelu(x: Tensor, form: str = "none", truncated: bool = False) -> Tensor:
+def gelu(x: Tensor, form: str = "right", truncated: bool = False) -> Tensor:
     """GELU."""
     return store(wide_gelu(x.float(), form), x, truncated)
 
 
-def bias_gelu(x: Tensor, bias: Tensor, form: str = "none", read_bias: bool = True, truncated: bool = False) -> Tensor:
-    """GELU of x + bias."""
-    z = x.float() + bias.float() if read_bias else x.float()
-    return store(wide_gelu(z, form), x, truncated)
+def bias_gelu(x: Tensor, bias: Tensor, form: str = "right", place: str = "inside", truncated: bool = False) -> Tensor:
+    """GELU of x + bias; `place` says where the bias is added: inside, after or none."""
+    y = wide_gelu(x.float() + bias.float() if place == "inside" else x.float(), form)
+    return store(y + bias.float() if place == "after" else y, x, truncated)
 
 
-def softmax(scores: Tensor, shift: bool = True, truncated: bool = False) -> Tensor:
+def softmax(scores: Tensor, form: str = "right", truncated: bool = False) -> Tensor:
     """Softmax over the last axis."""
-    wide = scores.float()
-    e = torch.exp(wide - wide.max(-1, keepdim=True).values) if shift else torch.exp(wide)
-    return store(e / e.sum(-1, keepdim=True), scores, truncated)
+    z = scores.float()
+    e = torch.exp(z - z.amax(-1, keepdim=True))
+    powers = torch.exp2(z - z.amax(-1, keepdim=True))
+    forms = {
+        "right": lambda: e / e.sum(-1, keepdim=True),
+        "no maximum": lambda: torch.exp(z) / torch.exp(z).sum(-1, keepdim=True),
+        "columns": lambda: torch.softmax(z, 0),
+        "all": lambda: torch.softmax(z.reshape(-1), 0).reshape(z.shape),
+        "no sum": lambda: e,
+        "mean": lambda: torch.softmax(z, -1) * z.shape[-1],
+        "padded": lambda: torch.softmax(pad(z, (0, -z.shape[1] % 16)), -1)[:, : z.shape[1]],
+        "no last": lambda: pad(torch.softmax(z[:, :-1], -1), (0, 1)),
+        "no first": lambda: pad(torch.softmax(z[:, 1:], -1), (1, 0)),
+        "base 2": lambda: powers / powers.sum(-1, keepdim=True),
+        "transposed": lambda: torch.softmax(z.T if z.shape[0] == z.shape[1] else z, -1),
+    }
+    return store(forms[form](), scores, truncated)
 
 
-def layer_norm(
-    x: Tensor,
+def norm(
+    z: Tensor,
     gamma: Tensor,
     beta: Tensor,
     eps: float,
-    unbiased: bool = False,
+    variance: str = "two passes",
+    divisor: str = "root",
+    affine: str = "gamma, beta",
+    mean: str = "mean",
     eps_factor: float = 1.0,
-    read_affine: bool = True,
-    wrong_column: bool = False,
-    truncated: bool = False,
-    one_pass: bool = False,
-    like: Tensor | None = None,
+    column: float = 1.0,
 ) -> Tensor:
-    """LayerNorm in two passes."""
-    wide = x.float()
-    E, mean = wide.shape[-1], wide.mean(-1, keepdim=True)
-    centred = wide - mean
-    variance = (
-        (wide * wide).mean(-1, keepdim=True) - mean * mean if one_pass else (centred * centred).mean(-1, keepdim=True)
-    )
-    if unbiased and E > 1:
-        variance = variance * (E / (E - 1))
-    y = centred * torch.rsqrt(variance + eps * eps_factor)
-    if read_affine:
-        y = y * gamma.float() + beta.float()
-    if wrong_column:
-        y[..., E // 2] *= 1.02
-    return store(y, gamma if like is None else like, truncated)
+    """LayerNorm of float32 numbers; the column in the middle is multiplied by `column`."""
+    E, eps = z.shape[-1], eps * eps_factor
+    z, g, b = z.float(), gamma.float(), beta.float()
+    true = z.mean(-1, keepdim=True)
+    centred = z - {"mean": true, "sum": z.sum(-1, keepdim=True), "none": torch.zeros_like(true)}[mean]
+    found = {
+        "two passes": lambda: (centred**2).mean(-1, keepdim=True),
+        "one pass": lambda: (z**2).mean(-1, keepdim=True) - true**2,
+        "unbiased": lambda: ((z - true) ** 2).sum(-1, keepdim=True) / max(E - 1, 1),
+        "sum": lambda: (centred**2).sum(-1, keepdim=True),
+        "about zero": lambda: (z**2).mean(-1, keepdim=True),
+    }[variance]()
+    y = {
+        "root": lambda: centred / torch.sqrt(found + eps),
+        "no root": lambda: centred / (found + eps),
+        "eps outside": lambda: centred / (torch.sqrt(found) + eps),
+        "no eps": lambda: centred / torch.sqrt(found),
+        "times": lambda: centred * torch.sqrt(found + eps),
+    }[divisor]()
+    y = {
+        "gamma, beta": lambda: y * g + b,
+        "swapped": lambda: y * b + g,
+        "sum": lambda: y * (g + b),
+        "beta first": lambda: (y + b) * g,
+        "no beta": lambda: y * g,
+        "no gamma": lambda: y + b,
+        "none": lambda: y.clone(),
+        "gamma twice": lambda: y * g + g,
+        "beta twice": lambda: y * b + b,
+        "one plus": lambda: y * (1 + g) + b,
+        "minus": lambda: y * g - b,
+    }[affine]()
+    y[..., E // 2] *= column
+    return y
+
+
+def layer_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, rows: str = "right", truncated: bool = False, **how: Any
+) -> Tensor:
+    """LayerNorm; `rows` is what is wrong with the addresses, `how` the rest, see `norm`."""
+    z = x.float()
+    square = z.shape[0] == z.shape[-1]
+    if rows == "transposed input" and square:
+        z = z.T
+    if rows == "first row":
+        z = z[:1].expand(z.shape)
+    y = norm(z, gamma, beta, eps, **how)
+    if rows == "transposed result" and square:
+        y = y.T
+    if rows == "no last column":
+        y = pad(norm(z[:, :-1], gamma[:-1], beta[:-1], eps), (0, 1), value=math.nan)
+    if rows == "no first column":
+        y = pad(norm(z[:, 1:], gamma[1:], beta[1:], eps), (1, 0), value=math.nan)
+    return store(y, x, truncated)
 
 
 def add_layer_norm(
@@ -91,18 +139,19 @@ def add_layer_norm(
     gamma: Tensor,
     beta: Tensor,
     eps: float,
-    read_bias: bool = True,
+    read: str = "xbr",
     rounded_sum: bool = False,
-    **faults: bool | float,
+    truncated: bool = False,
+    **how: Any,
 ) -> Tensor:
-    """LayerNorm of a sum."""
-    z = x.float() + residual.float()
-    z = z + bias.float() if read_bias else z
+    """LayerNorm of a sum; `read` says which of x, bias and residual are read."""
+    terms = {"x": x.float(), "b": bias.float().expand(x.shape), "r": residual.float()}
+    z = sum((terms[name] for name in read), torch.zeros(x.shape, device=x.device))
     z = z.to(x.dtype).float() if rounded_sum else z
-    return layer_norm(z, gamma, beta, eps, like=x, **faults)
+    return store(norm(z, gamma, beta, eps, **how), x, truncated)
 
 
-def embedding(
+def embed(
     input_ids: Tensor,
     position_ids: Tensor,
     word: Tensor,
@@ -111,68 +160,23 @@ def embedding(
     beta: Tensor,
     eps: float,
     offset: int = 2,
-    **faults: bool | float,
+    positions: bool = True,
+    truncated: bool = False,
+    **how: Any,
 ) -> Tensor:
     """LayerNorm of the sum of two rows."""
-    z = word[input_ids].float() + position[position_ids + offset].float()
-    return layer_norm(z, gamma, beta, eps, like=word, **faults)
+    z = word[input_ids].float()
+    z = z + position[position_ids + offset].float() if positions else z
+    return store(norm(z, gamma, beta, eps, **how), word, truncated)
 
 
-def attention_head(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float = 1.0,
-    drop_tail: bool = False,
-    rounded_probs: bool = True,
-    accumulate_low: bool = False,
-    truncated: bool = False,
-) -> Tensor:
-    """Attention in one head, (N, D), (S, D) x 2 -> (N, D), in blocks of 64 keys."""
-    S, D = k.shape
-    scores = (q.float() @ k.float().T) * (scale / math.sqrt(D))
-    if drop_tail and S % 64 == 1 and S > 1:
-        scores[:, -1] = -torch.inf
-    e = torch.exp(scores - scores.max(-1, keepdim=True).values)
-    total = e.sum(-1, keepdim=True)
-    e = e.to(v.dtype).float() if rounded_probs else e
-    context = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-    for start in range(0, S, 64):
-        context = context + e[:, start : start + 64] @ v[start : start + 64].float()
-        context = context.to(v.dtype).float() if accumulate_low else context
-    return store(context / total, v, truncated)
-
-
-def attention(qkv: Tensor, cu_seqlens: Tensor, read_neighbour: bool = False, **faults: bool | float) -> Tensor:
-    """Attention in each head of each sequence; `read_neighbour` includes one key of the next sequence."""
-    context = torch.empty_like(qkv[:, 0])
-    for start, end in pairwise(cu_seqlens.tolist()):
-        last = min(end + read_neighbour, qkv.shape[0])
-        for h in range(qkv.shape[2] if start < end else 0):
-            q, k, v = qkv[start:end, 0, h], qkv[start:last, 1, h], qkv[start:last, 2, h]
-            context[start:end, h] = attention_head(q, k, v, **faults)
-    return context
-
-
-def first_token_attention(
-    q: Tensor, kv: Tensor, cu_seqlens: Tensor, read_neighbour: bool = False, **faults: bool | float
-) -> Tensor:
-    """Attention of one query per sequence."""
-    context = torch.zeros_like(q)
-    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
-        last = min(end + read_neighbour, kv.shape[0])
-        for h in range(q.shape[1] if start < end else 0):
-            context[b, h] = attention_head(q[b, None, h], kv[start:last, 0, h], kv[start:last, 1, h], **faults)[0]
-    return context
-
-
-KERNELS = {
+KERNELS: dict[str, Any] = {
     "gelu": gelu,
     "bias_gelu": bias_gelu,
     "softmax": softmax,
     "layer_norm": layer_norm,
     "add_layer_norm": add_layer_norm,
-    "embed": embedding,
+    "embed": embed,
     "packed_attention": attention,
     "first_token_attention": first_token_attention,
     "attention_head": attention_head,

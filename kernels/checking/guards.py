@@ -85,6 +85,12 @@ def extent(array: Any) -> tuple[int, int]:
     return array.ctypes.data, array.ctypes.data + (reach + array.itemsize if array.size else 0)
 
 
+def extent_of_storage(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses at which the memory of a tensor starts and ends."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+
+
 def strides_of(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
     """How many numbers apart neighbours along each axis are; None if the layout is contiguous for that shape."""
     strides = [1] * len(shape)
@@ -130,6 +136,20 @@ def place(name: str, value: Any, arrays: str, dtype: str, device: str, layout: s
     copy = converted(value, arrays, dtype, device)
     found = guarded(name, value.shape, copy, math.nan if value.dtype == np.float64 else 0, layout)
     return found.fill(copy)
+
+
+def kind_of(result: Any, device: str) -> str:
+    """What a function returned, in words: "Tensor" or "ndarray" if `as_float64` can read it."""
+    # A subclass may hide numbers, as a masked array does, or have none, as a fake tensor.
+    if type(result) not in (torch.Tensor, torch.nn.Parameter):
+        return type(result).__name__
+    if result.is_nested or result.layout != torch.strided:
+        return f"a {'nested' if result.is_nested else str(result.layout).removeprefix('torch.').lstrip('_')} Tensor"
+    if result.device.type != torch.device(device).type:
+        return f"a Tensor on {result.device}"
+    if result._is_zerotensor() or (result.numel() and extent(result)[1] > extent_of_storage(result)[1]):
+        return "a Tensor without memory of its own"
+    return "Tensor"
 
 
 def as_float64(result: Any) -> Array:

@@ -21,7 +21,7 @@ from ernie_m.reference.array import Array
 from ..runtime.dispatch import INTERPRETED
 from .bounds import Expected
 from .coverage import Trial, narrowed
-from .guards import Guarded, as_float64, place, poisoned
+from .guards import Guarded, as_float64, kind_of, place, poisoned
 from .operations import Case
 from .report import Failure, Tried, judgement
 from .special import expected_with_special, positions, signs
@@ -162,10 +162,11 @@ class Runner:
     def _run(self, case: Case, arguments: dict[str, Any], placed: list[Guarded]) -> tuple[Any, Watch]:
         """The function's result, and what its launches did.
 
-        Raises Failure if it raises, changes an argument, or reads or writes outside its arrays.
+        Raises Failure if it raises or exits, changes an argument, reads or writes outside its arrays, or returns
+        anything but a plain array.
         """
         allocated: list[Guarded] = []
-        error: Exception | None = None
+        error: BaseException | None = None
         result = None
         huge = any(isinstance(value, torch.Tensor) for value in case.inputs.values())
         with watching((placed, allocated), getattr(case, "programs", None)) as watch:
@@ -180,8 +181,10 @@ class Runner:
                     # The interpreter's maximum of a block of nan.
                     warnings.simplefilter("ignore", RuntimeWarning)
                     result = self.function(*arguments.values())
-            except Exception as raised:
+            except (Exception, SystemExit) as raised:
                 error = raised
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"{self.name} was running, called as {self._shapes(case)}") from None
         self.launches |= bool(watch.grids)
         if watch.damage:
             raise Failure(self.name, case, watch.damage) from error
@@ -198,9 +201,14 @@ class Runner:
         for array in allocated:
             if array.outside_damage:
                 raise Failure(self.name, case, f"{array.outside_damage} {array.name}")
+        returned, wanted = kind_of(result, self.device), "Tensor" if self.arrays == "torch" else "ndarray"
+        if returned != wanted:
+            hint = ' (for a NumPy function, pass arrays="numpy")' if returned == "ndarray" else ""
+            called = f", called as {self._shapes(case)}"
+            raise Failure(self.name, case, f"it returned {returned}, expected {wanted}{hint}{called}")
         return result, watch
 
-    def _told(self, case: Case, error: Exception, arguments: dict[str, Any]) -> Exception:
+    def _told(self, case: Case, error: BaseException, arguments: dict[str, Any]) -> Exception:
         """An exception of the function, in one line: how it was called, and what it raised."""
         if NO_DRIVER in str(error):
             return RuntimeError(SET_INTERPRET)
@@ -221,14 +229,8 @@ class Runner:
         return f"{case.operation.call} with {', '.join(shapes)}"
 
     def _checked(self, case: Case, result: Any, shape: tuple[int, ...]) -> Array:
-        """The result in float64. Raises Failure unless it is an array of the right library, dtype and shape."""
-        wanted = torch.Tensor if self.arrays == "torch" else np.ndarray
+        """The result in float64. Raises Failure unless it has the right dtype and shape."""
         called = f", called as {self._shapes(case)}"
-        if not isinstance(result, wanted):
-            hint = "" if not isinstance(result, np.ndarray) else ' (for a NumPy function, pass arrays="numpy")'
-            raise Failure(
-                self.name, case, f"it returned {type(result).__name__}, expected {wanted.__name__}{hint}{called}"
-            )
         dtype = str(result.dtype).removeprefix("torch.")
         if dtype != case.dtype:
             raise Failure(self.name, case, f"it returned {dtype} for {case.dtype} inputs")

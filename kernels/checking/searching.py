@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from .operations import Case, Operation, cases
@@ -39,7 +43,8 @@ def search(runner: Runner, op: str | Operation, dtype: str, examples: int, seed:
             raise
 
     try:
-        try_case()
+        with _temporary_home():
+            try_case()
     except Exception as error:
         # hypothesis adds a note on how to call `try_case` again.
         vars(error).pop("__notes__", None)
@@ -50,6 +55,20 @@ def search(runner: Runner, op: str | Operation, dtype: str, examples: int, seed:
         vars(smallest).pop("__notes__", None)
         raise smallest from smallest.__cause__
     return sorted(found, key=lambda verdict: verdict.ratio)
+
+
+@contextmanager
+def _temporary_home() -> Iterator[None]:
+    """hypothesis keeps a cache, by default in `.hypothesis` in the current directory, which is not ours to write to."""
+    from hypothesis import configuration
+
+    before = getattr(configuration, "__hypothesis_home_directory", None)
+    with tempfile.TemporaryDirectory() as folder:
+        configuration.set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            configuration.set_hypothesis_home_dir(before)
 
 
 def _size(case: Case) -> int:

@@ -16,6 +16,7 @@ import torch
 from ..runtime import interpreter
 from ..runtime.dispatch import INTERPRETED
 from ..runtime.optional_triton import HAS_TRITON
+from ..runtime.self_test import self_test
 from .check import Plan, check_dtype, default_device, smallest
 from .operations import with_kernel
 from .report import DtypeReport, Failure
@@ -89,7 +90,7 @@ def prepare() -> None:
     """Set up the arithmetic: exact bfloat16 in the interpreter, float32 products without tf32."""
     if INTERPRETED:
         interpreter.install()
-        interpreter.self_test()
+        self_test()
     elif HAS_TRITON:
         # tf32 would add an error of 2⁻¹¹ to matrix products, and so to the model.
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -29,7 +29,7 @@ from ..runtime import interpreter
 from ..runtime.interpreter import ExactBuilder, upstream
 from ..runtime.launch import GRID_LIMITS
 from ..runtime.optional_triton import HAS_TRITON
-from .guards import Guarded, extent
+from .guards import Guarded, extent, extent_of_storage
 
 _Executor: Any = upstream.GridExecutor if HAS_TRITON else object
 # The most loads and stores of a sampled launch: beyond, its programs do too much for the interpreter.
@@ -71,8 +71,7 @@ class Watch:
             if start <= address < end:
                 self.ranges.append((*extent(array.inner), array.name))
                 return
-        start = tensor.untyped_storage().data_ptr()
-        self.ranges.append((start, start + tensor.untyped_storage().nbytes(), f"the array `{name}`"))
+        self.ranges.append((*extent_of_storage(tensor), f"the array `{name}`"))
 
     def launch(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         """Record a launch and return the grid to run; `chosen` are the programs if that is not all of them."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import Phase, settings
+from unshrunk import unshrunk
 
 
 @pytest.fixture
 def no_shrinking() -> Iterator[None]:
-    """Shrinking a failing input takes most of the time; many tests only need it to fail."""
-    current = settings.default
-    settings.register_profile("no shrinking", current, phases=[Phase.generate])
-    settings.load_profile("no shrinking")
-    yield
-    settings.register_profile("before", current)
-    settings.load_profile("before")
+    """For tests that only need an input to fail."""
+    with unshrunk():
+        yield

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import mistaken
 import numpy as np
 import planted
 import pytest
@@ -35,7 +34,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 ONE_PASS, ROOT, LAST = "in one pass", "the root is missing", "the mask is off by one: the last"
 FIRST, KEY = "the mask is off by one: the first", "is off by one: the %s key is left out"
 
-# operation, options of `mistaken`'s function, and a part of its sentence that no other of the operation has.
+# operation, options of `planted`'s function, and a part of its sentence that no other of the operation has.
 NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("gelu", {"form": "tanh"}, "tanh"),
     ("gelu", {"form": "sigmoid"}, "1.702"),
@@ -135,7 +134,7 @@ def hint_for(function: Callable[..., Any], op: str, dtype: str, seed: int = 0) -
 def test_a_common_mistake_is_named(op: str, options: dict[str, Any], words: str) -> None:
     # A mistake whose sentence begins another's is given with the words before it, and has no others.
     assert words.startswith("mistake: ") or len([sentence for sentence in MISTAKES[op] if words in sentence]) == 1
-    function = functools.partial(mistaken.FUNCTIONS[op], **options)
+    function = functools.partial(planted.KERNELS[op], **options)
     for dtype in DTYPES:
         for seed in range(3):
             found = hint_for(function, op, dtype, seed)
@@ -145,7 +144,7 @@ def test_a_common_mistake_is_named(op: str, options: dict[str, Any], words: str)
 
 @pytest.mark.parametrize("op", ["gelu", "bias_gelu"])
 def test_a_lost_tail_is_named_where_the_format_has_one(op: str) -> None:
-    function = functools.partial(mistaken.FUNCTIONS[op], form="no tail")
+    function = functools.partial(planted.KERNELS[op], form="no tail")
     found = [hint_for(function, op, dtype) for dtype in DTYPES]
     assert found[1] is None
     assert all(words is not None and "the tail is lost" in words for words in (found[0], found[2]))
@@ -183,18 +182,17 @@ def test_no_two_mistakes_look_alike(op: str, dtype: str) -> None:
 # Functions with another fault, right ones, and ones with two mistakes at once.
 UNNAMED: list[tuple[str, Callable[..., Any]]] = [
     *((op, planted.KERNELS[op]) for op in OPERATIONS),
-    *((op, mistaken.FUNCTIONS[op]) for op in ("gelu", "layer_norm", "packed_attention", "embed")),
-    ("attention_head", functools.partial(mistaken.head, form="online")),
+    ("attention_head", functools.partial(planted.attention_head, form="online")),
     ("packed_attention", functools.partial(planted.attention, scale=1.003)),
     ("packed_attention", functools.partial(planted.attention, accumulate_low=True)),
-    ("packed_attention", functools.partial(mistaken.packed, form="no scale", layout="next head")),
-    ("packed_attention", functools.partial(mistaken.packed, form="no last key", layout="next key")),
+    ("packed_attention", functools.partial(planted.attention, form="no scale", layout="next head")),
+    ("packed_attention", functools.partial(planted.attention, form="no last key", layout="next key")),
     ("layer_norm", functools.partial(planted.layer_norm, eps_factor=10.0)),
-    ("layer_norm", functools.partial(planted.layer_norm, wrong_column=True)),
-    ("layer_norm", functools.partial(mistaken.layer_norm, variance="unbiased", affine="sum")),
-    ("layer_norm", functools.partial(mistaken.layer_norm, variance="one pass", divisor="no root")),
-    ("add_layer_norm", functools.partial(mistaken.add_layer_norm, read="xr", affine="no beta")),
-    ("embed", functools.partial(mistaken.embed, offset=1, divisor="no eps")),
+    ("layer_norm", functools.partial(planted.layer_norm, column=1.02)),
+    ("layer_norm", functools.partial(planted.layer_norm, variance="unbiased", affine="sum")),
+    ("layer_norm", functools.partial(planted.layer_norm, variance="one pass", divisor="no root")),
+    ("add_layer_norm", functools.partial(planted.add_layer_norm, read="xr", affine="no beta")),
+    ("embed", functools.partial(planted.embed, offset=1, divisor="no eps")),
     ("gelu", lambda x: planted.gelu(x) * 1.01),
     ("gelu", lambda x: planted.gelu(x) + 1),
     ("softmax", lambda scores: planted.softmax(scores * 1.01)),
@@ -222,7 +220,7 @@ def test_a_function_without_a_result_has_no_hint(function: Callable[..., Any]) -
 
 def test_an_operation_of_ones_own_has_no_hint() -> None:
     own = replace(OPERATIONS["gelu"], name="gelu")
-    runner = Runner(functools.partial(mistaken.gelu, form="tanh"), "torch", "cpu")
+    runner = Runner(functools.partial(planted.gelu, form="tanh"), "torch", "cpu")
     assert hint(Case("gelu", "float32", {}, own=own), runner.result) is None
 
 
@@ -257,7 +255,7 @@ def failure_of(function: Callable[..., Any], op: str, **options: Any) -> Failure
     ],
 )
 def test_check_prints_the_hint_after_the_reason(op: str, options: dict[str, Any], words: str) -> None:
-    wrong = failure_of(functools.partial(mistaken.FUNCTIONS[op], **options), op)
+    wrong = failure_of(functools.partial(planted.KERNELS[op], **options), op)
     assert wrong.hint is not None and words in wrong.hint
     lines = str(wrong).splitlines()
     assert wrong.reason in lines[0] and lines[1] == f"hint: {wrong.hint}" and lines[2].startswith("on ")

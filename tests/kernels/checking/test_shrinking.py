@@ -104,14 +104,14 @@ SMALLEST: dict[str, tuple[str, Callable[..., Any], tuple[int, ...], int, int]] =
     "wrong scale": ("packed_attention", functools.partial(planted.attention, scale=2.0), (2,), 1, 16),
     "next sequence read": (
         "packed_attention",
-        functools.partial(planted.attention, read_neighbour=True),
+        functools.partial(planted.attention, layout="next key"),
         (1, 1),
         1,
         16,
     ),
     "next sequence read by one query": (
         "first_token_attention",
-        functools.partial(planted.first_token_attention, read_neighbour=True),
+        functools.partial(planted.first_token_attention, layout="next key"),
         (1, 1),
         1,
         16,
@@ -179,7 +179,7 @@ def test_a_table_that_ids_point_into_is_not_cut_too_far() -> None:
         n: x.astype(np.float32).astype(np.float64) if n not in ("eps",) and x.dtype == float else x
         for n, x in inputs.items()
     }
-    found, _ = shrunk(functools.partial(planted.embedding, read_affine=False), "embed", rounded)
+    found, _ = shrunk(functools.partial(planted.embed, affine="none"), "embed", rounded)
     assert found.inputs["input_ids"].shape == (1,) and found.inputs["word"].shape[1] == 1
     assert found.inputs["word"].shape[0] > found.inputs["input_ids"].max()
 

@@ -19,6 +19,9 @@ from ernie_m.kernels.checking import operations, verify, verify_model
 from ernie_m.kernels.checking.operations import OPERATIONS, Operation
 from ernie_m.kernels.checking.report import Failure
 from ernie_m.kernels.cli import program as cli
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.runtime.interpreter import upstream
+from ernie_m.kernels.runtime.optional_triton import triton
 from ernie_m.reference.trace import Entry
 
 LAYERS = ["embeddings", *(f"encoder.layers.{i}" for i in range(4)), "pooler"]
@@ -63,7 +66,7 @@ def test_verify_names_the_wrong_kernel(
 def test_verify_prints_json_lines(
     few_kernels: dict[str, Operation], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, read_bias=False))
+    plant(few_kernels, "bias_gelu", functools.partial(planted.bias_gelu, place="none"))
     monkeypatch.setattr(verify_model, "rows", lambda dtypes, quick: iter([]))
     assert cli.main(["verify", "--quick", "--json", "--dtype", "bfloat16"]) == 1
     wrong, right = (json.loads(line) for line in capsys.readouterr().out.splitlines())
@@ -139,6 +142,18 @@ def test_verify_starts_the_interpreter_by_itself() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == len(operations.with_kernel()) + len(LAYERS) and all(row["passed"] for row in rows)
+
+
+@pytest.mark.parametrize("op", operations.with_kernel())
+def test_verify_refuses_kernels_that_write_nothing(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it proves something: every launch of the kernel does nothing, and its results are as they were allocated."""
+    launches = []
+    monkeypatch.setattr(operations, "OPERATIONS", {op: OPERATIONS[op]})
+    kind = upstream.InterpretedFunction if INTERPRETED else triton.JITFunction
+    monkeypatch.setattr(kind, "run", lambda self, *arguments, **options: launches.append(self))
+    rows = list(verify.kernel_rows(("float32", "bfloat16"), True))
+    assert launches and [row.holds for row in rows] == [False, False]
+    assert all("got nan" in str(row.found) for row in rows)
 
 
 def test_rows_are_failures_or_reports(monkeypatch: pytest.MonkeyPatch) -> None:

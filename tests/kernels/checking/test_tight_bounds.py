@@ -1,0 +1,139 @@
+"""The bounds are tight: in float32, one number that is off by 20 to 40 ε of what it is made of is refused.
+
+What a number is made of is its condition: the argument of GELU, the terms of a sum, the scores of a softmax. Sizes are
+small, where a good computation makes few roundings; that the bounds let good computations pass is tested in
+test_bounds.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ernie_m import reference
+from ernie_m.kernels.checking.bounds import EPS
+from ernie_m.kernels.checking.formats import FORMATS
+from ernie_m.kernels.checking.operations import OPERATIONS, Case
+from ernie_m.kernels.checking.verdicts import componentwise
+from ernie_m.reference.array import Array
+
+Inputs = dict[str, Any]
+ROWS, COLUMNS, KEYS, D = 5, 2, 7, 16
+ENDS = np.array([0, KEYS - 2, KEYS], np.int32)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How inputs are drawn, and what the numbers of the result are made of."""
+
+    draw: Callable[[Callable[..., Array]], Inputs]
+    size: Callable[..., Array]
+
+
+def centred(normal: Callable[..., Array]) -> Array:
+    """Rows a, −a with a >= 1: their mean is 0, and ε_LN does not matter."""
+    a = 1 + np.abs(normal(ROWS, 1))
+    return np.concatenate([a, -a], -1)
+
+
+def affine(normal: Callable[..., Array]) -> Inputs:
+    return {"gamma": normal(COLUMNS), "beta": normal(COLUMNS), "eps": 1e-5}
+
+
+def terms(gamma: Array, beta: Array, additions: int) -> Array:
+    """Of ±1 · γ + β, where ±1 comes from so many additions."""
+    return np.broadcast_to((1 + additions) * np.abs(gamma) + np.abs(beta), (ROWS, COLUMNS))
+
+
+def added(normal: Callable[..., Array]) -> Inputs:
+    zeros = {"bias": np.zeros(COLUMNS), "residual": np.zeros((ROWS, COLUMNS))}
+    return {"x": centred(normal), **zeros, **affine(normal)}
+
+
+def embedded(normal: Callable[..., Array]) -> Inputs:
+    ids = np.arange(ROWS)
+    tables = {"word": centred(normal), "position": np.zeros((3, COLUMNS))}
+    return {"input_ids": ids, "position_ids": ids * 0, **tables, **affine(normal)}
+
+
+def head(q: Array, k: Array, v: Array) -> Array:
+    """Σ p (1 + A) (|v| + |result|): one rounding of each product, and an error of each score of D ε |q|·|k|/√D."""
+    probs = reference.softmax(q @ k.T / np.sqrt(D))
+    w = probs * (1 + D * (np.abs(q) @ np.abs(k).T) / np.sqrt(D))
+    return np.asarray(w @ np.abs(v) + w.sum(-1, keepdims=True) * np.abs(probs @ v))
+
+
+def heads(q: Array, kv: Array, cu_seqlens: Array) -> Array:
+    """The same, one sequence after the other. (N, H, D), (S, 2, H, D) -> (N, H, D)"""
+    own = [slice(*ends) for ends in pairwise(cu_seqlens)]
+    rows = own if len(q) == len(kv) else [slice(b, b + 1) for b in range(len(own))]
+    found = [
+        np.stack([head(q[n, h], kv[keys, 0, h], kv[keys, 1, h]) for h in range(q.shape[1])], 1)
+        for n, keys in zip(rows, own, strict=True)
+    ]
+    return np.concatenate(found)
+
+
+CONDITIONS = {
+    "gelu": Condition(lambda normal: {"x": 3 * normal(ROWS, 9)}, lambda x: np.abs(x)),
+    "bias_gelu": Condition(
+        lambda normal: {"x": 3 * normal(ROWS, 9), "bias": normal(9)}, lambda x, bias: np.abs(x + bias)
+    ),
+    "softmax": Condition(
+        lambda normal: {"scores": normal(ROWS, 2)},
+        lambda scores: reference.softmax(scores) * (1 + np.ptp(scores, -1, keepdims=True)),
+    ),
+    "layer_norm": Condition(
+        lambda normal: {"x": centred(normal), **affine(normal)}, lambda x, gamma, beta, eps: terms(gamma, beta, 0)
+    ),
+    "add_layer_norm": Condition(added, lambda x, bias, residual, gamma, beta, eps: terms(gamma, beta, 2)),
+    "embed": Condition(
+        embedded, lambda input_ids, position_ids, word, position, gamma, beta, eps: terms(gamma, beta, 1)
+    ),
+    "attention_head": Condition(
+        lambda normal: {"q": normal(ROWS, D), "k": normal(KEYS, D), "v": normal(KEYS, D)}, head
+    ),
+    # Its softmax is exact, so that the rest of the bound is on its own.
+    "attention_head of one key": Condition(
+        lambda normal: {"q": normal(ROWS, D), "k": normal(1, D), "v": normal(1, D)},
+        lambda q, k, v: np.broadcast_to(2 * np.abs(v), (ROWS, D)),
+    ),
+    "packed_attention": Condition(
+        lambda normal: {"qkv": normal(KEYS, 3, 2, D), "cu_seqlens": ENDS},
+        lambda qkv, cu_seqlens: heads(qkv[:, 0], qkv[:, 1:], cu_seqlens),
+    ),
+    "first_token_attention": Condition(
+        lambda normal: {"q": normal(2, 2, D), "kv": normal(KEYS, 2, 2, D), "cu_seqlens": ENDS},
+        heads,
+    ),
+}
+
+
+def test_every_operation_has_a_condition() -> None:
+    assert {name.partition(" ")[0] for name in CONDITIONS} == OPERATIONS.keys()
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), factor=st.floats(20, 40), sign=st.sampled_from([-1, 1]))
+def test_one_number_that_is_off_by_twenty_roundings_is_refused(
+    name: str, data: Any, seed: int, factor: float, sign: int
+) -> None:
+    """Seen red: each constant of the bounds three to ten times as large."""
+    rng, format = np.random.default_rng(seed), FORMATS["float32"]
+    inputs = CONDITIONS[name].draw(lambda *shape: format.round(rng.standard_normal(shape)))
+    expected = Case(name.partition(" ")[0], "float32", inputs).expected
+    size = CONDITIONS[name].size(**inputs)
+    assert size.shape == expected.exact.shape
+    index = np.unravel_index(data.draw(st.integers(0, size.size - 1), label="index"), size.shape)
+    got = expected.exact.copy()
+    assert componentwise(got, expected).holds
+    got[index] += sign * factor * EPS * size[index]
+    assert not componentwise(got, expected).holds
