@@ -22,7 +22,10 @@ import numpy as np
 from .array import Array
 from .padding import check_cu_seqlens
 from .softmax import softmax
-from .trace import per_sequence, record
+from .trace import current_scope, per_sequence, record
+
+# Scores computed at a time: few enough to stay in cache between the product, the softmax and the second product.
+MOST_SCORES = 2**18
 
 
 def attention(
@@ -62,11 +65,17 @@ def attention_by_sequence(
     A sequence may be empty. `head_mask` and `drop` are as in `attention`.
     """
     context = np.empty_like(q)
+    H = q.shape[1]
     with per_sequence():
         for start, end in pairwise(cu_seqlens.tolist()):
-            if start < end:
-                own_q, own_k, own_v = (x[start:end].swapaxes(0, 1) for x in (q, k, v))  # (H, n, D)
-                context[start:end] = attention(own_q, own_k, own_v, None, head_mask, drop)[0].swapaxes(0, 1)
+            n = end - start
+            # A trace records all heads at once.
+            step = H if current_scope.get() or n == 0 else max(1, MOST_SCORES // n**2)
+            for first in range(0, H if n else 0, step):
+                heads = slice(first, first + step)
+                own_q, own_k, own_v = (x[start:end, heads].swapaxes(0, 1) for x in (q, k, v))  # (H, n, D)
+                factors = None if head_mask is None else head_mask[heads]
+                context[start:end, heads] = attention(own_q, own_k, own_v, None, factors, drop)[0].swapaxes(0, 1)
     return context
 
 

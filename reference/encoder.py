@@ -65,7 +65,7 @@ class Padded:
 class Packed:
     """T real tokens; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1]. `tokens` holds their original positions."""
 
-    tokens: Tokens
+    tokens: Tokens | None
     cu_seqlens: Array  # (B + 1,)
     valid: None = None
 

@@ -21,13 +21,14 @@ from .array import Array
 from .dropout import dropout
 from .embedding import embed_vectors
 from .encoder import Layout, Packed, Padded, encoder_layer, zero_padding
+from .groups import by_groups
 from .inputs import OPTIONS, Inputs, check_head_mask, check_inputs, check_options, check_token_types
 from .linear import linear
 from .outputs import ModelOutput, returned
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .parameters import Linear
 from .pretrained import PretrainedModel
-from .trace import Tokens, packed_tokens, record, scope
+from .trace import Tokens, current_scope, packed_tokens, record, scope
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,36 @@ def encode(
     def on_rectangle(x: Array) -> Array:
         return x if tokens is None else pad(x, tokens.indices, B, S)
 
-    states: list[Array] = []
-    maps: list[Array] = []
-    with packed_tokens(tokens):
-        x = dropout(embed_inputs(model, inputs, layout), config.hidden_dropout_prob, rng, layout.valid)
+    def layers(x: Array, layout: Layout) -> tuple[list[Array], list[Array]]:
+        """The states before, between and after the layers, if they are requested, else the last; and the maps."""
+        states: list[Array] = []
+        maps: list[Array] = []
         for i, layer in enumerate(p.layers):
             if output_hidden_states:
-                states.append(on_rectangle(x))
+                states.append(x)
             with scope(f"encoder.layers.{i}"):
                 x, probs = encoder_layer(x, layer, layout, config, head_masks[i], rng)
             if output_attentions:
                 assert probs is not None
                 maps.append(probs)
-    x = on_rectangle(x)
+        return [*states, x], maps
+
+    with packed_tokens(tokens):
+        x = dropout(embed_inputs(model, inputs, layout), config.hidden_dropout_prob, rng, layout.valid)
+        # A mask, attention maps, a trace and the order of dropout's draws are about the whole batch.
+        if inputs.mask is not None or output_attentions or current_scope.get() or rng is not None:
+            states, maps = layers(x, layout)
+        else:
+            ends = layout.cu_seqlens if isinstance(layout, Packed) else np.arange(B + 1) * S
+            flat = x.reshape(-1, x.shape[-1])
+            states = [
+                y.reshape(x.shape) for y in by_groups(lambda x, ends: layers(x, Packed(None, ends))[0], flat, ends)
+            ]
+            maps = []
+    states = [on_rectangle(x) for x in states]
     valid = np.ones((B, S), bool) if inputs.valid is None else inputs.valid
-    return Encoded(x, valid, (*states, x) if output_hidden_states else None, tuple(maps) if output_attentions else None)
+    kept = tuple(states) if output_hidden_states else None
+    return Encoded(states[-1], valid, kept, tuple(maps) if output_attentions else None)
 
 
 def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)

@@ -25,7 +25,7 @@ ROOMS = ("kernels", "reference", "tokenizer")
 # What each room may import besides itself and the standard library: anywhere, and inside a function.
 OUTSIDE = {
     "tokenizer": ({"numpy", "sentencepiece"}, {"torch"}),
-    "reference": ({"numpy"}, {"safetensors", "torch"}),
+    "reference": ({"numpy"}, {"safetensors", "threadpoolctl", "torch"}),
     "kernels": ({"numpy", "torch", "triton"}, {"hypothesis", "matplotlib", "transformers"}),
 }
 # The floors of a room, from the ground up: a module imports from its own floor and from those below. A name stands for
@@ -36,7 +36,7 @@ FLOORS = {
         ("array", "compat"),
         (
             *("erf", "gelu", "activations", "softmax", "linear", "layer_norm", "attention", "first_token"),
-            *("embedding", "dropout", "padding", "losses", "config", "parameters", "trace", "outputs"),
+            *("embedding", "dropout", "padding", "losses", "config", "parameters", "trace", "outputs", "groups"),
         ),
         ("compare", "rounding", "checkpoint"),
         ("encoder", "inputs", "targets", "pretrained"),

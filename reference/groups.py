@@ -1,0 +1,112 @@
+"""Only for speed: a batch is encoded in groups of sequences, each group on a thread of its own.
+
+Sequences do not depend on each other, so a thread can take some of them through all layers. That keeps every core busy
+during elementwise operations, which NumPy runs on one thread, and a group's arrays are small enough to stay in cache.
+Meanwhile BLAS may use one thread only: its own threads would compete with ours for the cores.
+
+How sequences are grouped depends on their lengths alone, so results do not depend on the number of threads, bit for
+bit. That number is BLAS's own (OPENBLAS_NUM_THREADS, or as many as there are cores). `threadpoolctl` tells and limits
+it; where it is not installed, groups run one after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .array import Array
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+# A group has at least this many tokens: below, matrix products lose more than a second thread gains.
+LEAST_TOKENS = 192
+
+ONE_CALL = threading.Lock()
+
+
+def groups_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Sort sequences of these lengths into groups of about equally many tokens; returns their numbers, in order.
+
+    The number of groups is a power of two, so that it suits any usual number of cores.
+    """
+    tokens, count = sum(lengths), 1
+    while 2 * count <= len(lengths) and tokens >= 2 * count * LEAST_TOKENS:
+        count *= 2
+    groups: list[list[int]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    # The longest first, each into the group that is smallest so far.
+    for b in sorted(range(len(lengths)), key=lambda b: -lengths[b]):
+        smallest = sizes.index(min(sizes))
+        groups[smallest].append(b)
+        sizes[smallest] += lengths[b]
+    return [sorted(group) for group in groups]
+
+
+def by_groups(
+    function: Callable[[Array, Array], Sequence[Array]], x: Array, cu_seqlens: Array
+) -> list[Array]:  # (T, E), (B + 1,) -> [(T, E), ...]
+    """Call `function` on the tokens and the `cu_seqlens` of each group, and join the arrays that it returns."""
+    lengths = np.diff(cu_seqlens)
+    chosen = groups_of(lengths.tolist())
+    if len(chosen) == 1:
+        return list(function(x, cu_seqlens))
+    rows = [np.concatenate([np.arange(*cu_seqlens[b : b + 2]) for b in group]) for group in chosen]
+    ends = [np.concatenate([[0], np.cumsum(lengths[group])]) for group in chosen]
+    found = on_threads(lambda i: function(x[rows[i]], ends[i]), range(len(chosen)))
+    order = np.argsort(np.concatenate(rows))
+    return [np.concatenate(parts)[order] for parts in zip(*found, strict=True)]
+
+
+def on_threads(function: Callable[[A], B], items: Sequence[A]) -> list[B]:
+    """`function` of each item, in order; as many at a time as BLAS has threads, each with matrix products on one.
+
+    One call at a time gets threads, as BLAS's limit is about the whole process: calls from other threads of the caller
+    meanwhile work on their items one by one.
+    """
+    blas = _blas()
+    if blas is None or not ONE_CALL.acquire(blocking=False):
+        return [function(item) for item in items]
+    try:
+        threads = min(threads_of(blas), len(items))
+        with blas.limit(limits=1):
+            # Where another thread of the caller holds a limit, ours has no effect.
+            if threads < 2 or threads_of(blas) > 1:
+                return [function(item) for item in items]
+
+            def alone(item: A) -> B:
+                # A BLAS on OpenMP keeps a limit for each thread.
+                with blas.limit(limits=1):
+                    return function(item)
+
+            with ThreadPoolExecutor(threads) as pool:
+                # Each call sees the caller's context variables, such as those of `np.errstate`.
+                waiting = [pool.submit(copy_context().run, alone, item) for item in items]
+                try:
+                    return [future.result() for future in waiting]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    finally:
+        ONE_CALL.release()
+
+
+@cache
+def _blas() -> Any:
+    """threadpoolctl's controller of the BLAS libraries that are loaded; None if it is not installed."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController().select(user_api="blas")
+
+
+def threads_of(blas: Any) -> int:
+    """The most threads that one of these libraries may use."""
+    return max((library["num_threads"] for library in blas.info()), default=1)
