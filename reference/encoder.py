@@ -63,7 +63,10 @@ class Padded:
 
 @dataclass(frozen=True)
 class Packed:
-    """T real tokens; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1]. `tokens` holds their original positions."""
+    """T real tokens; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1].
+
+    `tokens` holds their original positions, for traces and to pad them again; None for a group of sequences.
+    """
 
     tokens: Tokens | None
     cu_seqlens: Array  # (B + 1,)

@@ -56,7 +56,7 @@ def embed_inputs(model: PretrainedModel, inputs: Inputs[Array], layout: Layout) 
     """The embedding output, before dropout, of the tokens in `layout`."""
 
     def keep(x: Array) -> Array:
-        return unpad(x, layout.tokens.indices) if isinstance(layout, Packed) else x
+        return unpad(x, layout.tokens.indices) if isinstance(layout, Packed) and layout.tokens else x
 
     p, eps = model.parameters, model.config.layer_norm_eps
     norm = p.layer_norm

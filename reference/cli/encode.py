@@ -1,7 +1,8 @@
 """`ernie-m encode`: one vector per text, in the order of the texts, for any number of texts.
 
-Texts are read one window at a time, and within a window texts of similar length are batched together. Memory depends
-on the window and batch sizes, not on the number of texts.
+Texts are read one window at a time, and within a window texts of similar length are batched together. While the model
+computes one window, the next is read and tokenized. Memory depends on the window and batch sizes, not on the number of
+texts.
 
 `tasks.Encoder` does the work.
 """
@@ -9,13 +10,17 @@ on the window and batch sizes, not on the number of texts.
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from ..tasks import POLICIES, POOLINGS, Encoder
+from ..tasks import BACKENDS, POLICIES, POOLINGS, Encoder
+from ..tasks.backends import limited_threads
+from ..tasks.encoder import TOKENS, TokenRows
+from .ahead import map_ahead
 from .command import add_command
-from .input import add_arguments, texts, windows
+from .input import Text, add_arguments, texts, windows
 from .model import add_model, model_directory
 from .output import Progress, say
 from .vectors import vector_writer
@@ -38,9 +43,15 @@ texts longer than the model's maximum length:
   window-mean  split them into evenly spaced windows of the maximum length, each with its own [CLS] and [SEP], which
                overlap by at least a quarter; the vector is the unweighted mean of the windows' vectors
 
+backends compute the same vectors up to rounding:
+  numpy  the reference; the default. On several threads only where threadpoolctl is installed
+         (pip install 'ernie-m[threads]')
+  torch  the model of ernie_m.kernels, which is faster (pip install 'ernie-m[kernels]')
+
 examples:
   ernie-m encode "The cat sleeps." "Die Katze schläft."
   ernie-m encode --model DIR --pooling mean --file sentences.txt --output vectors.npy
+  ernie-m encode --model DIR --backend torch --threads 2 --file sentences.txt --output vectors.npy
   zcat corpus.gz | ernie-m encode --model DIR --long window-mean --output corpus.npz"""
 
 
@@ -61,7 +72,10 @@ def add(commands: Any) -> None:
         "--long", choices=POLICIES, default="truncate", help="how to treat long texts; see below (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive, default=32, help="texts per model call (default: 32)"
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        help=f"texts per model call (default: as many as have {TOKENS:,} tokens together)",
     )
     parser.add_argument(
         "--window",
@@ -69,6 +83,11 @@ def add(commands: Any) -> None:
         type=positive,
         default=1024,
         help="texts to read, and sort by length, at a time (default: 1024)",
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="see below (default: %(default)s)")
+    parser.add_argument("--device", metavar="NAME", help="where torch computes, such as cuda (default: cpu)")
+    parser.add_argument(
+        "--threads", metavar="N", type=positive, help="compute on N threads (default: what the backend chooses)"
     )
 
 
@@ -82,17 +101,24 @@ def positive(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Encode all texts. If reading, encoding or writing raises, no output file is left."""
     found = texts(arguments)
-    with vector_writer(arguments.output, arguments.overwrite) as write:
-        encoder = Encoder.from_pretrained(
-            model_directory(arguments), arguments.pooling, arguments.long, arguments.batch_size
-        )
+    with (
+        vector_writer(arguments.output, arguments.overwrite) as write,
+        limited_threads(arguments.backend, arguments.threads),
+    ):
+        options = {name: getattr(arguments, name) for name in ("pooling", "long", "batch_size", "backend", "device")}
+        encoder = Encoder.from_pretrained(model_directory(arguments), **options)
         # So that the output of a file without texts has the right width.
         write(np.empty((0, encoder.model.config.hidden_size), np.float32))
         progress = Progress("texts encoded", shown=arguments.output != "-")
+
+        def tokenize(window: list[Text]) -> TokenRows:
+            return encoder.token_rows([item.text for item in window], [item.origin for item in window])
+
         try:
-            for window in windows(found, arguments.window):
-                write(encoder.vectors([item.text for item in window], [item.origin for item in window]))
-                progress.add(len(window))
+            with closing(map_ahead(tokenize, windows(found, arguments.window))) as tokenized:
+                for rows in tokenized:
+                    write(encoder.vectors_of_rows(rows))
+                    progress.add(rows.count)
         finally:
             progress.clear()
     if encoder.truncated:

@@ -82,7 +82,12 @@ def _from_stdin() -> Iterator[Text]:
         raise ValueError("standard input: expected texts, but it is closed")
     if sys.stdin.isatty():
         print("reading one text per line; press Ctrl-D to end", file=sys.stderr)
-    return _lines(sys.stdin.buffer, "stdin")
+    try:
+        # Not `sys.stdin.buffer`: if a thread were waiting for a line of it, Python could not end without a fatal error.
+        stream: BinaryIO = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
+    except OSError:  # not a file of the system
+        stream = sys.stdin.buffer
+    return _lines(stream, "stdin")
 
 
 def _from_file(stream: BinaryIO, name: str) -> Iterator[Text]:

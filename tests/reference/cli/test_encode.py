@@ -200,12 +200,33 @@ def test_encode_needs_room_for_one_token(policy: str, tmp_path: Path, capsys: py
     )
 
 
-@pytest.mark.parametrize("option", ["--batch-size", "--window"])
+@pytest.mark.parametrize("option", ["--batch-size", "--window", "--threads"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "²"])
 def test_encode_rejects_an_invalid_size(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "text", f"{option}={value}"]) == 2
     message = f"argument {option}: expected a whole number of at least 1, got {value!r}"
     assert capsys.readouterr().err == f"ernie-m: error: {message} (see ernie-m encode --help)\n"
+
+
+def test_encode_with_torch_writes_the_same_vectors(checkpoint: Path, tmp_path: Path) -> None:
+    """With one head of size 8, for which there is no kernel."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    arguments = ["encode", "--model", str(checkpoint), "--window", "3", "--long", "window-mean"]
+    texts = ["--", *SENTENCES[:2], "", LONG, "short"]
+    assert main([*arguments, "--output", str(tmp_path / "numpy.npy"), *texts]) == 0
+    torch_options = ["--backend", "torch", "--device", "cpu", "--threads", str(before + 1)]
+    assert main([*arguments, *torch_options, "--output", str(tmp_path / "torch.npy"), *texts]) == 0
+    assert_close(np.load(tmp_path / "torch.npy"), list(np.load(tmp_path / "numpy.npy")))
+    assert torch.get_num_threads() == before
+
+
+def test_encode_rejects_a_device_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "text", "--device", "cuda", "--output", str(tmp_path / "x.npy")]) == 2
+    assert (
+        "error: device: expected none, as the NumPy backend computes on the CPU, got 'cuda'" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_encode_notes_that_the_demo_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,6 +208,39 @@ def test_encode_streams_vectors_before_its_input_ends(checkpoint: Path) -> None:
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_encode_ends_while_it_waits_for_a_line(checkpoint: Path, number: signal.Signals) -> None:
+    """Seen red: a fatal error of Python's, as a thread was waiting in `sys.stdin.buffer`; waiting for that thread."""
+    process = started("encode", "--model", checkpoint, "--window", 1)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"one\nunfinished")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.send_signal(number)
+    assert (process.wait(timeout=30), process.stderr and process.stderr.read()) == SIGNALS[number]
+
+
+def test_encode_ends_when_nobody_reads_while_it_waits_for_a_line(checkpoint: Path) -> None:
+    process = started("encode", "--model", checkpoint, "--window", 1)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.stdin.write(b"two\nunfinished")
+    process.stdin.flush()
+    assert (process.wait(timeout=30), process.stderr and process.stderr.read()) == (141, b"")
+
+
+def test_encode_names_the_extra_that_is_missing() -> None:
+    program = "import sys; sys.modules['torch'] = None; from ernie_m.reference.cli import main; sys.exit(main())"
+    for more in ([], ["--threads", "2"]):
+        process = started("encode", "text", "--backend", "torch", *more, program=[sys.executable, "-c", program])
+        _, err = process.communicate(timeout=60)
+        expected = b"ernie-m: error: ernie_m.kernels needs torch: pip install 'ernie-m[kernels]'\n"
+        assert (process.returncode, err.splitlines(keepends=True)[-1]) == (2, expected)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "ernie_m.kernels"]], ids=["ernie-m", "kernels"])
 @pytest.mark.parametrize("command", [*("encode", "tokenize", "trace", "demo", "inspect"), "--help", "--version"])
