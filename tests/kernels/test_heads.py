@@ -137,20 +137,22 @@ def test_heads_that_read_the_first_token_compute_only_that_in_the_last_layer(nam
 
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_call_a_model_that_was_hooked(name: str) -> None:
-    """As a module, so that hooks run; the result is the same, with a mask and without one."""
-    model, ids = PAIRS[name, None][1], torch.full((2, 3, 7) if "Choice" in name else (2, 7), 5)
-    padded = torch.ones_like(ids)
+    """As a module, so that hooks run; the result is the same, of ids and of vectors, with a mask and without one."""
+    model, shape = PAIRS[name, None][1], (1, 2, 7) if "Choice" in name else (2, 7)
+    ids, padded = torch.full(shape, 5), torch.ones(shape, dtype=torch.int64)
     padded[..., -2:] = 0
-    for mask in (None, padded):
-        plain, calls = model(ids, mask), []
+    vectors = {"inputs_embeds": model.ernie_m.embeddings.word_embeddings(ids).detach()}
+    wanted = tensors(targets(name, None, np.ones((2, 7), int), np.random.default_rng(0)))
+    for batch in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": padded}, vectors):
+        plain, calls = model(**batch, **wanted), []
         handle = model.ernie_m.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         try:
-            hooked = model(ids, mask)
+            hooked = model(**batch, **wanted)
         finally:
             handle.remove()
-        assert len(calls) == 1 and list(hooked) == list(plain)
+        assert len(calls) == 1 and list(hooked) == list(plain) and "loss" in plain
         for key, x in plain.items():
-            torch.testing.assert_close(hooked[key], x, rtol=0, atol=MODEL_BOUND)
+            torch.testing.assert_close(hooked[key], x, rtol=0, atol=MODEL_BOUND, equal_nan=True)
 
 
 def message(call: Any) -> str:
@@ -196,6 +198,12 @@ def test_heads_reject_wrong_types() -> None:
     assert message(lambda: model(torch.tensor(IDS), labels=IDS)) == "labels: expected a torch.Tensor, got ndarray"
     found = message(lambda: model(torch.tensor(IDS), labels=torch.ones(2, 7)))
     assert found == "labels: expected integers, got torch.float32"
+    spans, right = PAIRS["ErnieMForInformationExtraction", None][1], torch.ones(2, 7)
+    for name, other in (("start_positions", "end_positions"), ("end_positions", "start_positions")):
+        found = message(lambda: spans(torch.tensor(IDS), **{name: np.ones((2, 7)), other: right}))  # noqa: B023
+        assert found == f"{name}: expected a torch.Tensor, got ndarray"
+        found = message(lambda: spans(torch.tensor(IDS), **{name: right.to("meta"), other: right}))  # noqa: B023
+        assert found.startswith(f"{name}: expected a tensor on cpu")
     with pytest.raises(TypeError, match="ErnieMForTokenClassification: unexpected argument 'past_key_values'"):
         model(torch.tensor(IDS), past_key_values=None)
     with pytest.raises(ValueError, match="token_type_ids: ERNIE-M has no token types: expected none, or all 0"):

@@ -71,3 +71,15 @@ def test_indices_outside_the_rectangle_are_an_error(bad: int) -> None:
 def test_pad_needs_one_index_for_each_token() -> None:
     with pytest.raises(ValueError, match=r"packed: expected shape \(T, \.\.\.\) with T = 2, got \(3, 4\)"):
         padding.pad(torch.zeros(3, 4), torch.tensor([0, 1]), 2, 3)
+
+
+def test_pad_names_the_argument_on_another_device() -> None:
+    indices = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="indices: expected a tensor on meta like packed, got one on cpu"):
+        padding.pad(torch.ones(2, 3, device="meta"), indices, 2, 3)
+
+
+def test_sequence_of_tokens_is_on_the_device_of_its_argument() -> None:
+    assert padding.sequence_of_tokens(torch.tensor([0, 2, 2, 5], dtype=torch.int32), 5).tolist() == [0, 0, 2, 2, 2]
+    cu_seqlens = torch.zeros(4, dtype=torch.int32, device="meta")
+    assert padding.sequence_of_tokens(cu_seqlens, 5).device.type == "meta"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from rounding import MODEL_BOUND
 from torch_models import CLASSES, SMALL, config_of, pair, way
@@ -184,6 +185,35 @@ def test_from_pretrained_reads_what_the_reference_reads(cls: Any, dtype: torch.d
             parameter.zero_()
     again = cls.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(again[name], torch.tensor(array)) for name, array in twin.state_dict().items())
+
+
+@pytest.mark.parametrize("wide", [None, "pooler.dense.weight"])
+def test_save_pretrained_keeps_every_digit_of_a_model_with_two_dtypes(wide: str | None, tmp_path: Path) -> None:
+    model = pair(dtype=np.float32)[1].to(torch.bfloat16)
+    state = {name: x.float() * 1.001 if name == wide else x for name, x in model.state_dict().items()}
+    model.save_pretrained(tmp_path, state_dict=state)
+    read = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert {x.dtype for x in read.values()} == {torch.float32 if wide else torch.bfloat16}
+    for name, x in state.items():
+        assert torch.equal(read[name].float(), x.float()), name
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda state: {**state, "pooler.dense.bias": torch.zeros(3)},
+            r"pooler\.bias: expected shape \(16,\), got \(3,\)",
+        ),
+        (lambda state: {k: x for k, x in state.items() if k != "embeddings.word_embeddings.weight"}, "word_embeddings"),
+        (lambda state: {**state, "extra": torch.zeros(3)}, "extra: not the name of a weight"),
+    ],
+)
+def test_save_pretrained_refuses_weights_that_do_not_fit(change: Any, says: str, tmp_path: Path) -> None:
+    model = pair(dtype=np.float32)[1]
+    with pytest.raises((ValueError, KeyError), match=says):
+        model.save_pretrained(tmp_path / "new", state_dict=change(model.state_dict()))
+    assert not (tmp_path / "new").exists()
 
 
 def test_from_pretrained_reads_paddles_directories(fixtures: Path) -> None:

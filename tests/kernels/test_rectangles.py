@@ -56,6 +56,8 @@ def test_groups_are_few() -> None:
     """√2 from one to the next: 20 for any lengths up to 1,000."""
     assert len(groups(range(1000), 1)) <= 20 + 1000**3 / 3 * 2 / rectangles.GROUP_SCORES
     assert groups([5] * 7, 12) == [list(range(7))]
+    assert [len(group) for group in groups([64] * 2048, 2)] == [2048]  # exactly `GROUP_SCORES`
+    assert [len(group) for group in groups([64] * 2049, 2)] == [2048, 1]
 
 
 @pytest.mark.parametrize("gradient", [False, True])

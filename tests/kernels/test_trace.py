@@ -78,6 +78,23 @@ def test_trace_of_a_packed_call() -> None:
     assert t["encoder.layers.1.norm2"].padded().shape == (3, 4, 16)
 
 
+def test_trace_of_a_packed_call_with_gradients_has_every_entry() -> None:
+    """Attention is then computed on the rectangle, because it is recorded; the result is the same."""
+    twin, model = pair()
+    mask = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 0]])
+    ids = ids_like(mask)
+    with trace() as a:
+        twin(ids, attention_mask=mask)
+    packed, cu = torch.tensor(ids[mask == 1]), torch.tensor([0, 3, 3, 5], dtype=torch.int32)
+    with way("gradients"), trace() as b:
+        traced = model.packed(packed, cu, 3)
+    assert set(b) == set(a)
+    found = compare(a, b, mask, tolerance=MODEL_BOUND)
+    assert found and set(found.errors) == set(a), found
+    plain = model.packed(packed, cu, 3)
+    torch.testing.assert_close(traced.last_hidden_state, plain.last_hidden_state, rtol=0, atol=MODEL_BOUND)
+
+
 def test_trace_keeps_bfloat16_as_float32_and_copies() -> None:
     """The caller's scope becomes a prefix of the names."""
     model = type(PAIRS[0][1]).from_reference(PAIRS[0][0], dtype=torch.bfloat16)

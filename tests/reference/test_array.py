@@ -36,5 +36,5 @@ def test_round_to_bfloat16_keeps_nan_whatever_its_bits() -> None:
 
 
 def test_round_to_bfloat16_towards_zero_drops_the_lower_half() -> None:
-    x = np.array([1.0 + 3 * 2.0**-8, -1.0 - 3 * 2.0**-8], dtype=np.float32)
-    assert round_to_bfloat16(x, nearest=False).tolist() == [0x3F81, 0xBF81]
+    bits = np.array([0x3F810000, 0x3F818000, 0x3F81FFFF, 0xBF81FFFF], dtype=np.uint32)
+    assert round_to_bfloat16(bits.view(np.float32), nearest=False).tolist() == [0x3F81, 0x3F81, 0x3F81, 0xBF81]

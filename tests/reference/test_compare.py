@@ -131,7 +131,9 @@ def test_compare_says_how_much_of_what_rounding_explains() -> None:
     model = drawn(2, (24, 3, 40), 0)
     truth = traced(model.astype(np.float64), MASK)
     found = compare(truth, traced(model, MASK))
-    assert str(found).endswith(f"differs by {found.ratio:.1g} of what rounding explains") and 0 < found.ratio < 1
+    worst = next(name for name, ratio in found.ratios.items() if ratio == found.ratio)
+    assert str(found).endswith(f"; {worst} differs by {found.ratio:.1g} of what rounding explains")
+    assert 0 < found.ratio < 1
     same = compare(truth, truth)
     assert same and same.ratio == 0 and same.error == 0
 
@@ -188,6 +190,16 @@ def test_compare_forced_tells_a_local_fault_from_an_inherited_error(fault: str |
     assert found.name == f"encoder.layers.2.{FAULTS[fault][1] if whole else 'norm2'}"
     assert found.inherited == ("encoder.layers.3", "encoder.layers.4")
     assert "only inherited: the errors of encoder.layers.3, encoder.layers.4" in str(found)
+
+
+def test_compare_forced_finds_a_fault_before_the_layers() -> None:
+    """Every layer is right on its own input, and wrong in the whole pass."""
+    model = drawn(3, (24, 3, 40), 1)
+    other = changed(model, lambda arrays: arrays["word_embeddings"].__imul__(np.float32(1.1)))
+    truth = traced(model.astype(np.float64), MASK)
+    found = compare(truth, traced(other, MASK), MASK, forced=runs_layer(other, MASK, True))
+    assert found.name == "embeddings.word_embeddings"
+    assert found.inherited == ("encoder.layers.0", "encoder.layers.1", "encoder.layers.2")
 
 
 def test_compare_forced_finds_a_second_fault() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ernie_m.reference import embed
+from ernie_m.reference import embed, trace
 from ernie_m.reference.embedding import embed_vectors
 
 WORD = np.array([[1.0, 2.0], [3.0, 5.0], [0.0, 4.0]])
@@ -49,3 +49,13 @@ def test_embed_does_not_change_its_arguments() -> None:
     embed(ids, positions, WORD, POSITION, np.ones(2), np.zeros(2), 1e-5)
     np.testing.assert_array_equal(positions, [0, 1])
     np.testing.assert_array_equal(ids, [0, 1])
+
+
+def test_embed_records_its_terms() -> None:
+    ids, positions = np.array([0, 2]), np.array([1, 0])
+    with trace() as t:
+        found = embed(ids, positions, WORD, POSITION, np.ones(2), np.zeros(2), 1e-5)
+    assert list(t) == ["word_embeddings", "position_embeddings", "layer_norm"]
+    np.testing.assert_array_equal(t["word_embeddings"].value, WORD[ids])
+    np.testing.assert_array_equal(t["position_embeddings"].value, POSITION[positions + 2])
+    np.testing.assert_array_equal(t["layer_norm"].value, found)

@@ -113,6 +113,14 @@ def test_adding_tokens_one_by_one_builds_nothing_anew(monkeypatch: pytest.Monkey
     assert tokenizer.tokenize("token49Special49<49>") == ["token49", "Special49", "<49>"]
 
 
+@pytest.mark.parametrize("number", [5, 4001, 4002, 5000])
+def test_new_tokens_come_after_the_vocabulary_and_the_tokens_that_were_added(number: int) -> None:
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, added_tokens_decoder={number: AddedToken("<x>")})
+    length = max(tokenizer.vocab_size, number + 1)
+    assert len(tokenizer) == length
+    assert tokenizer.add_tokens("<y>") == 1 and tokenizer.id_of("<y>") == length
+
+
 EMPTY = ["", {"content": ""}]
 
 

@@ -140,6 +140,18 @@ def test_read_regular_reads_up_to_the_limit(data: bytes, most: int, tmp_path_fac
                 read_regular(path)
 
 
+def test_the_limit_is_64_mib(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    for size in (64 * 2**20, 64 * 2**20 + 1):
+        with open(path, "wb") as file:
+            file.truncate(size)
+        if size <= 64 * 2**20:
+            assert len(read_regular(path)) == size
+        else:
+            with pytest.raises(ValueError, match="expected at most 67,108,864 bytes, got more"):
+                read_regular(path)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),

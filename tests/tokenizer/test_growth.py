@@ -113,3 +113,6 @@ def test_the_piece_caches_have_room_for_the_whole_vocabulary() -> None:
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
     tokenizer("".join(UNKNOWN) * 10)
     assert not any(len(tokenizer._model.text_of(piece)) > 64 for piece in tokenizer._encoder.ids)
+    for length, kept in ((64, True), (65, False)):
+        tokenizer(UNKNOWN[0] * length)
+        assert (UNKNOWN[0] * length in map(tokenizer._model.text_of, tokenizer._encoder.ids)) is kept

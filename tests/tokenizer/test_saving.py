@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import MODEL, VOCABULARY
 
-from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer import AddedToken, ErnieMTokenizer
 
 NAMES = ["sentencepiece.bpe.model", "special_tokens_map.json", "tokenizer_config.json", "vocab.txt"]
 
@@ -34,6 +34,19 @@ def test_save_replaces_its_own_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "added_tokens.json").read_text()) == {"zyzzyva": 4002}
     assert sorted(path.name for path in saved(tmp_path).iterdir()) == sorted([*NAMES, "mine.txt"])
     assert len(ErnieMTokenizer.from_pretrained(tmp_path)) == 4002
+
+
+def test_saved_files_are_those_of_transformers(tmp_path: Path) -> None:
+    """Text as it is, not escaped; in special_tokens_map.json a string unless a token has unusual flags."""
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, cls_token=AddedToken("[CLS]", lstrip=True, special=True))
+    tokenizer.add_tokens(["船"])
+    tokenizer.save_pretrained(tmp_path)
+    assert "船" in (tmp_path / "added_tokens.json").read_text(encoding="utf-8")
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["model_max_length"] == int(1e30)  # no limit
+    found = json.loads((tmp_path / "special_tokens_map.json").read_text(encoding="utf-8"))
+    assert found.pop("cls_token") == AddedToken("[CLS]", lstrip=True, special=True).to_json(special=False)
+    assert found == {"mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 
 
 def test_save_that_fails_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

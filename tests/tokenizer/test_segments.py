@@ -83,3 +83,10 @@ def test_flags_take_white_space_and_reject_matches_inside_words() -> None:
     assert parts("<w>b") == [("<w>b", 0, False)]
     assert parts("<w>") == [("<w>", 0, True)]
     assert parts("<r>  ") == [("<r>", 0, True)]
+    assert parts("<w>b<l>c") == [("<w>b", 0, False), ("<l>", 4, True), ("c", 7, False)]
+
+
+def test_flags_of_one_token_apply_beside_tokens_without() -> None:
+    tokens = {"<r>": AddedToken("<r>", rstrip=True), "<x>": AddedToken("<x>")}
+    found = [tuple(segment) for segment in split("<r> a <x> b", Finder(tokens), tokens)]
+    assert found == [("<r>", 0, True), ("a ", 4, False), ("<x>", 6, True), (" b", 9, False)]

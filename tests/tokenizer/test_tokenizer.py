@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tokenizer_texts import MODEL, OTHER_MODELS, VOCABULARY, golden_texts, texts, trained, write_files
 
 from ernie_m.tokenizer import AddedToken, BatchEncoding, ErnieMTokenizer
+from ernie_m.tokenizer.decoding import clean_up
 from ernie_m.tokenizer.options import LONGEST_PADDED, Options
 from ernie_m.tokenizer.segments import lower
 
@@ -285,6 +286,14 @@ def test_pickle_and_copies_need_no_files(tmp_path: Path) -> None:
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["zebra"])
     assert len(other) == len(expected) + 1 and len(tokenizer) == len(expected)
+
+
+def test_decode_cleans_up_unless_it_is_told_not_to() -> None:
+    """Here or when the tokenizer is made."""
+    ids = PLAIN("A ship , and so on .", add_special_tokens=False)["input_ids"]
+    kept = PLAIN.decode(ids, clean_up_tokenization_spaces=False)
+    assert PLAIN.decode(ids) == clean_up(kept) != kept
+    assert ErnieMTokenizer(MODEL, VOCABULARY, clean_up_tokenization_spaces=False).decode(ids) == kept
 
 
 def test_added_tokens_take_effect_at_once() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_m.kernels import attention, first_token, gelu, layer_norm
+from ernie_m.kernels.checking.operations import with_kernel
 from ernie_m.kernels.runtime import variants
 from ernie_m.kernels.runtime.dtypes import TRITON_TYPES
 from ernie_m.kernels.runtime.variants import TARGETS, Configuration, target_of
@@ -75,6 +76,17 @@ def test_rows_of_every_size_have_a_configuration() -> None:
             for target in TARGETS:
                 chosen = gelu.configuration(columns, target)
                 assert accepted(chosen) and chosen.blocks["ROWS"] * chosen.blocks["COLUMNS"] == gelu.TILE
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", with_kernel())
+def test_variants_name_every_argument_of_their_kernel_once(name: str, target: str) -> None:
+    operation = with_kernel()[name]
+    assert operation.variants is not None
+    for variant in operation.variants(target):
+        assert variant.operation == name and variant.tile >= 1 and accepted(variant.configuration)
+        assert sorted([*variant.signature, *variant.constants]) == sorted(variant.kernel.arg_names)
+        assert variant.configuration.blocks.items() <= variant.constants.items()
 
 
 @given(columns=st.integers(1, MOST_COLUMNS), target=st.sampled_from(TARGETS))

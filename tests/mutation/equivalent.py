@@ -1,0 +1,112 @@
+"""Mutants that no test can notice, with the reason: (module, line before, line after) -> why."""
+
+COPY = "one more copy of the same values"
+SAME_LENGTH = "both always have the same length; `strict` guards against a later change of the code"
+
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "kernels/attention.py",
+        "b_v = tl.load(p_v, mask=m_n[:, None], other=0.0)",
+        "b_v = tl.load(p_v, mask=m_n[:, None], other=1.0)",
+    ): "values of keys that do not exist are multiplied by probabilities of exactly 0: any finite number does",
+    (
+        "kernels/heads.py",
+        "call = dict(zip(ARGUMENTS, given, strict=True)) | options",
+        "call = dict(zip(ARGUMENTS, given)) | options",
+    ): SAME_LENGTH,
+    (
+        "kernels/model.py",
+        "config, like = self.config, self.like(input_ids, inputs_embeds)",
+        "config, like = self.config, self.like(inputs_embeds, input_ids)",
+    ): "the first that is given counts; if both are, the call is refused",
+    (
+        "kernels/outputs.py",
+        "return cls(**dict(zip(names, values, strict=True)))",
+        "return cls(**dict(zip(names, values, strict=False)))",
+    ): SAME_LENGTH,
+    (
+        "kernels/rectangles.py",
+        "if area and 2 * lengths[b] ** 2 >= area and (len(found[-1]) + 1) * heads * area <= GROUP_SCORES:",
+        "if area and 2 * lengths[b] ** 2 > area and (len(found[-1]) + 1) * heads * area <= GROUP_SCORES:",
+    ): "no two lengths make them equal, because the root of 2 is irrational",
+    (
+        "reference/activations.py",
+        "return function(wide).astype(x.dtype, copy=False).reshape(x.shape)",
+        "return function(wide).astype(x.dtype).reshape(x.shape)",
+    ): COPY,
+    (
+        "reference/erf.py",
+        "SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(20, 0, -1)]",
+        "SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(21, 0, -1)]",
+    ): "one more term of the series, below 3e-20, where float64 has 2e-16",
+    (
+        "reference/heads.py",
+        "call = dict(zip(ARGUMENTS, given, strict=True)) | options",
+        "call = dict(zip(ARGUMENTS, given, strict=False)) | options",
+    ): SAME_LENGTH,
+    (
+        "reference/inputs.py",
+        "vectors = vectors.astype(dtype, copy=False)",
+        "vectors = vectors.astype(dtype)",
+    ): COPY,
+    (
+        "reference/inputs.py",
+        "CLS_KEY_PENALTY = -1e4",
+        "CLS_KEY_PENALTY = -10001.0",
+    ): "exp of both is 0 beside other keys, and alone softmax ignores a constant; both have the same spacing of floats",
+    (
+        "reference/pretrained.py",
+        "arrays = {path: array.astype(wanted, copy=False) for path, array in flatten(self.parameters).items()}",
+        "arrays = {path: array.astype(wanted) for path, array in flatten(self.parameters).items()}",
+    ): COPY,
+    (
+        "reference/targets.py",
+        "call[name] = array.reshape(-1, *array.shape[2:])",
+        "call[name] = array.reshape(-2, *array.shape[2:])",
+    ): "NumPy takes any negative length for the unknown one",
+    (
+        "reference/trace.py",
+        "for b, attention_map in zip(np.flatnonzero(mask.any(axis=1)), maps, strict=True):",
+        "for b, attention_map in zip(np.flatnonzero(mask.any(axis=1)), maps, strict=False):",
+    ): SAME_LENGTH,
+    (
+        "tokenizer/batch_encoding.py",
+        "array = np.empty(0, object)",
+        "array = np.empty(1, object)",
+    ): "only its dtype is read",
+    (
+        "tokenizer/cutting.py",
+        'ISOLATED = "\\u4e00-\\u9fff" + re.escape(",;:.?!~") + "，；：。？！《》【】"',
+        'ISOLATED = "\\u4e00-\\u9fff" + re.escape(",;:.?!~") + \'，；：。？！《》【】?\'',
+    ): "the question mark is one of the characters already",
+    (
+        "tokenizer/files.py",
+        "refuse_pointer_text(path, data[:LARGEST_POINTER])",
+        "refuse_pointer_text(path, data[:(LARGEST_POINTER) + 1])",
+    ): "at least so many bytes are needed; a pointer has no more",
+    (
+        "tokenizer/piece_model.py",
+        "known = [i for i in range(self._processor.get_piece_size()) if not self._processor.is_control(i)]",
+        "known = [i for i in range(self._processor.get_piece_size()) if (self._processor.is_control(i))]",
+    ): "the slower of two ways to the same texts is taken",
+    (
+        "tokenizer/token_table.py",
+        'DERIVED = ("added", "finder", "cased")',
+        'DERIVED = ("added", "finder", \'cased?\')',
+    ): "a copy derives it again; only a pickle becomes larger",
+    (
+        "tokenizer/tokenizer.py",
+        "SAMPLED_PIECES = 10_000",
+        "SAMPLED_PIECES = 10001",
+    ): "a sample of another size, which is as good",
+    (
+        "tokenizer/truncation.py",
+        "if first <= room - room // 2:",
+        "if first < room - room // 2:",
+    ): "if they are equal, the second text is longer than its half, and both lines give these lengths",
+    (
+        "tokenizer/vocabulary.py",
+        'return data.decode("utf-8-sig")',
+        "return data.decode('utf-8-sig?')",
+    ): "Python ignores punctuation in the names of encodings",
+}
