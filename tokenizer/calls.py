@@ -6,7 +6,7 @@ Source: transformers 4.40.2 `tokenization_utils_base.py`, `PreTrainedTokenizerBa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .batch_encoding import BatchEncoding, to_tensors
@@ -115,13 +115,15 @@ class Calls(IdRows):
             columns = {name: column[0] for name, column in columns.items()}
         return BatchEncoding(to_tensors(columns, options.return_tensors), rows, options.padding_side, self.token_of)
 
-    def _encode(self, inputs: Inputs, split_special: bool, with_offsets: bool) -> list[tuple[Encoded, Encoded | None]]:
+    def _encode(
+        self, inputs: Inputs, split_special: bool, with_offsets: bool
+    ) -> Iterator[tuple[Encoded, Encoded | None]]:
         """The encoded texts of each sample, from one call."""
         texts: list[Text] = inputs.first + (inputs.second or [])
         parts = iter(self._encoder.encode(flatten(texts), split_special, with_offsets))
         encoded = [next(parts) if isinstance(t, str) else join_words([next(parts) for _ in t]) for t in texts]
         count = len(inputs.first)
-        return [(encoded[i], encoded[count + i] if inputs.second else None) for i in range(count)]
+        return zip(encoded[:count], encoded[count:] if inputs.second else [None] * count, strict=True)
 
     def _wanted(self, name: str, option: bool | None) -> bool:
         return name in self.model_input_names if option is None else option

@@ -75,9 +75,9 @@ def pad_columns(columns: dict[str, list[Any]], options: Options, pad_id: int, pa
 
     Raises ValueError that names the column if one of its rows is not as long as its ids.
     """
-    lengths = [len(row) for row in columns["input_ids"]]
     if options.padding == "do_not_pad":
         return
+    lengths = [len(row) for row in columns["input_ids"]]
     target = options.limit if options.padding == "max_length" else max(lengths, default=0)
     assert target is not None  # Options rejects "max_length" without a limit
     if options.pad_to_multiple_of is not None:

@@ -10,6 +10,7 @@ Source: SentencePiece (Kudo and Richardson, 2018); `ModelProto` in its `sentence
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,11 @@ FIELDS = {1: "pieces", 2: "trainer_spec", 3: "normalizer_spec"}
 MOST_GROWTH, FREE_GROWTH = 4, 2**18
 # No text of up to this many characters grows by more than `FREE_GROWTH`.
 SHORT = 8192
+
+# A batch call of sentencepiece first starts a thread, which takes as long as several short texts.
+FEW_TEXTS = 4
+# Cutting this many characters takes several milliseconds, a hundred times as long as starting a thread.
+CHARACTERS_PER_THREAD = 2**16
 
 
 class PieceModel:
@@ -73,8 +79,7 @@ class PieceModel:
     def pieces(self, texts: list[str]) -> list[list[Piece]]:
         """The pieces of each text, from one call: sentencepiece processes the batch without Python.
 
-        It uses one thread, so that a data loader has no more threads than processes. Raises ValueError if normalisation
-        makes a long text, or all texts together, several times longer.
+        Raises ValueError if normalisation makes a long text, or all texts together, several times longer.
         """
         for text in texts:
             if len(text) > SHORT:
@@ -94,7 +99,12 @@ class PieceModel:
 
     def _cut(self, texts: list[str]) -> list[list[Piece]]:
         """The pieces of each text, the most probable ones."""
-        pieces: list[list[Piece]] = self._processor.encode(texts, out_type=int, num_threads=1)
+        pieces: list[list[Piece]]
+        if len(texts) <= FEW_TEXTS:
+            pieces = [self._processor.encode(text, out_type=int) for text in texts]
+        else:
+            threads = threads_for(sum(map(len, texts)))
+            pieces = self._processor.encode(texts, out_type=int, num_threads=threads)
         unknown = self._processor.unk_id()
         for row, text in zip(pieces, texts, strict=True):
             if unknown in row:
@@ -172,6 +182,14 @@ class PieceModel:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["data"], "a pickled tokenizer", state["sampling"])  # type: ignore[misc]
+
+
+def threads_for(characters: int) -> int:
+    """How many threads cut texts of so many characters: one in a child process, such as a data loader's worker."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 1 + characters // CHARACTERS_PER_THREAD)
 
 
 def check_growth(characters: int, found: int, what: str) -> None:

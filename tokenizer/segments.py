@@ -58,12 +58,18 @@ class Finder:
             lengths.append(len(content))
             lengths.sort(reverse=True)
 
-    def split(self, text: str) -> list[str]:
-        """The parts of `text` in order: every second one is a string found, the others, which may be empty, are not."""
+    def may_find(self, text: str) -> bool:
+        """Whether `text` has the first character of any of them."""
         if not self.contents:
-            return [text]
+            return False
         if self.starts is None:
             self.starts = re.compile(f"[{re.escape(''.join(self.lengths))}]")
+        return self.starts.search(text) is not None
+
+    def split(self, text: str) -> list[str]:
+        """The parts of `text` in order: every second one is a string found, the others, which may be empty, are not."""
+        if not self.may_find(text) or self.starts is None:
+            return [text]
         parts: list[str] = []
         end = 0
         for match in self.starts.finditer(text):

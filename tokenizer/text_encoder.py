@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .cutting import cut, drop_markers
 from .offsets import Span, byte_ranges, follow, ranges, steps
@@ -76,6 +76,11 @@ class Encoded:
         return [bisect_right(ends, start) for start, _ in self.offsets]
 
 
+def ordinary(segments: Iterable[Segment]) -> list[str]:
+    """The texts of the ordinary segments."""
+    return [segment.text for segment in segments if not segment.special]
+
+
 def join_words(parts: Sequence[Encoded]) -> Encoded:
     """The words of one text, joined. Spans stay relative to their word; `words` has its index."""
     located = all(part.offsets is not None for part in parts)
@@ -98,7 +103,8 @@ class TextEncoder:
         self.text = PieceCache(model, str)
         self.strings = PieceCache(model, lambda text: tuple(text[start:end] for start, end in cut(text)))
         self.starts_marked = PieceCache(model, lambda text: text.startswith(MARKER))
-        self.ids = PieceCache(model, lambda text: tuple(table.id_of(text[start:end]) for start, end in cut(text)))
+        self.ids = PieceCache(model, self.find_ids)
+        self.only_id = PieceCache(model, self.find_only_id)
         # There are many pieces but few distinct walks over them: shared, these stay in the processor's cache.
         walks: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.steps = PieceCache(model, lambda text: walks.setdefault(steps(text), steps(text)))
@@ -106,15 +112,13 @@ class TextEncoder:
 
     def segments(self, text: str, split_special: bool) -> tuple[list[Segment], list[int] | None]:
         """The segments of a text and, if lower-casing moved characters, the source index of each character."""
-        check_unicode(text)
         source = None
         if self.table.do_lower_case:
             text, source = lower_case(text, self.table.cased)
         return split(text, NOTHING if split_special else self.table.finder, self.table.added), source
 
-    def pieces(self, segments: Iterable[Segment]) -> Iterator[list[Piece]]:
-        """The pieces of each ordinary segment, after rule A."""
-        texts = [segment.text for segment in segments if not segment.special]
+    def pieces(self, texts: list[str]) -> Iterator[list[Piece]]:
+        """The pieces of the text of each ordinary segment, after rule A."""
         marked = self.starts_marked.__getitem__
         for text, pieces in zip(texts, self.model.pieces(texts), strict=True):
             meet = self.runs_meet or MARKER in text
@@ -122,8 +126,9 @@ class TextEncoder:
 
     def tokens(self, text: str, split_special: bool) -> list[str]:
         """The tokens of a text, as strings."""
+        check_unicode(text)
         segments, _ = self.segments(text, split_special)
-        pieces = self.pieces(segments)
+        pieces = self.pieces(ordinary(segments))
         tokens: list[str] = []
         for segment in segments:
             if segment.special:
@@ -134,12 +139,47 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str], split_special: bool, with_offsets: bool) -> list[Encoded]:
         """The ids of each text and, if requested, the spans of its tokens."""
-        segmented = [self.segments(text, split_special) for text in texts]
-        pieces = self.pieces(segment for segments, _ in segmented for segment in segments)
-        return [
-            self.join_segments(text, segments, source, pieces, with_offsets)
-            for text, (segments, source) in zip(texts, segmented, strict=True)
+        for text in texts:
+            check_unicode(text)
+        # None for a text that is one ordinary segment. Nearly all are, and objects for them would cost a tenth.
+        segmented = [
+            None if self.is_ordinary(text, split_special) else self.segments(text, split_special) for text in texts
         ]
+        parts = [[text] if found is None else ordinary(found[0]) for text, found in zip(texts, segmented, strict=True)]
+        pieces = self.pieces([part for found in parts for part in found])
+        return [
+            self.join_pieces(text, next(pieces), with_offsets)
+            if found is None
+            else self.join_segments(text, *found, pieces, with_offsets)
+            for text, found in zip(texts, segmented, strict=True)
+        ]
+
+    def is_ordinary(self, text: str, split_special: bool) -> bool:
+        """Whether it is certain that a text is one ordinary segment and keeps its case."""
+        return text != "" and not self.table.do_lower_case and (split_special or not self.table.finder.may_find(text))
+
+    def find_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of the tokens that a piece is cut into."""
+        return tuple(self.table.id_of(text[start:end]) for start, end in cut(text))
+
+    def find_only_id(self, text: str) -> int | None:
+        """The id of a piece that is one token, as nearly every piece is; None for others."""
+        ids = self.find_ids(text)
+        return ids[0] if len(ids) == 1 else None
+
+    def ids_of(self, pieces: list[Piece]) -> list[int]:
+        """The ids of the tokens that these pieces are cut into."""
+        # Faster than to chain a tuple for each piece.
+        ids: list[Any] = list(map(self.only_id.__getitem__, pieces))
+        if None in ids:
+            for i in [i for i, number in enumerate(ids) if number is None][::-1]:
+                ids[i : i + 1] = self.ids[pieces[i]]
+        return ids
+
+    def join_pieces(self, text: str, pieces: list[Piece], with_offsets: bool) -> Encoded:
+        """The ids of a text that is one ordinary segment, and their spans."""
+        ids = self.ids_of(pieces)
+        return Encoded(ids, self.locate(text, 0, pieces, len(ids)), text=text) if with_offsets else Encoded(ids)
 
     def join_segments(
         self,
@@ -158,17 +198,16 @@ class TextEncoder:
                 offsets.append((segment.start, segment.start + len(segment.text)))
                 continue
             own = next(pieces)
-            before = len(ids)
-            ids += chain.from_iterable(map(self.ids.__getitem__, own))
+            found = self.ids_of(own)
+            ids += found
             if with_offsets:
-                offsets += self.locate(segment, own, len(ids) - before)
+                offsets += self.locate(segment.text, segment.start, own, len(found))
         if source is not None:
             offsets = [(source[a], source[b - 1] + 1 if b > a else source[b]) for a, b in offsets]
         return Encoded(ids, offsets, text=text) if with_offsets else Encoded(ids)
 
-    def locate(self, segment: Segment, pieces: list[Piece], count: int) -> list[Span]:
-        """The spans in the text of the `count` tokens of an ordinary segment."""
-        text, start, _ = segment
+    def locate(self, text: str, start: int, pieces: list[Piece], count: int) -> list[Span]:
+        """The spans of the `count` tokens of an ordinary segment, whose text starts at `start`."""
         walks = map(self.steps.__getitem__, pieces)
         bytewise = self.model.byte_fallback
         if not bytewise and self.model.is_plain(text):

@@ -102,9 +102,9 @@ def test_the_piece_caches_hold_a_limited_number_of_short_pieces(monkeypatch: pyt
         assert tokenizer(batch, return_offsets_mapping=True) == PLAIN(batch, return_offsets_mapping=True)
         assert [tokenizer.tokenize(text) for text in batch] == [PLAIN.tokenize(text) for text in batch]
     encoder = tokenizer._encoder
-    for cache in (encoder.text, encoder.strings, encoder.starts_marked, encoder.ids, encoder.steps):
+    for cache in (encoder.text, encoder.strings, encoder.starts_marked, encoder.only_id, encoder.ids, encoder.steps):
         assert len(cache) <= 10 and all(len(cache.text_of(piece)) <= 3 for piece in cache)
-    assert len(encoder.ids) == len(encoder.strings) == 10
+    assert len(encoder.only_id) == len(encoder.strings) == 10
 
 
 def test_the_piece_caches_have_room_for_the_whole_vocabulary() -> None:
@@ -112,7 +112,8 @@ def test_the_piece_caches_have_room_for_the_whole_vocabulary() -> None:
     assert text_encoder.MAX_CACHED >= 250_002 and text_encoder.MAX_CACHED_LENGTH >= 16
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
     tokenizer("".join(UNKNOWN) * 10)
-    assert not any(len(tokenizer._model.text_of(piece)) > 64 for piece in tokenizer._encoder.ids)
+    encoder = tokenizer._encoder
+    assert encoder.only_id and not any(len(encoder.text.text_of(piece)) > 64 for piece in encoder.only_id | encoder.ids)
     for length, kept in ((64, True), (65, False)):
         tokenizer(UNKNOWN[0] * length)
-        assert (UNKNOWN[0] * length in map(tokenizer._model.text_of, tokenizer._encoder.ids)) is kept
+        assert (UNKNOWN[0] * length in map(encoder.text.text_of, encoder.only_id | encoder.ids)) is kept

@@ -5,6 +5,8 @@ Seen red: `field_numbers` not called; the file's name missing from the message; 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import MODEL, VOCABULARY, texts
 
-from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.piece_model import PieceModel, field_numbers
+from ernie_m.tokenizer import ErnieMTokenizer, piece_model
+from ernie_m.tokenizer.piece_model import CHARACTERS_PER_THREAD, FEW_TEXTS, PieceModel, field_numbers, threads_for
 from ernie_m.tokenizer.sampling import sampling_options
 
 DATA = MODEL.read_bytes()
@@ -84,6 +86,26 @@ def test_pieces_joined_are_the_normalised_text(text: str) -> None:
     assert not any(isinstance(piece, str) and isinstance(WHOLE.piece_of(piece), int) for piece in pieces)
     drawn = PieceModel(DATA, "", {"enable_sampling": True})
     assert "".join(map(drawn.text_of, drawn.pieces([text])[0])) == WHOLE.normalise(text)[0]
+
+
+@given(st.lists(texts(), min_size=1, max_size=2 * FEW_TEXTS))
+def test_pieces_do_not_depend_on_the_batch_and_the_threads(batch: list[str]) -> None:
+    """Seen red: numbers for unknown pieces where texts are cut one by one."""
+    alone = [WHOLE.pieces([text])[0] for text in batch]
+    assert WHOLE.pieces(batch) == alone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(piece_model, "FEW_TEXTS", 0)
+        patch.setattr(piece_model, "threads_for", lambda characters: 3)
+        assert WHOLE.pieces(batch) == alone
+
+
+def test_threads_for_is_one_for_little_text_and_in_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: as many threads as processors in a child."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    assert [threads_for(n * CHARACTERS_PER_THREAD) for n in (0, 1, 4, 100)] == [1, 2, 5, 6]
+    assert threads_for(CHARACTERS_PER_THREAD - 1) == 1
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    assert threads_for(100 * CHARACTERS_PER_THREAD) == 1
 
 
 @given(texts())
