@@ -14,10 +14,7 @@ from itertools import cycle as repeated
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 import ernie_m.reference as reference
-from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import replacing
 
 Call = Callable[[], Any]
@@ -73,6 +70,8 @@ def use_one_core() -> None:
 
 def our_tokenizer(**options: Any) -> Any:
     """Ours, with the demo's files."""
+    from ernie_m.tokenizer import ErnieMTokenizer
+
     return ErnieMTokenizer(MODEL, VOCABULARY, **options)
 
 
@@ -110,6 +109,8 @@ def short_calls(tokenizer: Callable[..., Any], folder: Path) -> Call:
 
 def piece_loop(texts: Callable[[Path], list[str]], folder: Path) -> Call:
     """sentencepiece alone, text by text: pieces, without ERNIE-M's rules, ids and masks."""
+    import sentencepiece
+
     use_one_core()
     model = sentencepiece.SentencePieceProcessor(model_file=str(MODEL))
     given = texts(folder)
