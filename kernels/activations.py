@@ -25,7 +25,6 @@ from torch import Tensor, sigmoid
 
 from .gelu import plain_gelu
 from .runtime.derivative import with_derivative
-from .runtime.dtypes import widen
 
 Activation = Callable[[Tensor], Tensor]
 EXACT_GELU = ("gelu", "gelu_python")
@@ -118,4 +117,4 @@ def activate(name: str | Activation, x: Tensor) -> Tensor:  # (...) -> (...)
         return name(x)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation: expected a callable or one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name](widen(x)).to(x.dtype)
+    return ACTIVATIONS[name](x)

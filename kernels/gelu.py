@@ -129,15 +129,15 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def normal_cdf(z: Tensor) -> Tensor:  # (...) -> (...)
-    """Φ(z) = ½ erfc(−z/√2) for |z| <= TAIL_END, with a small relative error even where it is small.
+    """Φ(z) = ½ erfc(−z/√2) for |z| <= TAIL_END, in float32 for all z, with a small relative error in the tail too.
 
     Rounding −z/√2 to w costs a relative error of up to z² u in the tail. float32 accepts it, as the kernel does.
     float64 corrects it: erfc(w + δ) ≈ erfc(w) (1 − 2wδ) for large w.
     """
     w = -ROOT * z
-    tail = 0.5 * torch.erfc(w)
     if z.dtype != torch.float64:
-        return tail
+        return torch.erfc(w).mul_(0.5)
+    tail = 0.5 * torch.erfc(w)
     upper = (z + ROUNDER) - ROUNDER
     delta = -(upper * HIGH + w) - (upper * LOW + (z - upper) * ROOT)
     return tail * (1.0 - 2.0 * w.clamp(min=0.0) * delta)
@@ -153,8 +153,9 @@ def normal_density(z: Tensor) -> Tensor:  # (...) -> (...)
 
 
 def _gelu(z: Tensor) -> Tensor:
-    a = z.abs().clamp(max=TAIL_END)
-    return z.clamp(min=0.0) - a * normal_cdf(-a)
+    """z Φ(z). Clamping z where Φ(z) is 0 avoids inf · 0."""
+    c = z.clamp(min=-TAIL_END)
+    return normal_cdf(c if z.dtype == torch.float32 else c.clamp(max=TAIL_END)).mul_(c)
 
 
 def gelu_derivative(z: Tensor) -> Tensor:  # (...) -> (...)
@@ -164,7 +165,7 @@ def gelu_derivative(z: Tensor) -> Tensor:  # (...) -> (...)
     return normal_cdf(c) + c * normal_density(c)
 
 
-# The exact GELU in plain torch, float32 or float64, with its derivative. torch's own is nan at both infinities and has
+# The exact GELU in plain torch, with its derivative. torch's own is nan at both infinities and has
 # no correct digit below -5.5 in float32.
 plain_gelu = with_derivative(_gelu, gelu_derivative)
 

@@ -111,10 +111,8 @@ def _(
 
 def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm of a float32 or float64 `x`, at least as precise as gamma and beta. Returns y, mean and rstd."""
-    mean = x.mean(dim=-1, keepdim=True)
-    centred = x - mean
-    rstd = (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
-    return centred * rstd * gamma + beta, mean.squeeze(-1), rstd.squeeze(-1)
+    y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+    return y, mean.squeeze(-1), rstd.squeeze(-1)
 
 
 def plain_add_layer_norm(

@@ -24,8 +24,9 @@ from ernie_m.reference.trace import Entry, Tokens
 
 from .attention import packed_attention_unchecked
 from .padding import check_cu_seqlens, check_max_seqlen, pad_unchecked, sequence_of_tokens, unpad_unchecked
-from .rectangles import plain_packed_attention
+from .rectangles import Grouping, attention_by_length, grouping, plain_packed_attention
 from .runtime.arguments import check_count
+from .runtime.dispatch import eager_on_cpu
 from .runtime.dtypes import widen
 from .trace import record, to_numpy, tracing
 
@@ -53,10 +54,16 @@ class Padded:
         """Set padded positions to 0."""
         return x if self.valid is None else x.masked_fill(~self.valid.view(*x.shape[:2], *[1] * (x.dim() - 2)), 0)
 
+    @property
+    def groups(self) -> None:
+        """The sequences are not grouped."""
+        return None
+
     def attend(
-        self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
+        self, qkv: Projected, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, Tensor | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
         """Attention on the rectangle, under the mask; `p`: the dropout rate of the probabilities."""
+        assert isinstance(qkv, Tensor)
         return padded_attention(qkv, self.mask, head_mask, p, name)
 
     def entry(self, name: str, value: Array) -> Entry:
@@ -72,12 +79,14 @@ class Packed:
     """T tokens without padding; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], at most `length` of them.
 
     indices: (T,), the tokens' flat positions b·S + s in a rectangle with S = `length`; None if they fill it.
+    groups: the sequences by length, if plain torch is to compute them so.
     """
 
     indices: Tensor | None
     cu_seqlens: Tensor  # (B + 1,)
     length: int
     plain: bool
+    groups: Grouping | None = None
 
     @property
     def batch(self) -> int:
@@ -98,15 +107,18 @@ class Packed:
         return x
 
     def attend(
-        self, qkv: Tensor, head_mask: Tensor | None, p: float, name: str
+        self, qkv: Projected, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, None]:  # (T, 3, H, D) -> (T, H, D)
         """Attention within each sequence; in plain torch if `plain`, and if it is traced, on one rectangle."""
-        if self.plain and not tracing():
-            context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, p)
-        elif self.plain:
-            valid = torch.arange(self.length, device=qkv.device) < self.cu_seqlens.diff()[:, None]
+        if not isinstance(qkv, Tensor):
+            assert self.groups is not None
+            context, _ = attention_by_length(*qkv, self.groups, p)
+        elif self.plain and tracing():
+            valid = self.on_rectangle(torch.ones(qkv.shape[0], dtype=torch.bool, device=qkv.device))
             mask = valid[:, None, :, None] & valid[:, None, None, :]
             return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, p, name)[0]), None
+        elif p > 0.0:
+            context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, p)
         else:
             context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
         return context if head_mask is None else context * head_mask[:, None], None
@@ -125,13 +137,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """The first token of each sequence of a packed layout, (B, ...); empty sequences still get a row.
-
-    Used on the fast path only.
-    """
+    """The first token of each sequence of a packed layout, (B, ...); empty sequences still get a row."""
 
     packed: Packed
-    plain: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """As of the packed layout."""
+        return self.packed.plain
 
     def zero_padding(self, x: Tensor) -> Tensor:  # (B, E) -> (B, E)
         """Set the rows of empty sequences to 0."""
@@ -148,6 +161,8 @@ class FirstTokens:
 
 
 Layout = Packed | Padded
+# Queries, keys and values, (..., 3, H, D) in one tensor or (..., H, D) in three.
+Projected = Tensor | tuple[Tensor, ...]
 
 
 def padded_attention(
@@ -182,14 +197,25 @@ def rows_of_first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B
 
 
 @torch.library.custom_op("ernie_m::first_tokens", mutates_args=())
-def first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:
+def _first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     """`rows_of_first_tokens` as one step of a compiled graph, where T, and even whether it is 0, is unknown."""
     return rows_of_first_tokens(x, cu_seqlens)
 
 
-@first_tokens.register_fake
+@_first_tokens.register_fake
 def _(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     return x.new_empty(cu_seqlens.shape[0] - 1, x.shape[1])
+
+
+def first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B + 1,) -> (B, E)
+    """`rows_of_first_tokens`, also in a graph."""
+    return rows_of_first_tokens(x, cu_seqlens) if eager_on_cpu(x) else _first_tokens(x, cu_seqlens)
+
+
+def packed(indices: Tensor | None, cu_seqlens: Tensor, T: int, length: int, plain: bool) -> Packed:
+    """A layout of T tokens, grouped by length where plain torch can read the lengths, and nothing is traced."""
+    grouped = plain and eager_on_cpu(cu_seqlens) and not tracing()
+    return Packed(indices, cu_seqlens, length, plain, grouping(cu_seqlens, T, length) if grouped else None)
 
 
 def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, validate: bool) -> tuple[Packed, Tensor]:  # -> ..., (T,)
@@ -200,4 +226,4 @@ def pack(cu: Tensor, T: int, max_seqlen: int, plain: bool, validate: bool) -> tu
         check_max_seqlen(cu, max_seqlen)
     own = sequence_of_tokens(cu, T)
     column = (torch.arange(T, device=cu.device) - cu[own]).clamp(0, max(max_seqlen - 1, 0))
-    return Packed(own * max_seqlen + column, cu, max_seqlen, plain), column
+    return packed(own * max_seqlen + column, cu, T, max_seqlen, plain), column

@@ -7,8 +7,8 @@
 A call is packed on entry if possible: padding is removed once, everything is computed on tokens alone, and padding is
 restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
-If gradients are needed, or dropout or autocast is on, the same is computed in plain torch on the rectangle, as the
-kernels have no backward pass yet.
+If gradients are needed, or dropout or autocast is on, the same is computed in plain torch, as the kernels have no
+backward pass yet: packed too on a CPU, elsewhere on the rectangle.
 
 Twin: reference/model.py.
 """
@@ -30,14 +30,15 @@ from ernie_m.reference.outputs import returned
 
 from .encoder import Embeddings, Encoder, EncoderLayer, Pooler, reduces
 from .inputs import check_head_mask, check_inputs, check_token_types, integers, on_device
-from .layouts import Layout, Packed, Padded, pack, rows_of_first_tokens
+from .layouts import Layout, Packed, Padded, pack, packed, rows_of_first_tokens
 from .outputs import ModelOutput
 from .padding import cu_seqlens_unchecked, token_indices_unchecked
 from .pretrained import PretrainedModel, initialise
 from .runtime.arguments import check_range
-from .runtime.dispatch import should_validate, transformed
+from .runtime.dispatch import eager_on_cpu, runs_triton, should_validate, transformed
 from .runtime.modules import all_untouched
 from .self_attention import Attention, SelfAttention
+from .trace import tracing
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,11 @@ class ErnieMModel(PretrainedModel):
         check_token_types(options.get("token_type_ids"), inputs.position_ids, validate)
         head_masks = check_head_mask(config, like, head_mask)
         wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]
-        layout = choose_layout(inputs, self._plain(inputs.inputs_embeds), wanted[1])
+        differentiates = self._differentiates(inputs.inputs_embeds)
+        layout = choose_layout(inputs, like, differentiates, wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
+        # With gradients, a trace records every value.
+        first_only = first_only and not (differentiates and tracing())
         ids, vectors = (None if x is None else layout.keep(x) for x in (inputs.input_ids, inputs.inputs_embeds))
         x = self.embeddings(ids, vectors, layout.keep(inputs.position_ids), layout)
         x, states, maps = self.encoder(x, layout, head_masks, first_only, *wanted)
@@ -178,7 +182,8 @@ class ErnieMModel(PretrainedModel):
         if ids.dim() != 1:
             raise ValueError(f"input_ids: expected shape (T,), got {tuple(ids.shape)}")
         cu_seqlens = on_device("cu_seqlens", cu_seqlens, like)
-        layout, column = pack(cu_seqlens, len(ids), max_seqlen, self._plain(None), validate)
+        plain = self._differentiates(None) or not runs_triton(like)
+        layout, column = pack(cu_seqlens, len(ids), max_seqlen, plain, validate)
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
             raise ValueError(f"position_ids: expected shape (T,) = {tuple(ids.shape)}, got {tuple(positions.shape)}")
@@ -191,8 +196,8 @@ class ErnieMModel(PretrainedModel):
         x, _, _ = self.encoder(self.embeddings(ids, None, positions, layout), layout)
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
-    def _plain(self, vectors: Tensor | None) -> bool:
-        """Whether plain torch is needed: for gradients, dropout, or the dtypes that autocast picks.
+    def _differentiates(self, vectors: Tensor | None) -> bool:
+        """Whether the kernels cannot be used: for gradients, dropout, or the dtypes that autocast picks.
 
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """
@@ -214,15 +219,18 @@ KINDS: tuple[type[Module], ...] = (
 )
 
 
-def choose_layout(inputs: Inputs[Tensor], plain: bool, output_attentions: bool) -> Layout:
-    """Packed unless something needs the rectangle."""
+def choose_layout(inputs: Inputs[Tensor], like: Tensor, differentiates: bool, output_attentions: bool) -> Layout:
+    """Packed unless something needs the rectangle: attention maps, a (B, S, S) mask, and gradients where lengths cannot
+    be read."""
     valid, mask = inputs.valid, inputs.mask
     B, S = inputs.position_ids.shape
-    if mask is not None or plain or output_attentions:
+    plain = differentiates or not runs_triton(like)
+    if mask is not None or output_attentions or (differentiates and not eager_on_cpu(like)):
         if mask is None and valid is not None:
             mask = valid[:, None, :, None] & valid[:, None, None, :]
         return Padded(valid, mask, plain)
     if valid is None:
         ends = torch.arange(0, (B + 1) * S, S, dtype=torch.int32, device=inputs.position_ids.device)
-        return Packed(None, ends, S, plain)
-    return Packed(token_indices_unchecked(valid), cu_seqlens_unchecked(valid), S, plain)
+        return packed(None, ends, B * S, S, plain)
+    indices = token_indices_unchecked(valid)
+    return packed(indices, cu_seqlens_unchecked(valid), indices.shape[0], S, plain)

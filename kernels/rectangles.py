@@ -1,10 +1,9 @@
-"""Packed attention in plain torch, differentiable: sequences of similar length are padded into rectangles.
+"""Packed attention in plain torch, differentiable: the sequences of one length together, or all in one rectangle.
 
-A rectangle of B sequences padded to S tokens has B·S² scores in each head, however short most of them are. On a CPU,
-where lengths can be read without waiting, sequences are therefore grouped: within a group the longest is at most √2
-times as long as the shortest, so at most half of the scores are padding; and a group with more than one sequence has at
-most `GROUP_SCORES` scores. On a GPU, and in a graph that is being compiled or traced, the lengths are unknown on the
-host: there is one rectangle of B x max_seqlen.
+On a CPU, where lengths can be read without waiting, sequences of equal length are computed together, without padding or
+a mask, by torch's fused attention, which never writes the scores to memory. Only dropout and derivatives of derivatives
+need the scores. On a GPU, and in a graph that is being compiled or traced, the lengths are unknown on the host: there
+is one rectangle of B x max_seqlen.
 
 A token that belongs to no sequence, or lies past `max_seqlen` in its own, gets nan.
 Twin: reference/attention.py, `packed_attention`.
@@ -13,76 +12,171 @@ Twin: reference/attention.py, `packed_attention`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 from .padding import sequence_of_tokens
+from .runtime.dispatch import eager_on_cpu, wants_derivative
 from .runtime.dtypes import wide_dtype
 
-# 64 MiB in float32.
-GROUP_SCORES = 2**24
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def groups(lengths: Sequence[int], heads: int) -> list[list[int]]:
-    """The numbers of all sequences that are not empty, longest first, in groups of similar length."""
-    found: list[list[int]] = []
-    for b in sorted(range(len(lengths)), key=lambda b: -lengths[b]):
-        area = lengths[found[-1][0]] ** 2 if found else 0
-        if area and 2 * lengths[b] ** 2 >= area and (len(found[-1]) + 1) * heads * area <= GROUP_SCORES:
-            found[-1].append(b)
-        elif lengths[b]:
-            found.append([b])
-    return found
+@dataclass(frozen=True)
+class Grouping:
+    """Packed tokens in the order of their sequences' lengths.
+
+    order: (T,), the token at each place; None: they are in this order. inverse: the place of each token.
+    shapes: in this order, how many sequences there are of a length, and that length.
+    """
+
+    order: Tensor | None
+    inverse: Tensor | None
+    shapes: tuple[tuple[int, int], ...]
+
+
+def grouping(cu_seqlens: Tensor, T: int, max_seqlen: int) -> Grouping | None:
+    """Group the sequences by length; reads `cu_seqlens`. None if a token belongs to none, to two, or past the end."""
+    bounds = cu_seqlens.numpy().astype(np.int64)
+    lengths = np.diff(bounds)
+    if bounds[0] != 0 or bounds[-1] != T or lengths.min() < 0 or lengths.max() > max_seqlen:
+        return None
+    present = np.argsort(lengths, kind="stable")[(lengths == 0).sum() :]
+    starts, lengths = bounds[present], lengths[present]
+    order = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    shapes = tuple((int(count), int(n)) for n, count in zip(*np.unique(lengths, return_counts=True), strict=True))
+    if np.array_equal(order, np.arange(T)):
+        return Grouping(None, None, shapes)
+    return Grouping(torch.from_numpy(order), torch.from_numpy(np.argsort(order)), shapes)
+
+
+class _Permuted(Function):
+    """x[order], where `order` is a permutation: its gradient is gathered, which is much faster than adding rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return permuted(gradient, inverse, order), None, None
+
+
+def permuted(x: Tensor, order: Tensor | None, inverse: Tensor | None) -> Tensor:  # (T, ...), (T,) x 2 -> (T, ...)
+    """x[order], for a permutation and its inverse; None: `x`."""
+    if order is None:
+        return x
+    result: Tensor = _Permuted.apply(x, order, inverse)
+    return result
+
+
+class _Attention(Function):
+    """Fused attention and its log-sum-exps. Torch's own backward has no derivative, and none for log-sum-exps."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        context, lse = _fused(q, k, v)
+        ctx.save_for_backward(q, k, v, context, lse)
+        ctx.set_materialize_grads(False)
+        return context, lse
+
+    @staticmethod
+    def backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        *inputs, context, lse = ctx.saved_tensors
+        create_graph = torch.is_grad_enabled()
+        if d_lse is None and not create_graph:
+            return tuple(_fused_backward(d_context, *inputs, context, lse, 0.0, False))
+        with torch.enable_grad():
+            inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+            results = zip(scored_attention(*inputs, with_lse=True), (d_context, d_lse), strict=True)
+            outputs, gradients = zip(*[(y, dy) for y, dy in results if dy is not None], strict=True)
+            return torch.autograd.grad(outputs, inputs, gradients, create_graph=create_graph, allow_unused=True)
+
+
+def scored_attention(
+    q: Tensor, k: Tensor, v: Tensor, p: float = 0.0, missing: Tensor | None = None, with_lse: bool = False
+) -> tuple[Tensor, Tensor | None]:  # (B, H, S, D) x 3, (B, S) -> (B, H, S, D), (B, H, S)
+    """Attention that writes its scores, and the log-sum-exps if requested; `missing`: keys to which nobody attends.
+
+    Half precision works as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
+    """
+    wide = wide_dtype(q)
+    scores = (q.to(wide) / math.sqrt(q.shape[-1])) @ k.to(wide).mT
+    if missing is not None:
+        # The lowest finite number of the scores' dtype, which autocast may choose. Not -inf: an empty sequence's result
+        # is unused, but its gradients would be nan.
+        scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(scores.dtype).min)
+    context = F.dropout(scores.softmax(dim=-1).to(v.dtype), p) @ v
+    return context.to(v.dtype), scores.logsumexp(dim=-1) if with_lse else None
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:  # (B, H, S, D) x 3 -> (B, H, S, D), (B, H, S)
+    """Attention and its log-sum-exps without writing the scores, on a CPU."""
+    context, lse = (_Attention.apply if wants_derivative(q, k, v) else _fused)(q, k, v)
+    return context, lse
+
+
+def attention_by_length(
+    q: Tensor, k: Tensor, v: Tensor, groups: Grouping, p: float = 0.0, with_lse: bool = False
+) -> tuple[Tensor, Tensor | None]:  # (T, H, D) x 3 -> (T, H, D), (H, T)
+    """Attention within each sequence; `p`: the dropout rate of the probabilities."""
+    T, H, D = q.shape
+    sizes = [count * n for count, n in groups.shapes]
+    if not sizes:
+        return v.clone(), q.new_zeros(H, T, dtype=torch.float32)
+    contexts, sums = [], []
+    for (count, n), *parts in zip(
+        groups.shapes, *(permuted(x, groups.order, groups.inverse).split(sizes) for x in (q, k, v)), strict=True
+    ):
+        qkv = [x.view(count, n, H, D).transpose(1, 2) for x in parts]
+        context, lse = scored_attention(*qkv, p, with_lse=with_lse) if p > 0.0 else fused_attention(*qkv)
+        contexts.append(context.transpose(1, 2).reshape(count * n, H, D))
+        if with_lse:
+            sums.append(lse.transpose(0, 1).reshape(H, count * n))
+    context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+    context = permuted(context, groups.inverse, groups.order)
+    if not with_lse:
+        return context, None
+    lse = torch.cat(sums, dim=1)
+    return context, (lse if groups.inverse is None else lse[:, groups.inverse]).to(torch.float32)
 
 
 def plain_packed_attention(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, p: float = 0.0
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
-    """`packed_attention` and its log-sum-exps in plain torch; `p`: the dropout rate of the probabilities.
-
-    Half precision works as in the kernel: scores and softmax in float32, probabilities rounded for the second product.
-    """
-    T = qkv.shape[0]
+    """`packed_attention` and its log-sum-exps in plain torch; `p`: the dropout rate of the probabilities."""
+    T, _, H, _ = qkv.shape
+    if cu_seqlens.shape[0] < 2:
+        return qkv[:, 0] * math.nan, qkv.new_full((H, T), math.nan, dtype=torch.float32)
+    groups = grouping(cu_seqlens, T, max_seqlen) if eager_on_cpu(cu_seqlens) else None
+    if groups is not None:
+        context, lse = attention_by_length(*qkv.unbind(1), groups, p, with_lse=True)
+        assert lse is not None
+        return context, lse
     bounds = cu_seqlens.clamp(0, T)
     starts, lengths = bounds[:-1], bounds.diff().clamp(0, max_seqlen)
-    if not lengths.shape[0]:
-        return qkv[:, 0] * math.nan, qkv.new_full((qkv.shape[2], T), math.nan, dtype=torch.float32)
-    if cu_seqlens.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return _by_groups(qkv, starts, lengths, p)
     S = max(max_seqlen, 1)
     own = sequence_of_tokens(cu_seqlens, T)
     column = torch.arange(T, device=qkv.device) - starts[own]
     outside = (column < 0) | (column >= lengths[own])
     # One more row of the rectangle takes the tokens outside.
     place = (own * S + column).masked_fill(outside, lengths.shape[0] * S)
-    context, lse = _attend(qkv, place, lengths, S, p)
+    context, lse = _in_rectangle(qkv, place, lengths, S, p)
     return context.masked_fill(outside[:, None, None], math.nan), lse.masked_fill(outside, math.nan)
 
 
-def _by_groups(qkv: Tensor, starts: Tensor, lengths: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    T, _, H, _ = qkv.shape
-    # Without any sequence, the result still belongs to the graph of `qkv`.
-    tokens, contexts = [starts.new_empty(0, dtype=torch.int64)], [qkv[:0, 0]]
-    sums = [qkv.new_empty(H, 0, dtype=torch.float32)]
-    sizes = lengths.tolist()
-    for group in groups(sizes, H):
-        S = sizes[group[0]]
-        columns = torch.arange(S)
-        valid = columns < lengths[group, None]
-        tokens.append((starts[group, None] + columns)[valid])
-        context, lse = _attend(qkv[tokens[-1]], valid.flatten().nonzero().squeeze(1), lengths[group], S, p)
-        contexts.append(context)
-        sums.append(lse)
-    places = torch.cat(tokens)
-    context = qkv.new_full((T, *qkv.shape[2:]), math.nan).index_copy(0, places, torch.cat(contexts))
-    lse = qkv.new_full((H, T), math.nan, dtype=torch.float32).index_copy(1, places, torch.cat(sums, dim=1))
-    return context, lse
-
-
-def _attend(
+def _in_rectangle(
     qkv: Tensor, place: Tensor, lengths: Tensor, S: int, p: float
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (T,), (B,) -> (T, H, D), (H, T)
     """Attention on a (B, S) rectangle, flattened; `place`: where in it each token is, or B·S for none."""
@@ -90,14 +184,9 @@ def _attend(
     B = lengths.shape[0]
     rectangle = qkv.new_zeros(B * S + 1, 3, H, D).index_copy(0, place, qkv)[:-1]
     q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
-    wide = wide_dtype(qkv)
-    scores = (q.to(wide) / math.sqrt(D)) @ k.to(wide).mT
     missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
-    # The lowest finite number of the scores' dtype, which autocast may choose. Not -inf: an empty sequence's result is
-    # unused, but its gradients would be nan.
-    scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(scores.dtype).min)
-    context = F.dropout(scores.softmax(dim=-1).to(qkv.dtype), p) @ v
-    lse = scores.logsumexp(dim=-1)  # (B, H, S)
+    context, lse = scored_attention(q, k, v, p, missing, with_lse=True)
+    assert lse is not None
     place = place.clamp(max=B * S - 1)
-    at_tokens = context.to(qkv.dtype).transpose(1, 2).reshape(B * S, H, D)[place]
+    at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
     return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)

@@ -8,6 +8,7 @@ Twin: reference/encoder.py, `self_attention`.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class SelfAttention(Module):
 
         On a GPU this is one product with the weights concatenated at each call: a copy of the weights kept from an
         earlier call could be out of date, and no cheap test finds out (a write through `.data` leaves no trace). On a
-        CPU three products are as fast as one.
+        CPU three products are as fast as one, and attention in plain torch reads three tensors (see `_each`).
         """
         names = PROJECTIONS[first:last]
         parts: list[Linear] = [getattr(self, name) for name in names]
@@ -55,21 +56,28 @@ class SelfAttention(Module):
                 record(f"{self.name}.{name}", values.flatten(-2), layout)
         return projected
 
+    def _each(self, x: Tensor) -> tuple[Tensor, ...]:  # (T, E) -> (T, H, D) x 3
+        """The three projections without the copy into one tensor, of one dtype."""
+        parts = [getattr(self, name)(x) for name in PROJECTIONS]
+        dtype = reduce(torch.promote_types, [part.dtype for part in parts])
+        return tuple(part.to(dtype).unflatten(-1, (-1, self.head_size)) for part in parts)
+
     def forward(
         self, x: Tensor, layout: Layout, head_mask: Tensor | None = None, first_only: bool = False
     ) -> tuple[Tensor, Tensor | None]:  # (..., E) -> (..., H·D), the probabilities if the layout keeps them
         """Attention from every token or, with `first_only` and a packed layout, from the first of each sequence."""
         probs = None
         places: Layout | FirstTokens = layout
+        p = self.p if self.training else 0.0
         if first_only:
             assert isinstance(layout, Packed)
             places = FirstTokens(layout)
             kv, q = self.project(x, layout, 1, 3), self.project(first_tokens(x, layout.cu_seqlens), places, 0, 1)
-            context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens)
+            context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens, p)
             context = context if head_mask is None else context * head_mask[:, None]
         else:
-            p = self.p if self.training else 0.0
-            context, probs = layout.attend(self.project(x, layout), head_mask, p, self.name)
+            qkv = self.project(x, layout) if layout.groups is None else self._each(x)
+            context, probs = layout.attend(qkv, head_mask, p, self.name)
         return record(f"{self.name}.context", context.flatten(-2), places), probs
 
 

@@ -1,4 +1,4 @@
-"""How fast the kernels and models are on a GPU, next to the alternatives.
+"""How fast the kernels and models are, on a GPU and on a CPU, next to the alternatives.
 
 work        sizes, batches, and the minimum work of each step
 workloads   the competitors for each single operation
@@ -7,4 +7,5 @@ encoders    the competitors for the whole encoder; `baselines` has the other imp
 timing      fair timing: competitors take turns, inputs are not in the cache
 runner      runs one case after another and saves after each
 report      rows and tables; `figures` draws them
+cpu         the same for models on a CPU: each competitor in a process of its own (`cpu_child`); `cpu_models` has them
 """

@@ -6,7 +6,8 @@ interruption loses only the current one. To measure everything in every dtype: `
 
 With FILE.py:NAME and `--op`, a function of your own is checked, then timed next to the same competitors.
 
-This needs a GPU. Without one, `compile` reports on the machine code.
+This needs a GPU. Without one, `compile` reports on the machine code, and `--cpu` times models on the processor: the
+torch models and the NumPy reference beside transformers, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
 
+from ..benchmark import cpu
 from ..benchmark.report import Case, environment, table
 from ..benchmark.runner import Output, load, makers, makers_of_yours, measure
 from ..benchmark.timing import ceilings
@@ -54,11 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each competitor instead of {RUNS}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, a table and figures in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    parser.add_argument(
+        "--cpu", nargs="?", const="", metavar="WHAT", help="time the rows about WHAT (all) on the processor"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="with --cpu: threads of each competitor (default: 2)")
     parser.add_argument("--saved", type=Path, metavar="DIR", help="only redraw the table and figures in DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, measure, print and save."""
+    if arguments.cpu is not None:
+        return on_cpu(arguments)
     if arguments.saved:
         return redraw(arguments.saved)
     place = yours_of(arguments)
@@ -81,6 +89,16 @@ def run(arguments: argparse.Namespace) -> int:
         measure(plan(arguments, dtypes), output, runs, yours=yours)
     finally:
         output.draw()
+    return 0
+
+
+def on_cpu(arguments: argparse.Namespace) -> int:
+    """Measure on the processor; a file of earlier results is replaced only on request."""
+    output = arguments.output
+    if output is not None and (output / cpu.TABLE_FILE).exists() and not arguments.overwrite:
+        raise FileExistsError(f"{output / cpu.TABLE_FILE} exists: choose another directory or pass --overwrite")
+    rounds, runs = (1, 2) if arguments.quick else (3, 5)
+    cpu.run(arguments.cpu, arguments.threads, rounds, runs, output)
     return 0
 
 

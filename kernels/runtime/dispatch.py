@@ -2,7 +2,7 @@
 
 the plain torch form     for gradients (the kernels are forward only) and in float64
 the Triton kernel        on a GPU, and on a CPU in Triton's interpreter (TRITON_INTERPRET=1)
-the plain torch form     on a CPU without the interpreter, so that the package runs wherever torch does
+the plain torch form     on a CPU without the interpreter
 """
 
 from __future__ import annotations
@@ -35,10 +35,24 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether `x` is on a CPU, in a function that is not being compiled, traced or transformed: its values can be read,
+    and memory can be written."""
+    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed())
+
+
+def wants_derivative(*tensors: Tensor) -> bool:
+    """Whether one of `tensors` needs a derivative, for which there are no kernels."""
+    return (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or transformed()
+
+
 def wants_plain(*tensors: Tensor) -> bool:
-    """Whether to use the plain form: one of `tensors` needs a derivative, or is float64."""
-    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    return wants_gradient or tensors[0].dtype not in TRITON_TYPES or transformed()
+    """Whether to use the plain form: one of `tensors` needs a derivative, or no kernel runs on them.
+
+    Without a kernel, calling a custom operation would only add its overhead, and hide the plain form from
+    `torch.compile`; the first such call of a process also imports the whole compiler.
+    """
+    return wants_derivative(*tensors) or not runs_triton(tensors[0])
 
 
 def should_validate(x: Tensor, validate: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Plain packed attention: groups of similar length, the memory that they take, and the single rectangle."""
+"""Plain packed attention: groups of equal length, the memory that they take, derivatives, and the single rectangle."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from rounding import U64, attention_bound
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ernie_m.reference as reference
-from ernie_m.kernels import rectangles
-from ernie_m.kernels.rectangles import groups, plain_packed_attention
+from ernie_m.kernels.rectangles import attention_by_length, grouping, plain_packed_attention
 
 LENGTHS = (0, 1, 2, 3, 7, 8, 20, 64, 65)
 
@@ -41,23 +40,29 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@given(lengths=st.lists(st.integers(0, 600), max_size=60), heads=st.integers(1, 16))
-def test_groups_hold_each_sequence_once_and_at_most_half_padding(lengths: list[int], heads: int) -> None:
-    """Seen red: groups by length alone, without the limit on scores; a comparison with the previous sequence."""
-    found = groups(lengths, heads)
-    assert sorted(b for group in found for b in group) == [b for b, n in enumerate(lengths) if n]
-    for group in found:
-        sizes = [lengths[b] for b in group]
-        assert len(group) * max(sizes) ** 2 <= 2 * sum(n * n for n in sizes)
-        assert len(group) == 1 or len(group) * heads * max(sizes) ** 2 <= rectangles.GROUP_SCORES
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40))
+def test_grouping_holds_each_token_once_beside_its_own_sequence(lengths: list[int]) -> None:
+    """The tokens of each shape are whole sequences of its length. Seen red: starts counted without empty sequences."""
+    found = grouping(cumulative(lengths), sum(lengths), max(lengths))
+    assert found is not None
+    order = np.arange(sum(lengths)) if found.order is None else found.order.numpy()
+    assert sorted(order.tolist()) == list(range(sum(lengths)))
+    if found.inverse is not None:
+        assert order[found.inverse.numpy()].tolist() == list(range(sum(lengths)))
+    assert [n for _, n in found.shapes] == sorted({*lengths} - {0})
+    place = 0
+    spans = {start: start + n for start, n in zip(np.cumsum([0, *lengths[:-1]]).tolist(), lengths, strict=True) if n}
+    for count, n in found.shapes:
+        for _ in range(count):
+            tokens = order[place : place + n].tolist()
+            assert tokens == list(range(tokens[0], tokens[0] + n)) and spans.pop(tokens[0]) == tokens[0] + n
+            place += n
+    assert not spans
 
 
-def test_groups_are_few() -> None:
-    """√2 from one to the next: 20 for any lengths up to 1,000."""
-    assert len(groups(range(1000), 1)) <= 20 + 1000**3 / 3 * 2 / rectangles.GROUP_SCORES
-    assert groups([5] * 7, 12) == [list(range(7))]
-    assert [len(group) for group in groups([64] * 2048, 2)] == [2048]  # exactly `GROUP_SCORES`
-    assert [len(group) for group in groups([64] * 2049, 2)] == [2048, 1]
+@pytest.mark.parametrize("values", [[0, 9], [1, 10], [0, 7, 4, 10], [0, 11], [0, 10]])
+def test_grouping_is_none_for_wrong_bounds(values: list[int]) -> None:
+    assert grouping(torch.tensor(values, dtype=torch.int32), 10, 9) is None
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -70,32 +75,54 @@ def test_memory_is_bounded_by_the_real_work(gradient: bool) -> None:
         if gradient:
             context.sum().backward()
     work = 2 * H * sum(n * n for n in lengths)
-    # The rectangle that a group is copied to has one row more.
-    assert largest.numbers <= max(work, qkv.numel() + 3 * H * D)
+    assert largest.numbers <= max(work, qkv.numel())
 
 
-def test_scores_of_one_group_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many sequences of one length there are. Seen red: no limit."""
-    monkeypatch.setattr(rectangles, "GROUP_SCORES", 5000)
-    qkv, cu = drawn(60 * 20, 2, 1), cumulative([20] * 60)
+def test_fused_attention_never_holds_the_scores() -> None:
+    """Neither does its gradient. Seen red: the form that dropout needs."""
+    T, H, D = 400, 2, 4
+    qkv = drawn(T, H, D, torch.float32).requires_grad_()
     with Largest() as largest:
-        limited = plain_packed_attention(qkv, cu, 20)
-    assert largest.numbers <= max(5000, qkv.numel() + 6)
-    monkeypatch.undo()
-    for x, y in zip(limited, plain_packed_attention(qkv, cu, 20), strict=True):
-        torch.testing.assert_close(x, y)
+        groups = grouping(cumulative([T]), T, T)
+        assert groups is not None
+        attention_by_length(*qkv.unbind(1), groups)[0].sum().backward()
+    assert largest.numbers == qkv.numel() < H * T * T
+
+
+def test_second_derivatives() -> None:
+    """Of several groups, and where only one of the three inputs needs any."""
+    qkv, cu = drawn(6, 1, 2).requires_grad_(), cumulative([2, 1, 0, 2, 1])
+    assert torch.autograd.gradcheck(lambda x: plain_packed_attention(x, cu, 2)[0], qkv)
+    assert torch.autograd.gradgradcheck(lambda x: plain_packed_attention(x, cu, 2)[0], qkv)
+    groups = grouping(cu, 6, 2)
+    assert groups is not None
+    q, k, v = qkv.detach().unbind(1)
+    for i in range(3):
+        fixed = [q, k, v]
+
+        def one(x: torch.Tensor, i: int = i, fixed: list[torch.Tensor] = fixed) -> torch.Tensor:
+            return attention_by_length(*fixed[:i], x, *fixed[i + 1 :], groups)[0]
+
+        assert torch.autograd.gradcheck(one, fixed[i].clone().requires_grad_())
+        assert torch.autograd.gradgradcheck(one, fixed[i].clone().requires_grad_())
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_reaches_every_probability(p: float) -> None:
+    qkv = drawn(7)
+    context, _ = plain_packed_attention(qkv, cumulative([4, 1, 2]), 4, p)
+    assert bool(context.any()) == (p == 0.0)
 
 
 @settings(max_examples=60)
-@given(lengths=st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=12), limit=st.sampled_from([1, 2000, 2**24]))
-def test_results_and_gradients_do_not_depend_on_the_grouping(lengths: list[int], limit: int) -> None:
+@given(lengths=st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=12))
+def test_results_and_gradients_do_not_depend_on_the_grouping(lengths: list[int]) -> None:
     """Grouped, alone, in one rectangle, and the reference. Seen red: contexts not put back in the order of tokens."""
     qkv, cu = drawn(sum(lengths)), cumulative(lengths)
     weights = torch.linspace(-1, 1, qkv[:, 0].numel(), dtype=torch.float64).view(qkv[:, 0].shape)
     found = []
     for traced in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rectangles, "GROUP_SCORES", limit)
             patch.setattr(torch.jit, "is_tracing", lambda traced=traced: traced)
             leaf = qkv.clone().requires_grad_()
             context, lse = plain_packed_attention(leaf, cu, max(lengths) + 3)
