@@ -5,8 +5,9 @@
 
 Values become NumPy arrays (bfloat16 as float32). Values that fused operations never write to memory are missing, and
 cannot be replaced: on the fast path `word_embeddings`, `position_embeddings`, `scores`, `probs`, `out_proj`, `linear1`
-and `linear2`. The plain path, used for gradients, records them all. While a graph is being compiled, nothing is
-recorded or replaced.
+and `linear2`. The plain path, used for gradients and where there are no kernels, records them all; without gradients, a
+last layer that computes only first tokens has no scores. While a graph is being compiled, nothing is recorded or
+replaced.
 
 Twin: reference/trace.py.
 """

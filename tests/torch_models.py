@@ -15,6 +15,7 @@ from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
 from ernie_m.kernels import attention, embedding, first_token, gelu, heads, layer_norm, model
+from ernie_m.kernels.runtime import dispatch
 
 CLASSES = (
     model.ErnieMModel,
@@ -27,8 +28,9 @@ CLASSES = (
 BY_NAME = {cls.__name__: cls for cls in CLASSES}
 # One head of size 16: there is a kernel for it, and it takes the fewest programs in the interpreter.
 SMALL = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 24, "num_hidden_layers": 2}
-# How a call is computed: with the kernels, with the same operations in plain torch, or with autograd.
-WAYS = ("kernels", "plain operations", "gradients")
+# How a call is computed: with the kernels, as on a CPU without them, or with autograd. Another way, "plain operations",
+# takes the path of the kernels, with plain torch in their place.
+WAYS = ("kernels", "without kernels", "gradients")
 
 
 def pair(cls: Any = model.ErnieMModel, seed: int = 0, dtype: Any = np.float64, **config: Any) -> tuple[Any, Any]:
@@ -44,8 +46,9 @@ def tensors(batch: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def way(name: str) -> Iterator[None]:
-    """In this context, models compute in the named way, one of WAYS."""
-    modules = (attention, embedding, first_token, gelu, layer_norm) if name == "plain operations" else ()
+    """In this context, models compute in the named way."""
+    operations = (attention, embedding, first_token, gelu, layer_norm)
+    modules = {"plain operations": operations, "without kernels": (*operations, dispatch, model)}.get(name, ())
     patches = [mock.patch.object(module, "runs_triton", lambda x: False) for module in modules]
     with torch.set_grad_enabled(name == "gradients"):
         for patch in patches:

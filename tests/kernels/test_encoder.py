@@ -45,7 +45,7 @@ def test_activate_accepts_functions_and_rejects_unknown_names() -> None:
 
 
 @pytest.mark.parametrize("hidden_act", ["gelu_new", "relu", "gelu_python"])
-@pytest.mark.parametrize("how", ["plain operations", "gradients"])
+@pytest.mark.parametrize("how", ["without kernels", "gradients"])
 def test_layers_use_the_activation_of_the_configuration(hidden_act: str, how: str) -> None:
     twin, model = pair(hidden_act=hidden_act)
     with way(how):

@@ -197,3 +197,34 @@ def test_gradients_in_half_precision_are_finite(dtype: torch.dtype) -> None:
     out.last_hidden_state.float().square().mean().backward()
     found = gradients(model)
     assert all(x.dtype == dtype and bool(x.isfinite().all()) for x in found.values())
+
+
+@pytest.mark.parametrize("cls", CLASSES[:2])
+def test_gradients_do_not_depend_on_the_amount_of_padding(cls: Any) -> None:
+    """Bitwise, with dropout on: padding is not computed, so it takes no random numbers. Seen red: the rectangle."""
+    model = pair(cls, num_labels=2)[1].train()
+    found = []
+    for more in (0, 3):
+        batch = batch_of(cls)
+        batch |= {name: torch.nn.functional.pad(batch[name], (0, more)) for name in ("input_ids", "attention_mask")}
+        torch.manual_seed(0)
+        out = model(**batch)
+        (out.loss if hasattr(out, "loss") else out.last_hidden_state[:, :4].sin().sum()).backward()
+        found.append(gradients(model))
+    for name, x in found[0].items():
+        assert torch.equal(x, found[1][name]), name
+
+
+def test_second_derivatives_of_a_model() -> None:
+    """The gradient of the square of the gradient, along a direction of the inputs, against differences."""
+    model = pair()[1].requires_grad_(False)
+    x, along = (torch.randn(2, 3, 16, dtype=torch.float64) for _ in range(2))
+
+    def slope(x: torch.Tensor, create_graph: bool) -> torch.Tensor:
+        leaf = x if x.requires_grad else x.clone().requires_grad_()
+        return torch.autograd.grad(scalar(model(inputs_embeds=leaf)), leaf, create_graph=create_graph)[0]
+
+    leaf, h = x.clone().requires_grad_(), 1e-5
+    exact = torch.autograd.grad(slope(leaf, True).square().sum(), leaf)[0]
+    ends = [slope(x + step * along, False).square().sum() for step in (h, -h)]
+    assert float((exact * along).sum()) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-5)

@@ -57,7 +57,7 @@ def test_heads_float64_equal_the_reference(data: st.DataObject) -> None:
     if "Choice" in name:
         batch |= {key: batch[key][None] for key in ("input_ids", "attention_mask")}
     asked = {key: data.draw(st.booleans()) for key in ("output_hidden_states", "output_attentions")}
-    with way(data.draw(st.sampled_from(["plain operations", "gradients"]))):
+    with way(data.draw(st.sampled_from(["without kernels", "gradients"]))):
         ours = model(**tensors(batch), **asked)
     assert_same(ours, twin(**batch, **asked))
 
@@ -78,7 +78,7 @@ def test_heads_float32_errors_are_close_to_the_references(name: str, how: str) -
         assert ours.max() <= 2 * theirs.max() + 16 * U32 * np.abs(truth).max(), field
 
 
-@pytest.mark.parametrize("how", ["plain operations", "gradients"])
+@pytest.mark.parametrize("how", ["without kernels", "gradients"])
 @pytest.mark.parametrize("labels", [[0, 1], [0, 0], [1, 1], [1, 0], [-100, 1]])
 def test_multiple_choice_ignores_choices_without_tokens(labels: list[int], how: str) -> None:
     """Choice 1 of row 0 and choice 0 of row 1 are empty: they have the lowest logits and do not count as targets."""

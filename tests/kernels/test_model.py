@@ -63,7 +63,7 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=150)
-@given(batches(), st.sampled_from(["plain operations", "gradients"]))
+@given(batches(), st.sampled_from(["without kernels", "gradients"]))
 def test_model_float64_equals_the_reference(batch: dict[str, Any], how: str) -> None:
     """All arguments and outputs, padding included (0). Seen red: without head mask, fixpoint or zeroed padding."""
     before = {key: np.array(x) for key, x in batch.items()}
@@ -200,7 +200,7 @@ def test_model_is_reproducible_bitwise() -> None:
 
 
 @settings(max_examples=25)
-@given(masks(lengths=(1, 2, 7)), st.sampled_from(["plain operations", "gradients"]), st.integers(0, 3), st.booleans())
+@given(masks(lengths=(1, 2, 7)), st.sampled_from(["without kernels", "gradients"]), st.integers(0, 3), st.booleans())
 def test_packed_equals_the_padded_call(mask: np.ndarray, how: str, more: int, positions: bool) -> None:
     """Packed sequences, some empty, with `max_seqlen` exact or larger, positions given or counted."""
     # Without holes: a packed sequence's positions count its tokens.

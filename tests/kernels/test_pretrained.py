@@ -25,7 +25,7 @@ QKV = "encoder.layers.0.self_attn.self_attn."
 
 
 def run(model: Any) -> torch.Tensor:
-    with way("plain operations"):
+    with way("without kernels"):
         return model(IDS).last_hidden_state
 
 
