@@ -112,7 +112,7 @@ class Packed:
         """Attention within each sequence; in plain torch if `plain`, and if it is traced, on one rectangle."""
         if not isinstance(qkv, Tensor):
             assert self.groups is not None
-            context, _ = attention_by_length(*qkv, self.groups, p)
+            context, _ = attention_by_length(qkv, self.groups, p)
         elif self.plain and tracing():
             valid = self.on_rectangle(torch.ones(qkv.shape[0], dtype=torch.bool, device=qkv.device))
             mask = valid[:, None, :, None] & valid[:, None, None, :]

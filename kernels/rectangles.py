@@ -91,15 +91,15 @@ class _Attention(Function):
 
     @staticmethod
     def backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, context, lse = ctx.saved_tensors
+        q, k, v, context, lse = ctx.saved_tensors
         create_graph = torch.is_grad_enabled()
         if d_lse is None and not create_graph:
-            return tuple(_fused_backward(d_context, *inputs, context, lse, 0.0, False))
+            return tuple(_fused_backward(d_context, q, k, v, context, lse, 0.0, False))
         with torch.enable_grad():
-            inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-            results = zip(scored_attention(*inputs, with_lse=True), (d_context, d_lse), strict=True)
+            q, k, v = (x if x.requires_grad else x.detach().requires_grad_() for x in (q, k, v))
+            results = zip(scored_attention(q, k, v, with_lse=True), (d_context, d_lse), strict=True)
             outputs, gradients = zip(*[(y, dy) for y, dy in results if dy is not None], strict=True)
-            return torch.autograd.grad(outputs, inputs, gradients, create_graph=create_graph, allow_unused=True)
+            return torch.autograd.grad(outputs, (q, k, v), gradients, create_graph=create_graph, allow_unused=True)
 
 
 def scored_attention(
@@ -128,24 +128,22 @@ def fused_attention(
 
 
 def attention_by_length(
-    q: Tensor, k: Tensor, v: Tensor, groups: Grouping, p: float = 0.0, with_lse: bool = False
+    qkv: tuple[Tensor, ...], groups: Grouping, p: float = 0.0, with_lse: bool = False
 ) -> tuple[Tensor, Tensor | None]:  # (T, H, D) x 3 -> (T, H, D), (H, T)
     """Attention within each sequence; `p`: the dropout rate of the probabilities."""
-    T, H, D = q.shape
+    T, H, D = qkv[0].shape
+    if not groups.shapes:
+        return qkv[2].clone(), qkv[0].new_zeros(H, T, dtype=torch.float32)
     sizes = [count * n for count, n in groups.shapes]
-    if not sizes:
-        return v.clone(), q.new_zeros(H, T, dtype=torch.float32)
+    parts = [permuted(x, groups.order, groups.inverse).split(sizes) for x in qkv]
     contexts, sums = [], []
-    for (count, n), *parts in zip(
-        groups.shapes, *(permuted(x, groups.order, groups.inverse).split(sizes) for x in (q, k, v)), strict=True
-    ):
-        qkv = [x.view(count, n, H, D).transpose(1, 2) for x in parts]
-        context, lse = scored_attention(*qkv, p, with_lse=with_lse) if p > 0.0 else fused_attention(*qkv)
+    for i, (count, n) in enumerate(groups.shapes):
+        q, k, v = (part[i].view(count, n, H, D).transpose(1, 2) for part in parts)
+        context, lse = scored_attention(q, k, v, p, with_lse=with_lse) if p > 0.0 else fused_attention(q, k, v)
         contexts.append(context.transpose(1, 2).reshape(count * n, H, D))
-        if with_lse:
+        if lse is not None:
             sums.append(lse.transpose(0, 1).reshape(H, count * n))
-    context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
-    context = permuted(context, groups.inverse, groups.order)
+    context = permuted(contexts[0] if len(contexts) == 1 else torch.cat(contexts), groups.inverse, groups.order)
     if not with_lse:
         return context, None
     lse = torch.cat(sums, dim=1)
@@ -161,7 +159,7 @@ def plain_packed_attention(
         return qkv[:, 0] * math.nan, qkv.new_full((H, T), math.nan, dtype=torch.float32)
     groups = grouping(cu_seqlens, T, max_seqlen) if eager_on_cpu(cu_seqlens) else None
     if groups is not None:
-        context, lse = attention_by_length(*qkv.unbind(1), groups, p, with_lse=True)
+        context, lse = attention_by_length(qkv.unbind(1), groups, p, with_lse=True)
         assert lse is not None
         return context, lse
     bounds = cu_seqlens.clamp(0, T)

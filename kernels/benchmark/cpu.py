@@ -89,7 +89,8 @@ def sample(place: Place, folder: Path, threads: int, runs: int) -> Sample | Miss
         lines = done.stderr.strip().splitlines()
         return Missing(lines[-1] if lines else f"exit code {done.returncode}")
     found = json.loads(done.stdout.splitlines()[-1])
-    return Sample(**{name: tuple(x) if isinstance(x, list) else x for name, x in found.items()})
+    wall, cpu, numbers = (tuple(found[name]) for name in ("wall", "cpu", "numbers"))
+    return Sample(wall, cpu, found["first_cpu"], found["peak_bytes"], numbers)
 
 
 def take_turns(

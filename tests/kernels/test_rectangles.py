@@ -85,7 +85,7 @@ def test_fused_attention_never_holds_the_scores() -> None:
     with Largest() as largest:
         groups = grouping(cumulative([T]), T, T)
         assert groups is not None
-        attention_by_length(*qkv.unbind(1), groups)[0].sum().backward()
+        attention_by_length(qkv.unbind(1), groups)[0].sum().backward()
     assert largest.numbers == qkv.numel() < H * T * T
 
 
@@ -101,7 +101,7 @@ def test_second_derivatives() -> None:
         fixed = [q, k, v]
 
         def one(x: torch.Tensor, i: int = i, fixed: list[torch.Tensor] = fixed) -> torch.Tensor:
-            return attention_by_length(*fixed[:i], x, *fixed[i + 1 :], groups)[0]
+            return attention_by_length((*fixed[:i], x, *fixed[i + 1 :]), groups)[0]
 
         assert torch.autograd.gradcheck(one, fixed[i].clone().requires_grad_())
         assert torch.autograd.gradgradcheck(one, fixed[i].clone().requires_grad_())
