@@ -27,7 +27,7 @@ from torch import Tensor
 from .padding import check_cu_seqlens, check_max_seqlen
 from .rectangles import plain_packed_attention
 from .runtime.arguments import check_count, check_device, check_floats, check_integers, check_shape
-from .runtime.dispatch import eager_on_cpu, runs_triton, should_validate, wants_derivative
+from .runtime.dispatch import runs_triton, should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
@@ -195,12 +195,9 @@ def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]
 def packed_attention_unchecked(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
-    """`packed_attention` for callers that have checked the arguments. Returns the context and the log-sum-exps.
-
-    In a graph on a CPU, the custom operation is right even without a kernel: when it runs, it can read the lengths.
-    """
-    plain = wants_derivative(qkv) or qkv.dtype not in TRITON_TYPES or (eager_on_cpu(qkv) and not runs_triton(qkv))
-    context, lse = (plain_packed_attention if plain else _packed_attention)(qkv, cu_seqlens, max_seqlen)
+    """`packed_attention` for callers that have checked the arguments. Returns the context and the log-sum-exps."""
+    function = plain_packed_attention if wants_plain(qkv, reads_values=True) else _packed_attention
+    context, lse = function(qkv, cu_seqlens, max_seqlen)
     return context, lse
 
 

@@ -162,7 +162,7 @@ def gelu_derivative(z: Tensor) -> Tensor:  # (...) -> (...)
     """Φ(z) + z φ(z): 0 at -inf, 1 at inf, nan at nan. Off by at most (10 + 3 z²) u (Φ(z) + |z| φ(z)); in float64, by
     10 u (Φ(z) + |z| φ(z))."""
     c = z.clamp(-TAIL_END, TAIL_END)
-    return normal_cdf(c) + c * normal_density(c)
+    return normal_cdf(c).add_(c * normal_density(c))
 
 
 # The exact GELU in plain torch, with its derivative. torch's own is nan at both infinities and has

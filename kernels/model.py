@@ -144,7 +144,9 @@ class ErnieMModel(PretrainedModel):
         head_masks = check_head_mask(config, like, head_mask)
         wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]
         differentiates = self._differentiates(inputs.inputs_embeds)
-        layout = choose_layout(inputs, like, differentiates, wanted[1])
+        # With gradients: where lengths cannot be read, and for what was put on the embeddings, such as noise.
+        rectangle = differentiates and not (eager_on_cpu(like) and all_untouched(self.embeddings, KINDS))
+        layout = choose_layout(inputs, differentiates or not runs_triton(like), rectangle or wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         # With gradients, a trace records every value.
         first_only = first_only and not (differentiates and tracing())
@@ -219,13 +221,11 @@ KINDS: tuple[type[Module], ...] = (
 )
 
 
-def choose_layout(inputs: Inputs[Tensor], like: Tensor, differentiates: bool, output_attentions: bool) -> Layout:
-    """Packed unless something needs the rectangle: attention maps, a (B, S, S) mask, and gradients where lengths cannot
-    be read."""
+def choose_layout(inputs: Inputs[Tensor], plain: bool, rectangle: bool) -> Layout:
+    """Packed, unless a (B, S, S) mask or the caller, for attention maps or gradients, needs the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     B, S = inputs.position_ids.shape
-    plain = differentiates or not runs_triton(like)
-    if mask is not None or output_attentions or (differentiates and not eager_on_cpu(like)):
+    if mask is not None or rectangle:
         if mask is None and valid is not None:
             mask = valid[:, None, :, None] & valid[:, None, None, :]
         return Padded(valid, mask, plain)

@@ -46,13 +46,15 @@ def wants_derivative(*tensors: Tensor) -> bool:
     return (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or transformed()
 
 
-def wants_plain(*tensors: Tensor) -> bool:
+def wants_plain(*tensors: Tensor, reads_values: bool = False) -> bool:
     """Whether to use the plain form: one of `tensors` needs a derivative, or no kernel runs on them.
 
     Without a kernel, calling a custom operation would only add its overhead, and hide the plain form from
-    `torch.compile`; the first such call of a process also imports the whole compiler.
+    `torch.compile`; the first such call of a process also imports the whole compiler. But if the plain form
+    `reads_values`, a graph needs the custom operation around it.
     """
-    return wants_derivative(*tensors) or not runs_triton(tensors[0])
+    x = tensors[0]
+    return wants_derivative(*tensors) or not (runs_triton(x) or (reads_values and not eager_on_cpu(x)))
 
 
 def should_validate(x: Tensor, validate: bool) -> bool:
