@@ -35,7 +35,11 @@ from .timing import Missing
 Make = Callable[[Path], Callable[[], Any]]
 Rows = Mapping[str, Mapping[str, Make]]
 
-PARTS = ("ernie_m.kernels.benchmark.cpu_models",)
+PARTS = (
+    "ernie_m.kernels.benchmark.cpu_models",
+    "ernie_m.kernels.benchmark.cpu_tokenizer",
+    "ernie_m.kernels.benchmark.cpu_encode",
+)
 TABLE_FILE = "CPU.md"
 HEADINGS = (
     "what", "who", "wall time", "against the first", "CPU time", "against the first",

@@ -25,11 +25,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return cls(**dict(zip(names, values, strict=False)))",
     ): SAME_LENGTH,
     (
-        "kernels/rectangles.py",
-        "if area and 2 * lengths[b] ** 2 >= area and (len(found[-1]) + 1) * heads * area <= GROUP_SCORES:",
-        "if area and 2 * lengths[b] ** 2 > area and (len(found[-1]) + 1) * heads * area <= GROUP_SCORES:",
-    ): "no two lengths make them equal, because the root of 2 is irrational",
-    (
         "reference/activations.py",
         "return function(wide).astype(x.dtype, copy=False).reshape(x.shape)",
         "return function(wide).astype(x.dtype).reshape(x.shape)",

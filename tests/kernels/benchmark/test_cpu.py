@@ -88,7 +88,7 @@ def test_numbers_of_a_result() -> None:
 def test_rows_of_models() -> None:
     """Each has transformers as its baseline; ragged batches are padded to their longest row."""
     for row, competitors in places(cpu.PARTS):
-        assert competitors[0].who == "transformers", row
+        assert competitors[0].who.startswith("transformers"), row
     batch = cpu_models.BATCHES["8 rows of 16 to 128"]
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     assert mask.sum(axis=1).tolist() == list(batch.lengths) and mask.shape == (8, 128)

@@ -23,7 +23,6 @@ def test_mixed_lines_alternate_between_languages_up_to_their_size() -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_competitors_of_a_row_return_the_same_ids(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen red: the tokenizer of the first row lower-cases."""
     monkeypatch.setattr(cpu_tokenizer, "SIZE", 4000)
     monkeypatch.setattr(cpu_tokenizer, "CALLS", 3)
     monkeypatch.setattr(cpu_tokenizer, "use_one_core", lambda: None)
