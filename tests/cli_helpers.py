@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,12 @@ ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"
 # If set, it would hide a buffer that is not flushed.
 ENVIRONMENT.pop("PYTHONUNBUFFERED", None)
 LONGEST = 34
+
+
+def interruptible() -> None:
+    """Restore the signals that a process started in the background would ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0, **fields: Any) -> Path:

@@ -217,6 +217,11 @@ def test_packed_attention_error_messages() -> None:
         ),
         (
             ValueError,
+            f"cu_seqlens: expected a tensor on {qkv.device} like qkv, got one on meta",
+            lambda: kernel.packed_attention(qkv, cu.to("meta")),
+        ),
+        (
+            ValueError,
             r"cu_seqlens: expected shape \(B \+ 1,\), got \(1, 3\)",
             lambda: kernel.packed_attention(qkv, cu[None]),
         ),

@@ -98,6 +98,7 @@ def test_first_token_attention_error_messages() -> None:
         (ValueError, r"q: expected shape \(B, H, D\) = \(2, 2, 16\), got \(1, 2, 16\)", (q[:1], kv, cu)),
         (TypeError, "q: expected torch.float32 like kv, got torch.float16", (q.half(), kv, cu)),
         (ValueError, "non-decreasing values from 0 to T = 5", (q, kv, cu + 1)),
+        (ValueError, "cu_seqlens: expected a tensor on .* like kv, got one on meta", (q, kv, cu.to("meta"))),
     ):
         with pytest.raises(error, match=message):
             kernel.first_token_attention(*arguments, validate=True)

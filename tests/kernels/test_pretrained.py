@@ -283,6 +283,15 @@ def test_a_new_model_is_initialised_as_the_configuration_says() -> None:
         assert not table.weight[config.pad_token_id].any() and bool(table.weight[2].all())
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_base_model_is_the_encoder(cls: Any) -> None:
+    """Under the name that transformers' users and libraries ask for."""
+    model = pair(cls)[1]
+    assert model.base_model_prefix == "ernie_m"
+    assert model.base_model is (model if cls is CLASSES[0] else model.ernie_m)
+    assert type(model.base_model) is ErnieMModel
+
+
 def test_a_model_is_built_from_our_configuration() -> None:
     class Config:
         def to_dict(self) -> dict[str, Any]:

@@ -85,6 +85,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "known = [i for i in range(self._processor.get_piece_size()) if (self._processor.is_control(i))]",
     ): "the slower of two ways to the same texts is taken",
     (
+        "tokenizer/text_encoder.py",
+        "for text, found in zip(texts, segmented, strict=True)",
+        "for text, found in zip(texts, segmented, strict=False)",
+    ): SAME_LENGTH,
+    (
         "tokenizer/token_table.py",
         'DERIVED = ("added", "finder", "cased")',
         'DERIVED = ("added", "finder", \'cased?\')',

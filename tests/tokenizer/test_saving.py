@@ -49,6 +49,17 @@ def test_saved_files_are_those_of_transformers(tmp_path: Path) -> None:
     assert found == {"mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 
 
+def test_added_tokens_with_a_role_are_special_in_directories_without_a_decoder(tmp_path: Path) -> None:
+    """Older ones have only added_tokens.json, which says nothing about a token but its id."""
+    saved(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "added_tokens.json").write_text('{"<m>": 4002, "<x>": 4003, "plain": 4004}')
+    roles = {"mask_token": "<m>", "additional_special_tokens": ["<x>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(roles))
+    added = ErnieMTokenizer.from_pretrained(tmp_path).added_tokens_decoder
+    assert [added[number].special for number in (4002, 4003, 4004)] == [True, True, False]
+
+
 def test_save_that_fails_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -396,6 +396,7 @@ def test_split_special_tokens_reads_them_as_text() -> None:
         (lambda t: t("a", is_split_into_words=True), TypeError, "text: expected a list of words"),
         (lambda t: t(["a", ["b"]], is_split_into_words=True), TypeError, "text: expected a list of words"),
         (lambda t: t([("a", "b", "c")]), ValueError, "text: expected pairs"),
+        (lambda t: t([("a", "b"), ("c",)]), ValueError, "text: expected pairs"),
         (lambda t: t("a\ud800b"), ValueError, "lone surrogate U.D800 at position 1"),
         (lambda t: t("[MASK] a\udfffb"), ValueError, "lone surrogate U.DFFF at position 8"),
         (lambda t: t("a", colour="red"), TypeError, "colour"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from cli_helpers import interruptible
 
 from ernie_m.kernels.cli import interpreted
 from ernie_m.kernels.cli import program as cli
@@ -135,7 +136,8 @@ def test_interrupt_ends_a_function_that_does_not_end(mine: str) -> None:
     """Ctrl-C reaches the process and the one that it starts. Seen red: a child that ignores it."""
     command = [*PROGRAM, "check", "--op", "gelu", f"{mine}:forever", "--dtype", "float32"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, start_new_session=True) as program:
+    alone: Any = {"start_new_session": True, "preexec_fn": interruptible}
+    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, **alone) as program:
         assert program.stdout is not None and program.stdout.readline() == "started\n"
         os.killpg(program.pid, signal.SIGINT)
         output, errors = program.communicate()

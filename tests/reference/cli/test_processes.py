@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import ENVIRONMENT, PROGRAM, make_checkpoint, run_program
+from cli_helpers import ENVIRONMENT, PROGRAM, interruptible, make_checkpoint, run_program
 
 # Not getrusage: on Linux, its maximum includes the parent's memory at the time of the fork.
 PEAK = """
@@ -32,12 +32,6 @@ sys.exit(code)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-def interruptible() -> None:
-    """Restore the signals that a process started in the background would ignore."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def started(*arguments: Any, program: list[str] = PROGRAM, **options: Any) -> subprocess.Popen[bytes]:
