@@ -148,8 +148,8 @@ class ErnieMModel(PretrainedModel):
         rectangle = differentiates and not (eager_on_cpu(like) and all_untouched(self.embeddings, KINDS))
         layout = choose_layout(inputs, differentiates or not runs_triton(like), rectangle or wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
-        # With gradients, a trace records every value.
-        first_only = first_only and not (differentiates and tracing())
+        # With gradients, a trace records every value. In training, dropout draws as in transformers: for every token.
+        first_only = first_only and not (differentiates and (tracing() or self.training))
         ids, vectors = (None if x is None else layout.keep(x) for x in (inputs.input_ids, inputs.inputs_embeds))
         x = self.embeddings(ids, vectors, layout.keep(inputs.position_ids), layout)
         x, states, maps = self.encoder(x, layout, head_masks, first_only, *wanted)

@@ -6,7 +6,6 @@ transformers are what people write: 32 texts at a time, padded to the longest, i
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from ernie_m import reference
 from ernie_m.reference import demo
+from ernie_m.tokenizer.files import replacing
 
 Call = Callable[[], Any]
 
@@ -30,7 +30,8 @@ def prepare(folder: Path) -> None:
     model = reference.ErnieMModel.from_config(reference.ErnieMConfig(), seed=0)
     model.save_pretrained(folder / CHECKPOINT)
     for name in TOKENIZER_FILES:
-        shutil.copy(demo.directory() / name, folder / CHECKPOINT / name)
+        with replacing(folder / CHECKPOINT / name) as (file,):
+            file.write((demo.directory() / name).read_bytes())
 
 
 def texts() -> list[str]:

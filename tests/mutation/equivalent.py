@@ -50,6 +50,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "CLS_KEY_PENALTY = -10001.0",
     ): "exp of both is 0 beside other keys, and alone softmax ignores a constant; both have the same spacing of floats",
     (
+        "reference/padding.py",
+        'if cu_seqlens.ndim != 1 or cu_seqlens.size < 1 or cu_seqlens.dtype.kind not in "iu":',
+        "if cu_seqlens.ndim != 1 or cu_seqlens.size < 1 or cu_seqlens.dtype.kind not in 'iu?':",
+    ): "no kind of dtype is a question mark",
+    (
         "reference/pretrained.py",
         "arrays = {path: array.astype(wanted, copy=False) for path, array in flatten(self.parameters).items()}",
         "arrays = {path: array.astype(wanted) for path, array in flatten(self.parameters).items()}",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from helpers import masks
@@ -8,6 +10,9 @@ from hypothesis import strategies as st
 from rounding import LIBM, U64, attention_bound
 
 from ernie_m.reference import attention, cu_seqlens, packed_attention, token_indices, unpad
+
+# `ernie_m.reference.attention` is the function.
+attention_module = import_module("ernie_m.reference.attention")
 
 
 def test_attention_by_hand() -> None:
@@ -83,3 +88,15 @@ def test_attention_keeps_dtype_and_arguments(dtype: type) -> None:
         np.testing.assert_array_equal(a, copy)
     packed = packed_attention(np.stack([q, k, v]).transpose(2, 0, 1, 3), np.array([0, 4, 9]))
     assert packed.dtype == dtype
+
+
+@pytest.mark.parametrize("most", [1, 60, 2**18])
+def test_packed_attention_does_not_depend_on_how_many_heads_are_computed_at_once(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One, two or all of four."""
+    rng = np.random.default_rng(0)
+    qkv, cu = rng.standard_normal((12, 3, 4, 8)), np.array([0, 5, 5, 12])
+    expected = packed_attention(qkv, cu)
+    monkeypatch.setattr(attention_module, "MOST_SCORES", most)
+    np.testing.assert_array_equal(packed_attention(qkv, cu), expected)

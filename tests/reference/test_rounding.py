@@ -71,6 +71,13 @@ def test_largest_is_relative_to_numbers_above_1() -> None:
     assert found[0] == pytest.approx(0.05) and found[1] == (0, 1)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_largest_of_what_is_not_finite_is_infinite(wrong: float) -> None:
+    pair = [{"a": Entry("a", np.array([[1.0, x]]))} for x in (2.0, wrong)]
+    for a, b in (pair, pair[::-1]):
+        assert Judge(a, b, None, ()).largest("a")[:2] == (np.inf, (0, 1))
+
+
 def test_measured_is_the_rms_and_the_scale_of_the_error() -> None:
     x = np.array([[3.0, -4.0]])
     found = Judge({"a": Entry("a", x)}, {"a": Entry("a", 1.5 * x)}, None, ()).measured("a")

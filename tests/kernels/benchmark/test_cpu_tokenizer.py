@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ernie_m.kernels.benchmark import cpu_tokenizer
-from ernie_m.kernels.benchmark.cpu_tokenizer import COMPARED, DEMO, ROWS, SIZE, mixed_lines, prepare, read_lines
+from ernie_m.kernels.benchmark.cpu_tokenizer import COMPARED, ROWS, SIZE, mixed_lines, prepare, read_lines
+
+# In the checkout: the corpus is no part of the installed package.
+DEMO = Path(__file__).resolve().parents[3] / "reference" / "demo"
 
 
 def test_mixed_lines_alternate_between_languages_up_to_their_size() -> None:
@@ -23,6 +26,7 @@ def test_mixed_lines_alternate_between_languages_up_to_their_size() -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_competitors_of_a_row_return_the_same_ids(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_tokenizer, "DEMO", DEMO)
     monkeypatch.setattr(cpu_tokenizer, "SIZE", 4000)
     monkeypatch.setattr(cpu_tokenizer, "CALLS", 3)
     monkeypatch.setattr(cpu_tokenizer, "use_one_core", lambda: None)
