@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
@@ -118,11 +117,8 @@ def _(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
-def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor, p: float = 0.0) -> Tensor:
-    """The same in plain torch, differentiable: each key is scored by its own query, and sums run over each sequence.
-
-    `p`: the dropout rate of the probabilities.
-    """
+def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The same in plain torch, differentiable: each key is scored by its own query, and sums run over each sequence."""
     (B, H, D), T = q.shape, kv.shape[0]
     wide = wide_dtype(q)
     own = sequence_of_tokens(cu_seqlens, T)
@@ -133,17 +129,16 @@ def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor, p: fl
     row_max = scores.new_full((B, H), float("-inf")).scatter_reduce(0, rows, scores.detach(), "amax")
     weights = (scores - row_max[own]).exp()
     row_sum = weights.new_zeros(B, H).index_add(0, own, weights)
-    context = weights.new_zeros(B, H, D).index_add(0, own, F.dropout(weights, p)[..., None] * v)
+    context = weights.new_zeros(B, H, D).index_add(0, own, weights[..., None] * v)
     return (context / row_sum.masked_fill(row_sum == 0.0, 1.0)[..., None]).to(q.dtype)
 
 
 def first_token_attention_unchecked(
-    q: Tensor, kv: Tensor, cu_seqlens: Tensor, p: float = 0.0
+    q: Tensor, kv: Tensor, cu_seqlens: Tensor
 ) -> Tensor:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
-    """`first_token_attention` for callers that have checked the arguments; `p`: the dropout rate, in plain torch."""
-    if p > 0.0 or wants_plain(q, kv):
-        return plain_first_token_attention(q, kv, cu_seqlens, p)
-    return _first_token_attention(q, kv, cu_seqlens)
+    """`first_token_attention` for callers that have checked the arguments."""
+    function = plain_first_token_attention if wants_plain(q, kv) else _first_token_attention
+    return function(q, kv, cu_seqlens)
 
 
 def first_token_attention(

@@ -68,14 +68,14 @@ class SelfAttention(Module):
         """Attention from every token or, with `first_only` and a packed layout, from the first of each sequence."""
         probs = None
         places: Layout | FirstTokens = layout
-        p = self.p if self.training else 0.0
         if first_only:
             assert isinstance(layout, Packed)
             places = FirstTokens(layout)
             kv, q = self.project(x, layout, 1, 3), self.project(first_tokens(x, layout.cu_seqlens), places, 0, 1)
-            context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens, p)
+            context = first_token_attention_unchecked(q.squeeze(-3), kv, layout.cu_seqlens)
             context = context if head_mask is None else context * head_mask[:, None]
         else:
+            p = self.p if self.training else 0.0
             qkv = self.project(x, layout) if layout.groups is None else self._each(x)
             context, probs = layout.attend(qkv, head_mask, p, self.name)
         return record(f"{self.name}.context", context.flatten(-2), places), probs

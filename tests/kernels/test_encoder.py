@@ -69,20 +69,19 @@ def dropout_calls(model: Any, **options: Any) -> list[tuple[tuple[int, ...], flo
 def test_dropout_is_applied_where_the_configuration_says() -> None:
     """On embeddings; in each layer on probabilities, attention output, activation and layer output; before a head.
 
-    Tokens are packed, T of them, and the probabilities of one length are together. The last layer of a head that reads
-    the first token computes only that: its probabilities are those of T keys in each head.
+    Tokens are packed, T of them, and the probabilities of one length are together. In training the last layer computes
+    every token, also for a head that reads only the first, so that dropout draws as in transformers.
     """
     (B, T), H, E, F = (2, 6), 2, 32, 24
     sizes = {"hidden_size": E, "num_attention_heads": H, "intermediate_size": F, "num_hidden_layers": 2}
     p = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "act_dropout": 0.3, "classifier_dropout": 0.4}
     layer = [*[((1, H, n, n), 0.2) for n in (2, 4)], ((T, E), 0.1), ((T, F), 0.3), ((T, E), 0.1)]
-    last = [((T, H), 0.2), ((B, E), 0.1), ((B, F), 0.3), ((B, E), 0.1)]
     model = pair(SEQUENCE, **sizes, **p)[1]
     assert dropout_calls(model) == []
-    assert dropout_calls(model.train()) == [((T, E), 0.1), *layer, *last, ((B, E), 0.4)]
+    assert dropout_calls(model.train()) == [((T, E), 0.1), *layer, *layer, ((B, E), 0.4)]
     # Without rates of their own, the activation and the classifier use the hidden rate.
     fallback = pair(SEQUENCE, **{**sizes, **p, "act_dropout": None, "classifier_dropout": None})[1].train()
-    assert [q for _, q in dropout_calls(fallback)] == [0.1, 0.2, 0.2, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1]
+    assert [q for _, q in dropout_calls(fallback)] == [0.1, *[0.2, 0.2, 0.1, 0.1, 0.1] * 2, 0.1]
 
 
 @pytest.mark.parametrize("name", OFF)
