@@ -14,7 +14,7 @@ Source: Attention Is All You Need (Vaswani et al., 2017), section 3.2; transform
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -65,18 +65,20 @@ def attention_by_sequence(
     A sequence may be empty. `head_mask` and `drop` are as in `attention`.
     """
     context = np.empty_like(q)
-    H = q.shape[1]
     with per_sequence():
-        for start, end in pairwise(cu_seqlens.tolist()):
-            n = end - start
-            # A trace records all heads at once.
-            step = H if current_scope.get() or n == 0 else max(1, MOST_SCORES // n**2)
-            for first in range(0, H if n else 0, step):
-                heads = slice(first, first + step)
-                own_q, own_k, own_v = (x[start:end, heads].swapaxes(0, 1) for x in (q, k, v))  # (H, n, D)
-                factors = None if head_mask is None else head_mask[heads]
-                context[start:end, heads] = attention(own_q, own_k, own_v, None, factors, drop)[0].swapaxes(0, 1)
+        for rows, heads in blocks(cu_seqlens, q.shape[1]):
+            own_q, own_k, own_v = (x[rows, heads].swapaxes(0, 1) for x in (q, k, v))  # (H, n, D)
+            factors = None if head_mask is None else head_mask[heads]
+            context[rows, heads] = attention(own_q, own_k, own_v, None, factors, drop)[0].swapaxes(0, 1)
     return context
+
+
+def blocks(cu_seqlens: Array, H: int) -> Iterator[tuple[slice, slice]]:
+    """The rows of each sequence that is not empty, and a few of its `H` heads at a time; all while a trace records."""
+    for start, end in pairwise(cu_seqlens.tolist()):
+        if start < end:
+            step = H if current_scope.get() else max(1, MOST_SCORES // (end - start) ** 2)
+            yield from ((slice(start, end), slice(first, first + step)) for first in range(0, H, step))
 
 
 def packed_attention(qkv: Array, cu_seqlens: Array) -> Array:  # (T, 3, H, D), (B + 1,) -> (T, H, D)

@@ -115,13 +115,10 @@ def encode(
         if inputs.mask is not None or output_attentions or current_scope.get() or rng is not None:
             states, maps = layers(x, layout)
         else:
-            ends = layout.cu_seqlens if isinstance(layout, Packed) else np.arange(B + 1) * S
-            flat = x.reshape(-1, x.shape[-1])
-            states = [
-                y.reshape(x.shape) for y in by_groups(lambda x, ends: layers(x, Packed(None, ends))[0], flat, ends)
-            ]
-            maps = []
-    states = [on_rectangle(x) for x in states]
+            cu = layout.cu_seqlens if isinstance(layout, Packed) else np.arange(B + 1) * S
+            found = by_groups(lambda rows, ends: layers(rows, Packed(None, ends))[0], x.reshape(-1, x.shape[-1]), cu)
+            states, maps = [state.reshape(x.shape) for state in found], []
+    states = list(map(on_rectangle, states))
     valid = np.ones((B, S), bool) if inputs.valid is None else inputs.valid
     kept = tuple(states) if output_hidden_states else None
     return Encoded(states[-1], valid, kept, tuple(maps) if output_attentions else None)
