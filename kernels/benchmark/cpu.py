@@ -194,7 +194,7 @@ def run(
     lines: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in parts:
+        for part in dict.fromkeys(competitors[0].part for _, competitors in chosen):
             import_module(part).prepare(folder)
         for row, competitors in chosen:
             print(row, file=sys.stderr, flush=True)

@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from ernie_m import reference
 from ernie_m.reference import demo
 from ernie_m.tokenizer.files import replacing
 
+from . import cpu_models
+from .cpu_models import CHECKPOINT
+
 Call = Callable[[], Any]
 
-CHECKPOINT = "base-with-tokenizer"
 TOKENIZER_FILES = ("sentencepiece.bpe.model", "vocab.txt")
 TEXTS = 100
 BATCH = 32
 
 
 def prepare(folder: Path) -> None:
-    """Write the checkpoint that all competitors read."""
-    model = reference.ErnieMModel.from_config(reference.ErnieMConfig(), seed=0)
-    model.save_pretrained(folder / CHECKPOINT)
+    """Write the tokenizer beside the model's checkpoint."""
+    cpu_models.prepare(folder)
     for name in TOKENIZER_FILES:
         with replacing(folder / CHECKPOINT / name) as (file,):
             file.write((demo.directory() / name).read_bytes())

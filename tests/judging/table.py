@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 # Before triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from ernie_m.kernels.benchmark.cpu import processor
 from ernie_m.kernels.checking.examples import EXAMPLES
 from ernie_m.kernels.checking.operations import OPERATIONS
 
@@ -100,10 +100,7 @@ def _versions() -> dict[str, str]:
 def provenance() -> dict[str, str]:
     """What the rows were judged with and on."""
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
-    processor = names[0] if names else platform.processor()
-    return {"processor": processor, **_versions(), "commit after": git.stdout.strip(), "sources": fingerprint()}
+    return {"processor": processor(), **_versions(), "commit after": git.stdout.strip(), "sources": fingerprint()}
 
 
 def render(results: dict[str, Any]) -> str:
