@@ -85,6 +85,7 @@ def product(call: Callable[[Any, Any], Any], x: Bounded, y: Bounded, n: int) -> 
 
 
 def matmul(x: Bounded, y: Bounded) -> Bounded:
+    """x @ y, (..., n, k), (..., k, m) -> (..., n, m)."""
     return product(np.matmul, x, y, x.shape[-1])
 
 
@@ -115,6 +116,7 @@ def where(first: Bounded, condition: Any, x: Any, y: Any) -> Bounded:
 
 
 def clip(x: Bounded, a_min: Any = None, a_max: Any = None) -> Bounded:
+    """`np.clip`: at least `a_min` and at most `a_max`, where given."""
     x = x if a_min is None else UFUNCS[np.maximum](x, x.lift(a_min))
     return x if a_max is None else UFUNCS[np.minimum](x, x.lift(a_max))
 
@@ -137,6 +139,7 @@ def split(first: Bounded, x: Bounded, *args: Any, **options: Any) -> list[Bounde
 
 
 def filled(first: Bounded, x: Any, value: Any, **options: Any) -> Bounded:
+    """`np.full_like`: an array of the shape of `x`, with one exact number everywhere."""
     return first.lift(np.full(x.shape, value))
 
 

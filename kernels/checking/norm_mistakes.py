@@ -184,12 +184,14 @@ NORM: Mistakes = {
 
 
 def added(x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
+    """The arguments of the normalisation in `add_layer_norm`: x + bias + residual, (N, E), γ, β and ε."""
     return x + bias + residual, gamma, beta, eps
 
 
 def embedded(
     input_ids: Array, position_ids: Array, word: Array, position: Array, gamma: Array, beta: Array, eps: float
 ) -> tuple[Any, ...]:
+    """The arguments of the normalisation in `embed`: the sum of two rows for each id, (T, E), γ, β and ε."""
     return word[input_ids] + position[position_ids + 2], gamma, beta, eps
 
 

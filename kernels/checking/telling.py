@@ -66,27 +66,32 @@ class Drawing:
 
 
 def gelu(new: Drawing) -> Iterator[Inputs | Telling]:
+    """A square around 0, and one in the tail."""
     yield {"x": new.spread(E, E, low=-4.3, high=4.1)}
     yield {"x": new.spread(E, E, low=-8.9, high=-6.1)}
 
 
 def bias_gelu(new: Drawing) -> Iterator[Inputs | Telling]:
+    """A square around 0, and one in the tail, each with a bias."""
     yield {"x": new.spread(E, E, low=-3.1, high=3.3), "bias": new.spread(E, low=-1.9, high=1.3)}
     yield {"x": new.spread(E, E, low=-7.1, high=-5.8), "bias": new.spread(E, low=-1.6, high=-0.4)}
 
 
 def softmax(new: Drawing) -> Iterator[Inputs | Telling]:
+    """A square, and three rows of scores that overflow without their maximum."""
     yield {"scores": new.spread(E, E)}
     signs = np.array([[1.0], [-1.0], [1.0]])
     yield Telling({"scores": new.format.round(signs * 600 + new.normal(3, E, size=30.0))}, SLACK)
 
 
 def layer_norm(new: Drawing) -> Iterator[Inputs | Telling]:
+    """A square with a mean, and rows whose mean is large."""
     yield {"x": new.spread(E, E, low=-1.2, high=5.3), **new.affine(E), "eps": EPS}
     yield {"x": new.peaks(8), **new.affine(WIDE), "eps": 1e-5}
 
 
 def add_layer_norm(new: Drawing) -> Iterator[Inputs | Telling]:
+    """A square with a mean, and rows whose mean is large, each as a sum of three."""
     yield {
         "x": new.spread(E, E, low=-1.2, high=5.3),
         "bias": new.spread(E, low=-1.3, high=2.1),
@@ -104,6 +109,7 @@ def add_layer_norm(new: Drawing) -> Iterator[Inputs | Telling]:
 
 
 def embed(new: Drawing) -> Iterator[Inputs | Telling]:
+    """Tables with a mean, and tables in which the mean of a sum is large."""
     # No position is its id, and none is at either end of its table.
     ids = {"input_ids": new.rng.permutation(np.arange(6, 13)), "position_ids": new.rng.permutation(E)}
     tables = {"word": new.spread(14, E, low=-1.2, high=5.3), "position": new.spread(14, E, low=-1.7, high=2.3)}
@@ -113,7 +119,7 @@ def embed(new: Drawing) -> Iterator[Inputs | Telling]:
 
 
 def attention_head(new: Drawing) -> Iterator[Inputs | Telling]:
-    # Square; with padding, for any block of a power of two; several blocks of keys; scores that overflow.
+    """A square; with padding, for any block of a power of two; several blocks of keys; scores that overflow."""
     for S, size in ((D, 1.5), (9, 1.5), (150, 2.2), (5, LARGE)):
         inputs = {name: new.normal(S, D, size=1.0 if name == "v" else size) for name in "qkv"}
         yield Telling(inputs, SLACK if size == LARGE else 0.0)

@@ -31,14 +31,20 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_pointer_in_place_of_a_tokenizers_file_is_named(name: str, tmp_path: Path) -> None:
+def saved_without(folder: Path, name: str) -> Path:
+    """A directory with every file of a tokenizer, but the one with this name; returns its path."""
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
     tokenizer.add_tokens(["zyzzyva"])
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(folder)
     if name in NAMES[3:]:
-        (tmp_path / "tokenizer_config.json").unlink()
-    (tmp_path / name).write_text(POINTER.format(7, 5069051))
+        (folder / "tokenizer_config.json").unlink()
+    (folder / name).unlink()
+    return folder / name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pointer_in_place_of_a_tokenizers_file_is_named(name: str, tmp_path: Path) -> None:
+    saved_without(tmp_path, name).write_text(POINTER.format(7, 5069051))
     said = "this is a git-lfs pointer to a file of 5,069,051 bytes; fetch the real file with `git lfs pull`"
     with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}: {said}$"):
         ErnieMTokenizer.from_pretrained(tmp_path)
@@ -67,17 +73,6 @@ def test_other_files_pass(data: bytes, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.getbasetemp() / "other"
     path.write_bytes(data)
     refuse_pointer(path)
-
-
-def saved_without(folder: Path, name: str) -> Path:
-    """A directory with every file of a tokenizer, but the one with this name; returns its path."""
-    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
-    tokenizer.add_tokens(["zyzzyva"])
-    tokenizer.save_pretrained(folder)
-    if name in NAMES[3:]:
-        (folder / "tokenizer_config.json").unlink()
-    (folder / name).unlink()
-    return folder / name
 
 
 # In a process of its own, because without the check it waits for ever, or takes all the memory that it may.
