@@ -6,8 +6,12 @@ which is a view, not a copy.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .array import Array
 from .parameters import Linear
+
+FEW_TOKENS = 64
 
 
 def linear(x: Array, p: Linear) -> Array:  # (..., inputs) -> (..., outputs)
@@ -16,6 +20,11 @@ def linear(x: Array, p: Linear) -> Array:  # (..., inputs) -> (..., outputs)
     All other axes are flattened into one, for one large matrix product instead of many small ones.
     """
     outputs, inputs = p.weight.shape
-    y = x.reshape(-1, inputs) @ p.weight.T
-    y += p.bias
+    rows = x.reshape(-1, inputs)
+    if len(rows) < FEW_TOKENS:
+        # The same product as (W xᵀ)ᵀ: for a few tokens, OpenBLAS is twice as fast this way round.
+        y = np.add((p.weight @ rows.T).T, p.bias, order="C")
+    else:
+        y = rows @ p.weight.T
+        y += p.bias
     return y.reshape(*x.shape[:-1], outputs)
