@@ -6,7 +6,7 @@ For large |x| they return the limit, without a warning: if an intermediate overf
 `gelu` and `gelu_python` are the exact form. `gelu_new`, `gelu_accurate` and `gelu_pytorch_tanh` are one function;
 `gelu_fast` is the same with √(2/π) truncated to ten digits.
 
-Source: transformers 4.40.2, `activations.py`, `ACT2CLS`. Left out: derivatives.
+Source: transformers 4.40.2, `activations.py`, `ACT2CLS`. Derivatives: `slopes.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .gelu import gelu
 Activation = Callable[[Array], Array]
 
 
-def _elementwise(function: Activation) -> Activation:
+def elementwise(function: Activation) -> Activation:
     """Validate the dtype, compute float16 in float32, and let overflow become inf without a warning.
 
     `function` receives at least one axis: NumPy 1 promotes a 0-d float32 times a Python float to float64.
@@ -40,91 +40,91 @@ def _elementwise(function: Activation) -> Activation:
     return checked
 
 
-@_elementwise
+@elementwise
 def sigmoid(x: Array) -> Array:  # (...) -> (...)
     """1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + np.exp(-x))
 
 
-@_elementwise
+@elementwise
 def softplus(x: Array) -> Array:  # (...) -> (...)
     """log(1 + exp(x)), written so that the exponential cannot overflow."""
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
-@_elementwise
+@elementwise
 def silu(x: Array) -> Array:  # (...) -> (...)
     """x · sigmoid(x), also called swish."""
     return _gated(x, sigmoid(x))
 
 
-@_elementwise
+@elementwise
 def mish(x: Array) -> Array:  # (...) -> (...)
     """x · tanh(softplus(x))."""
     return _gated(x, np.tanh(softplus(x)))
 
 
-@_elementwise
+@elementwise
 def quick_gelu(x: Array) -> Array:  # (...) -> (...)
     """x · sigmoid(1.702 x), a cheap approximation of GELU."""
     return _gated(x, sigmoid(1.702 * x))
 
 
-@_elementwise
+@elementwise
 def gelu_new(x: Array) -> Array:  # (...) -> (...)
     """½x (1 + tanh(√(2/π) (x + 0.044715 x³))), the form in the original BERT and GPT code."""
     return _tanh_gelu(x, math.sqrt(2.0 / math.pi))
 
 
-@_elementwise
+@elementwise
 def gelu_fast(x: Array) -> Array:  # (...) -> (...)
     """`gelu_new` with √(2/π) truncated to ten digits."""
     return _tanh_gelu(x, 0.7978845608)
 
 
-@_elementwise
+@elementwise
 def gelu_10(x: Array) -> Array:  # (...) -> (...)
     """The exact GELU, clipped to [-10, 10]."""
     return np.clip(gelu(x), -10.0, 10.0)
 
 
-@_elementwise
+@elementwise
 def laplace(x: Array) -> Array:  # (...) -> (...)
     """½ (1 + erf((x - μ) / (σ√2))) with μ = 0.707107 and σ = 0.282095, from MEGA (arXiv:2209.10655)."""
     return 0.5 * (1.0 + erf((x - 0.707107) / (0.282095 * math.sqrt(2.0))))
 
 
-@_elementwise
+@elementwise
 def relu(x: Array) -> Array:  # (...) -> (...)
     """max(x, 0)."""
     return np.maximum(x, 0.0)
 
 
-@_elementwise
+@elementwise
 def relu2(x: Array) -> Array:  # (...) -> (...)
     """max(x, 0)²."""
     return np.square(relu(x))
 
 
-@_elementwise
+@elementwise
 def relu6(x: Array) -> Array:  # (...) -> (...)
     """x clipped to [0, 6]."""
     return np.clip(x, 0.0, 6.0)
 
 
-@_elementwise
+@elementwise
 def leaky_relu(x: Array) -> Array:  # (...) -> (...)
     """x, or 0.01 x where x is negative."""
     return np.where(x >= 0, x, 0.01 * x)
 
 
-@_elementwise
+@elementwise
 def tanh(x: Array) -> Array:  # (...) -> (...)
     """The hyperbolic tangent."""
     return np.tanh(x)
 
 
-@_elementwise
+@elementwise
 def linear(x: Array) -> Array:  # (...) -> (...)
     """x, copied, because callers may overwrite what an activation returns."""
     return x.copy()

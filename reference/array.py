@@ -23,6 +23,12 @@ def floating(name: str, x: Any) -> Array:
     return x
 
 
+def sum_of_tokens(x: Array) -> Array:  # (..., E) -> (E,)
+    """The sum over all axes but the last; float16 is summed in float32 and rounded once."""
+    wide = np.float32 if x.dtype == np.float16 else x.dtype
+    return x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=wide).astype(x.dtype, copy=False)
+
+
 def check_range(name: str, values: Array, end: int, table: str) -> None:
     """Raise ValueError, with the first offending value and its index, unless every value is in [0, end).
 

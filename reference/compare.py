@@ -8,7 +8,9 @@
 
 Each entry is judged given its inputs: `rounding.py` says how large an error rounding explains.
 
-A faulty port goes wrong at some layer; the first entry that differs by more is where to look.
+A faulty port goes wrong at some layer; the first entry that differs by more is where to look. Traces of a training
+step, by `value_and_gradients` and by `trace_torch` around the backward pass, hold cotangents too, after all values and
+from the last to the first: so the first that differs is where a backward pass goes wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from .array import Array
 from .rounding import Judge, layer_of, over, sources
-from .trace import Entry
+from .trace import GRADIENT, Entry
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def compare(
 
 def _force(a: Mapping[str, Entry], call: Callable[[str, Array], Any]) -> tuple[dict[str, str], dict[str, Entry]]:
     """The name of each layer's input, and the entries of all layers, each run on the reference's own input."""
-    inputs = {layer: sources(f"{layer}.norm1", a)[0] for layer in map(layer_of, a) if layer}
+    values = [name for name in a if not name.startswith(GRADIENT)]
+    inputs = {layer: sources(f"{layer}.norm1", a)[0] for layer in map(layer_of, values) if layer}
     if not inputs:
         raise ValueError(f"forced: expected names such as encoder.layers.0.norm2 in the trace, got {list(a)[:3]}...")
     entries: dict[str, Entry] = {}

@@ -6,82 +6,55 @@
 "Post-norm": the sum is normalised after the residual has been added, as in the original Transformer. Only attention
 reads more than one token; a `Layout` tells it how the tokens are arranged. Everything else works on the last axis.
 
+The backward pass, `encoder_layer_vjp`, computes the layer again from its input and then goes through the same lines
+from the bottom to the top. A residual splits the cotangent: the sum's goes to both of its terms, and where x was read
+twice, its two cotangents are added.
+
 Source: transformers 4.40.2, `ErnieMEncoderLayer`, `ErnieMAttention`; dropout in the same places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .activations import activation
 from .array import Array
-from .attention import attention, attention_by_sequence
 from .config import ErnieMConfig
 from .dropout import dropout
-from .layer_norm import layer_norm
-from .linear import linear
-from .parameters import EncoderLayer
-from .trace import Tokens, record, scope
+from .layer_norm import layer_norm, layer_norm_vjp
+from .layouts import Layout, zero_padding
+from .linear import linear, linear_vjp
+from .parameters import EncoderLayer, LayerNorm, Linear
+from .slopes import activation_vjp
+from .trace import recomputed, record, record_gradient, scope
 
-# Dropout of attention probabilities, where the second argument is True (None: everywhere).
-Drop = Callable[["Array", "Array | None"], "Array"]
-
-
-class Layout(Protocol):
-    """How tokens are arranged in an array: `Padded` (B, S, ...) or `Packed` (T, ...)."""
-
-    @property
-    def valid(self) -> Array | None:
-        """(B, S), True at real tokens; None if the array holds no padding."""
-
-    def attend(
-        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
-    ) -> tuple[Array, Array | None]:  # (..., H, D) x 3 -> (..., H, D), the probabilities if they are kept
-        """Attention in this layout."""
+# The seeds of a layer's four dropouts, or None without dropout.
+NO_SEEDS = (None, None, None, None)
 
 
-@dataclass(frozen=True)
-class Padded:
-    """A (B, S) rectangle. `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask."""
+class AttentionSteps(NamedTuple):
+    """The values of self-attention that its backward pass needs."""
 
-    valid: Array | None  # (B, S)
-    mask: Array | None
-
-    def attend(
-        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
-    ) -> tuple[Array, Array | None]:  # (B, S, H, D) x 3 -> (B, S, H, D), (B, H, S, S)
-        """Attention on the rectangle, with the mask."""
-        pairs = None if self.valid is None else self.valid[:, None, :, None] & self.valid[:, None, None, :]
-        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H, S, D)
-        context, probs = attention(q, k, v, self.mask, head_mask, lambda x: drop(x, pairs))
-        return context.swapaxes(1, 2), probs
+    q: Array  # (..., H, D)
+    k: Array
+    v: Array
+    context: Array  # (..., H D)
+    output: Array  # (..., E)
+    probs: Array | None
 
 
-@dataclass(frozen=True)
-class Packed:
-    """T real tokens; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1].
+class LayerSteps(NamedTuple):
+    """The values of a layer that its backward pass needs, in the order of computation."""
 
-    `tokens` holds their original positions, for traces and to pad them again; None for a group of sequences.
-    """
-
-    tokens: Tokens | None
-    cu_seqlens: Array  # (B + 1,)
-    valid: None = None
-
-    def attend(
-        self, q: Array, k: Array, v: Array, head_mask: Array | None, drop: Drop
-    ) -> tuple[Array, None]:  # (T, H, D) x 3 -> (T, H, D)
-        """Attention within each sequence."""
-        return attention_by_sequence(q, k, v, self.cu_seqlens, head_mask, lambda x: drop(x, None)), None
-
-
-def zero_padding(x: Array, valid: Array | None) -> Array:  # (B, S, E), (B, S) -> (B, S, E)
-    """Set padded positions to 0, even if they hold nan. Without padding, return `x`."""
-    return x if valid is None else np.where(valid[..., None], x, 0.0).astype(x.dtype, copy=False)
+    attention: AttentionSteps
+    sum1: Array  # (..., E)
+    norm1: Array  # (..., E)
+    linear1: Array  # (..., F)
+    dropped: Array  # (..., F), the activation after dropout
+    sum2: Array  # (..., E)
+    norm2: Array  # (..., E)
 
 
 def self_attention(
@@ -90,8 +63,8 @@ def self_attention(
     layout: Layout,
     config: ErnieMConfig,
     head_mask: Array | None = None,
-    rng: np.random.Generator | None = None,
-) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
+    seed: Any = None,
+) -> AttentionSteps:  # (..., E)
     """Project to queries, keys and values, attend, and mix the heads. A pruned layer has fewer heads."""
     D = config.hidden_size // config.num_attention_heads
 
@@ -99,13 +72,36 @@ def self_attention(
         projected = record(name, linear(x, getattr(p, name)))
         return projected.reshape(*x.shape[:-1], projected.shape[-1] // D, D)
 
-    def drop(probs: Array, where: Array | None) -> Array:
-        return dropout(probs, config.attention_probs_dropout_prob, rng, where)
-
     with scope("self_attn"):
-        context, probs = layout.attend(heads("q_proj"), heads("k_proj"), heads("v_proj"), head_mask, drop)
+        q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
+        context, probs = layout.attend(q, k, v, head_mask, config.attention_probs_dropout_prob, seed)
         context = record("context", context.reshape(*x.shape[:-1], p.out_proj.weight.shape[1]))
-    return record("out_proj", linear(context, p.out_proj)), probs
+    return AttentionSteps(q, k, v, context, record("out_proj", linear(context, p.out_proj)), probs)
+
+
+def self_attention_vjp(
+    dy: Array,
+    x: Array,
+    steps: AttentionSteps,
+    p: EncoderLayer,
+    layout: Layout,
+    config: ErnieMConfig,
+    head_mask: Array | None = None,
+    seed: Any = None,
+) -> tuple[Array, dict[str, Linear]]:  # (..., E) x 2 -> (..., E), the gradients of the four projections
+    """The gradients of x, which three projections read, and of the projections."""
+    q, k, v = steps[:3]
+    gradients: dict[str, Linear] = {}
+    d_context, gradients["out_proj"] = linear_vjp(record_gradient("out_proj", dy), steps.context, p.out_proj)
+    with scope("self_attn"):
+        d_context = record_gradient("context", d_context).reshape(q.shape)
+        d_heads = layout.attend_vjp(d_context, q, k, v, head_mask, config.attention_probs_dropout_prob, seed)
+        dx: Array = np.zeros_like(x)
+        for name, d in zip(("q_proj", "k_proj", "v_proj"), d_heads, strict=True):
+            d = record_gradient(name, d.reshape(steps.context.shape))
+            d_input, gradients[name] = linear_vjp(d, x, getattr(p, name))
+            dx += d_input
+    return dx, gradients
 
 
 def encoder_layer(
@@ -114,19 +110,76 @@ def encoder_layer(
     layout: Layout,
     config: ErnieMConfig,
     head_mask: Array | None = None,
-    rng: np.random.Generator | None = None,
+    seeds: Any = None,
 ) -> tuple[Array, Array | None]:  # (..., E) -> (..., E), the probabilities if the layout keeps them
-    """One layer: attention, then a feed-forward network on each token, each with a residual and a LayerNorm."""
-    eps, valid = config.layer_norm_eps, layout.valid
+    """One layer: attention, then a feed-forward network on each token, each with a residual and a LayerNorm.
+
+    `seeds` are those of its four dropouts: attention probabilities, attention, activation, output; None: no dropout.
+    """
+    steps = layer_steps(x, p, layout, config, head_mask, seeds)
+    return steps.norm2, steps.attention.probs
+
+
+def layer_steps(
+    x: Array,
+    p: EncoderLayer,
+    layout: Layout,
+    config: ErnieMConfig,
+    head_mask: Array | None = None,
+    seeds: Any = None,
+) -> LayerSteps:
+    """`encoder_layer`, with the values in between."""
+    eps, valid, index = config.layer_norm_eps, layout.valid, layout.index
     p_hidden = config.hidden_dropout_prob
+    seeds = NO_SEEDS if seeds is None else seeds
 
     with scope("self_attn"):
-        attended, probs = self_attention(x, p, layout, config, head_mask, rng)
-    x = layer_norm(x + dropout(attended, p_hidden, rng, valid), p.norm1.weight, p.norm1.bias, eps)
-    x = record("norm1", zero_padding(x, valid))
+        attention = self_attention(x, p, layout, config, head_mask, seeds[0])
+    sum1 = x + dropout(attention.output, p_hidden, seeds[1], index)
+    norm1 = record("norm1", zero_padding(layer_norm(sum1, p.norm1.weight, p.norm1.bias, eps), valid))
 
-    intermediate = record("linear1", linear(x, p.linear1))  # (..., F)
-    intermediate = record("activation", activation(config.hidden_act)(intermediate))
-    output = record("linear2", linear(dropout(intermediate, config.activation_dropout, rng, valid), p.linear2))
-    x = layer_norm(x + dropout(output, p_hidden, rng, valid), p.norm2.weight, p.norm2.bias, eps)
-    return record("norm2", zero_padding(x, valid)), probs
+    linear1 = record("linear1", linear(norm1, p.linear1))  # (..., F)
+    active = record("activation", activation(config.hidden_act)(linear1))
+    dropped = dropout(active, config.activation_dropout, seeds[2], index)
+    output = record("linear2", linear(dropped, p.linear2))
+    sum2 = norm1 + dropout(output, p_hidden, seeds[3], index)
+    norm2 = record("norm2", zero_padding(layer_norm(sum2, p.norm2.weight, p.norm2.bias, eps), valid))
+    return LayerSteps(attention, sum1, norm1, linear1, dropped, sum2, norm2)
+
+
+def encoder_layer_vjp(
+    dy: Array,
+    x: Array,
+    p: EncoderLayer,
+    layout: Layout,
+    config: ErnieMConfig,
+    head_mask: Array | None = None,
+    seeds: Any = None,
+) -> tuple[Array, EncoderLayer]:  # (..., E) x 2 -> (..., E), the gradients of the layer's parameters
+    """The gradients of x and of the parameters; the same `seeds` drop what the forward pass dropped."""
+    eps, valid, index = config.layer_norm_eps, layout.valid, layout.index
+    p_hidden = config.hidden_dropout_prob
+    with recomputed():
+        steps = layer_steps(x, p, layout, config, head_mask, seeds)
+    seeds = NO_SEEDS if seeds is None else seeds
+
+    dy = zero_padding(record_gradient("norm2", dy), valid)
+    d_sum2, *d_norm2 = layer_norm_vjp(dy, steps.sum2, p.norm2.weight, eps)
+    d_output = record_gradient("linear2", dropout(d_sum2, p_hidden, seeds[3], index))
+    d_dropped, d_linear2 = linear_vjp(d_output, steps.dropped, p.linear2)
+    d_active = record_gradient("activation", dropout(d_dropped, config.activation_dropout, seeds[2], index))
+    d_intermediate = record_gradient("linear1", activation_vjp(config.hidden_act)(d_active, steps.linear1))
+    d_norm1_output, d_linear1 = linear_vjp(d_intermediate, steps.norm1, p.linear1)
+
+    dy = zero_padding(record_gradient("norm1", d_norm1_output + d_sum2), valid)
+    d_sum1, *d_norm1 = layer_norm_vjp(dy, steps.sum1, p.norm1.weight, eps)
+    d_attention = dropout(d_sum1, p_hidden, seeds[1], index)
+    with scope("self_attn"):
+        dx, projections = self_attention_vjp(d_attention, x, steps.attention, p, layout, config, head_mask, seeds[0])
+    return dx + d_sum1, EncoderLayer(
+        **projections,
+        norm1=LayerNorm(*d_norm1),
+        linear1=d_linear1,
+        linear2=d_linear2,
+        norm2=LayerNorm(*d_norm2),
+    )

@@ -36,8 +36,8 @@ def groups_of(lengths: Sequence[int]) -> list[list[int]]:
 
     The number of groups is a power of two, so that it suits any usual number of cores.
     """
-    tokens, count = sum(lengths), 1
-    while 2 * count <= len(lengths) and tokens >= 2 * count * LEAST_TOKENS:
+    tokens, present, count = sum(lengths), np.count_nonzero(lengths), 1
+    while 2 * count <= present and tokens >= 2 * count * LEAST_TOKENS:
         count *= 2
     groups: list[list[int]] = [[] for _ in range(count)]
     sizes = [0] * count
@@ -49,19 +49,18 @@ def groups_of(lengths: Sequence[int]) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
-def by_groups(
-    function: Callable[[Array, Array], Sequence[Array]], x: Array, cu_seqlens: Array
-) -> list[Array]:  # (T, E), (B + 1,) -> [(T, E), ...]
-    """Call `function` on the tokens and the `cu_seqlens` of each group, and join the arrays that it returns."""
+def split(cu_seqlens: Array) -> list[tuple[Array, Array]]:  # (B + 1,) -> [(T of the group,), (B of the group + 1,)]
+    """The rows of a packed array that belong to each group, and the group's own `cu_seqlens`."""
     lengths = np.diff(cu_seqlens)
     chosen = groups_of(lengths.tolist())
-    if len(chosen) == 1:
-        return list(function(x, cu_seqlens))
     rows = [np.concatenate([np.arange(*cu_seqlens[b : b + 2]) for b in group]) for group in chosen]
     ends = [np.concatenate([[0], np.cumsum(lengths[group])]) for group in chosen]
-    found = on_threads(lambda i: function(x[rows[i]], ends[i]), range(len(chosen)))
-    order = np.argsort(np.concatenate(rows))
-    return [np.concatenate(parts)[order] for parts in zip(*found, strict=True)]
+    return list(zip(rows, ends, strict=True))
+
+
+def join(parts: Sequence[Array], rows: Sequence[Array]) -> Array:  # [(T of the group, E)], as in split -> (T, E)
+    """The groups' tokens in the order of the batch."""
+    return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
 
 
 def on_threads(function: Callable[[A], B], items: Sequence[A]) -> list[B]:
@@ -71,7 +70,7 @@ def on_threads(function: Callable[[A], B], items: Sequence[A]) -> list[B]:
     meanwhile work on their items one by one.
     """
     blas = _blas()
-    if blas is None or not ONE_CALL.acquire(blocking=False):
+    if len(items) == 1 or blas is None or not ONE_CALL.acquire(blocking=False):
         return [function(item) for item in items]
     try:
         threads = min(threads_of(blas), len(items))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .array import Array
+from .array import Array, sum_of_tokens
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..., E), (E,), (E,) -> (..., E)
@@ -35,3 +35,41 @@ def add_layer_norm(
     `x` is a matrix product whose bias has not been added yet.
     """
     return layer_norm(x + bias + residual, gamma, beta, eps)
+
+
+def layer_norm_vjp(
+    dy: Array, x: Array, gamma: Array, eps: float
+) -> tuple[Array, Array, Array]:  # (..., E), (..., E), (E,) -> (..., E), (E,), (E,)
+    """The gradients of x, γ and β.
+
+    With n = (x − mean) / s, s = √(var + ε), so y = n γ + β:
+
+        dβ = Σ dy        dγ = Σ dy n        over the tokens
+        dx = (g − mean(g) − n mean(g n)) / s,   g = dy γ
+
+    In dx, mean(g) comes from x's mean, and n mean(g n) from its variance: x changes both, and with them every column.
+    """
+    if x.dtype == np.float16:
+        wide = layer_norm_vjp(dy.astype(np.float32), x.astype(np.float32), gamma.astype(np.float32), eps)
+        return wide[0].astype(np.float16), wide[1].astype(np.float16), wide[2].astype(np.float16)
+    n = x - x.mean(axis=-1, keepdims=True)
+    s = np.sqrt(np.square(n).mean(axis=-1, keepdims=True) + eps)
+    n /= s
+    dgamma, dbeta = sum_of_tokens(dy * n), sum_of_tokens(dy)
+    dx = dy * gamma
+    correction = n * (dx * n).mean(axis=-1, keepdims=True)
+    dx -= dx.mean(axis=-1, keepdims=True)
+    dx -= correction
+    dx /= s
+    return dx, dgamma, dbeta
+
+
+def add_layer_norm_vjp(
+    dy: Array, x: Array, bias: Array, residual: Array, gamma: Array, eps: float
+) -> tuple[Array, Array, Array, Array, Array]:  # -> (..., E), (E,), (..., E), (E,), (E,)
+    """The gradients of x, the bias, the residual, γ and β.
+
+    All three terms of the sum get the sum's gradient; the bias, which every token shares, gets its sum over tokens.
+    """
+    dx, dgamma, dbeta = layer_norm_vjp(dy, x + bias + residual, gamma, eps)
+    return dx, sum_of_tokens(dx), dx.copy(), dgamma, dbeta

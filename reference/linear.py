@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .array import Array
+from .array import Array, sum_of_tokens
 from .parameters import Linear
 
 FEW_TOKENS = 64
@@ -28,3 +28,16 @@ def linear(x: Array, p: Linear) -> Array:  # (..., inputs) -> (..., outputs)
         y = rows @ p.weight.T
         y += p.bias
     return y.reshape(*x.shape[:-1], outputs)
+
+
+def linear_vjp(dy: Array, x: Array, p: Linear) -> tuple[Array, Linear]:  # (..., outputs), (..., inputs) -> as x, as p
+    """The gradients of x and of the weight and bias.
+
+    With one row per token, Y = X Wᵀ + b gives, by the chain rule,
+
+        dX = dY W        dW = dYᵀ X        db = Σ dY, over the tokens
+    """
+    outputs, inputs = p.weight.shape
+    rows = dy.reshape(-1, outputs)
+    dx = (rows @ p.weight).reshape(x.shape)
+    return dx, Linear(rows.T @ x.reshape(-1, inputs), sum_of_tokens(rows))

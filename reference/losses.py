@@ -4,16 +4,27 @@
     binary            −t·log σ(x) − (1 − t)·log(1 − σ(x))  =  max(x, 0) − x·t + log(1 + e^{−|x|})
     squared error     (x − t)²
 
-If no target counts, the loss is nan, as in torch, without a warning.
+If no target counts, the loss is nan, as in torch, without a warning; its gradient is 0.
+
+Each `_vjp` takes the cotangent of the loss, a scalar: a loss is a mean, so a target that counts gets its share, d_loss
+over the number of them, times
+
+    cross-entropy     softmax(logits) − 1 at the target
+    binary            σ(x) − t
+    squared error     2 (x − t)
 
 Source: torch.nn.CrossEntropyLoss, BCEWithLogitsLoss, MSELoss; transformers 4.40.2 for which head uses which.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .activations import sigmoid
 from .array import Array
+from .softmax import softmax
 
 IGNORE_INDEX = -100
 
@@ -58,8 +69,56 @@ def span_loss(logits: Array, positions: Array, valid: Array) -> Array:  # (B, S)
     A target past the end of the row, or at an invalid position, is ignored. `logits` are `heads.padded_logit` where
     `valid` is False, so padding does not affect the softmax.
     """
-    B, S = logits.shape
+    return cross_entropy(logits, *span_targets(positions, valid))
+
+
+def span_targets(positions: Array, valid: Array) -> tuple[Array, Array]:  # (B,), (B, S) -> (B,), (B,)
+    """Each row's target, a column of the row, and whether it counts."""
+    B, S = valid.shape
     targets = np.maximum(positions, 0)
     inside = targets < S
     targets = np.where(inside, targets, 0)
-    return cross_entropy(logits, targets, inside & valid[np.arange(B), targets])
+    return targets, inside & valid[np.arange(B), targets]
+
+
+def mean_of_vjp(d_loss: Array, counted: Array, dtype: Any) -> Array:  # (), (...) -> (...)
+    """d_loss / n for each of the n values that count, and 0 for the others."""
+    share = float(d_loss) / max(1, int(np.count_nonzero(counted)))
+    return np.where(counted, share, 0.0).astype(dtype)
+
+
+def cross_entropy_vjp(
+    d_loss: Array, logits: Array, labels: Array, counted: Array | None = None
+) -> Array:  # (), (N, C), (N,), (N,) -> (N, C)
+    """The gradient of the logits: (softmax − one-hot target) · d_loss / n, and 0 in rows that do not count."""
+    keep = labels != IGNORE_INDEX
+    keep = keep if counted is None else keep & counted
+    d_logits = softmax(logits)
+    d_logits[np.arange(len(labels)), np.where(keep, labels, 0)] -= 1.0
+    return np.where(keep[:, None], d_logits * mean_of_vjp(d_loss, keep, logits.dtype)[:, None], 0.0).astype(
+        logits.dtype, copy=False
+    )
+
+
+def binary_cross_entropy_vjp(
+    d_loss: Array, logits: Array, targets: Array, counted: Array | None = None
+) -> Array:  # (), (...), (...), (...) -> (...)
+    """The gradient of the logits: (σ(x) − t) · d_loss / n, and 0 where nothing counts."""
+    counted = np.ones(logits.shape, bool) if counted is None else counted
+    return (sigmoid(logits) - targets) * mean_of_vjp(d_loss, counted, logits.dtype)
+
+
+def squared_error_vjp(
+    d_loss: Array, values: Array, targets: Array, counted: Array | None = None
+) -> Array:  # (), (...), (...), (...) -> (...)
+    """The gradient of the values: 2 (x − t) · d_loss / n, and 0 where nothing counts."""
+    counted = np.ones(values.shape, bool) if counted is None else counted
+    return 2.0 * (values - targets) * mean_of_vjp(d_loss, counted, values.dtype)
+
+
+def span_loss_vjp(
+    d_loss: Array, logits: Array, positions: Array, valid: Array
+) -> Array:  # (), (B, S), (B,), (B, S) -> (B, S)
+    """The gradient of the logits: that of the cross-entropy, and 0 at positions that are not valid."""
+    d_logits = cross_entropy_vjp(d_loss, logits, *span_targets(positions, valid))
+    return np.where(valid, d_logits, 0.0).astype(logits.dtype, copy=False)

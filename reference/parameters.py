@@ -11,7 +11,7 @@ Source: transformers 4.40.2, `modeling_ernie_m.py`, `ErnieMPreTrainedModel._init
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -116,6 +116,17 @@ def flatten(parameters: Parameters) -> dict[str, Array]:
 
     walk(parameters, "")
     return found
+
+
+def add_layers(layers: Sequence[EncoderLayer]) -> EncoderLayer:
+    """The sum of layers, computed in the first: a layer's gradients are the sum of those from groups of sequences."""
+    first, *others = layers
+    for other in others:
+        for field in fields(EncoderLayer):
+            total, part = getattr(first, field.name), getattr(other, field.name)
+            np.add(total.weight, part.weight, out=total.weight)
+            np.add(total.bias, part.bias, out=total.bias)
+    return first
 
 
 def unflatten(arrays: Mapping[str, Array]) -> Parameters:

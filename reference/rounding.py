@@ -20,7 +20,7 @@ Its own roundings add 0.42 s (u √roundings + ε √(n/2)), with the unit round
 
 e is typical. The factor 4 covers its spread, and weights that amplify errors more than their input. Fewer than 64
 numbers may be small by chance: they count as amplified like the most amplified before. Names that are not ERNIE-M's
-count as linear maps of the worst entry before them.
+count as linear maps of the worst entry before them. Cotangents, `grad:` names: see `rounding_back.py`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import rounding_back
 from .array import Array
-from .trace import Entry
+from .trace import GRADIENT, Entry
 
 MAPS = ("scores", "probs")  # (B, H, S, S): positions are the last two axes, not axis 1
 ATTENTION = (*MAPS, "context")
@@ -80,6 +81,7 @@ def sources(name: str, names: Iterable[str]) -> tuple[str, ...]:
         return f"{prefix}.word_embeddings", f"{prefix}.position_embeddings"
     if name.endswith("pooler.activation"):
         return (f"{prefix}.dense",)
+    names = [x for x in names if not x.startswith(GRADIENT)]
     hidden = [x for x in names if x.endswith("embeddings.layer_norm") or (LAYER.fullmatch(x) and x.endswith(".norm2"))]
     pooled = [x for x in names if x.endswith("pooler.activation")] if name == "classifier" else []
     heads = ("classifier", "qa_outputs", "linear_start", "linear_end")
@@ -171,6 +173,8 @@ class Judge:
 
     def explained(self, name: str) -> Error:
         """The error that the inputs and its own roundings explain; `scale` is the sum of theirs."""
+        if name.startswith(GRADIENT):
+            return rounding_back.explained(self, name)
         kind, inputs, (y, _, valid) = name.rpartition(".")[2], sources(name, self.a), self.values(name)
         xs, size = [self.known(source) for source in inputs], rms(y[valid])
         if kind in ATTENTION and xs:

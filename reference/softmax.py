@@ -28,3 +28,22 @@ def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (
     row_sum = probs.sum(axis=-1, keepdims=True)
     probs /= np.where(row_sum == 0.0, 1.0, row_sum).astype(scores.dtype)
     return probs
+
+
+def softmax_vjp(dy: Array, scores: Array, mask: Array | None = None) -> Array:  # (..., S) x 2 -> (..., S)
+    """The gradient of the scores; `mask` is as in `softmax`, and no gradient is computed for it.
+
+    ∂p_j/∂s_k = p_j (δ_jk − p_k), so
+
+        ds_k = Σ_j dy_j p_j (δ_jk − p_k) = p_k (dy_k − Σ_j p_j dy_j)
+
+    It is 0 where p is 0, so at masked keys. Each row sums to 0: a shift of all scores changes nothing.
+    """
+    return softmax_vjp_of(dy, softmax(scores, mask))
+
+
+def softmax_vjp_of(dy: Array, probs: Array) -> Array:  # (..., S) x 2 -> (..., S)
+    """`softmax_vjp`, for callers that have the probabilities."""
+    weighted = probs * dy
+    weighted -= probs * weighted.sum(axis=-1, keepdims=True)
+    return weighted

@@ -7,6 +7,7 @@
 The layers call `record(name, value)` on their results; it does nothing unless a trace is running. Names are those of
 the checkpoint: `encoder.layers.3.self_attn.out_proj` is that module's output. Scores, probabilities and context are
 not module outputs; their names are that of the module that computes them, plus `.scores`, `.probs` or `.context`.
+`value_and_gradients` also records each value's cotangent, as `grad:` and the name.
 
 `trace(replace={name: function})` continues with `function(value)` instead of the value, for experiments in which part
 of a computation is patched. `compare.py` finds the first entry where two traces differ.
@@ -24,6 +25,9 @@ import numpy as np
 
 from .array import Array
 from .padding import pad
+
+# Before the name of a value, this names its cotangent: the gradient of the loss with respect to it.
+GRADIENT = "grad:"
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class _Scope:
     prefix: str = ""
     tokens: Tokens | None = None
     per_sequence: bool = False
+    quiet: bool = False
 
 
 current_scope: ContextVar[_Scope | None] = ContextVar("ernie_m_trace", default=None)
@@ -145,12 +150,19 @@ def trace(replace: Mapping[str, Callable[[Any], Any]] | None = None) -> Iterator
     Raises ValueError if a replacement has another shape or dtype, or at the end if its name was not computed.
     """
     found = Trace(replace)
+    with recording_in(found):
+        yield found
+    found.check_replaced()
+
+
+@contextmanager
+def recording_in(found: Trace) -> Iterator[None]:
+    """Inside, `record` keeps values in `found`."""
     token = current_scope.set(_Scope(found))
     try:
-        yield found
+        yield
     finally:
         current_scope.reset(token)
-    found.check_replaced()
 
 
 @contextmanager
@@ -191,6 +203,8 @@ def record(name: str, value: Array) -> Array:
         return value
     name = current.prefix + name
     value = current.trace.replaced(name, value)
+    if current.quiet:
+        return value
     kept: Any = value
     if current.per_sequence:
         earlier = current.trace.entries.get(name)
@@ -201,60 +215,15 @@ def record(name: str, value: Array) -> Array:
     return value
 
 
-@contextmanager
-def trace_torch(module: Any, force: Mapping[str, Entry] | None = None) -> Iterator[Trace]:
-    """Record the outputs of a torch model's innermost modules while it runs inside the `with` block.
-
-    Values become NumPy arrays (bfloat16 as float32). Dropout modules are left out. Scores, probabilities and context
-    are not module outputs: they are `skipped`, unless the model records them, as those of `ernie_m.kernels` do.
-
-    force: the trace of a reference. Once a module's output is recorded, the model continues with the value of the same
-    name in `force`. So every module gets the reference's own input. Raises ValueError if such a value has another
-    shape, or at the end if there was none.
-    """
-    found = Trace()
-    handles = []
-
-    def hook(name: str) -> Any:
-        def keep(_module: Any, _inputs: Any, output: Any) -> Any:
-            if not hasattr(output, "detach"):
-                found.skipped.append(name)
-                return None
-            value = output.detach().cpu()
-            dtype = str(value.dtype).removeprefix("torch.")
-            value = (value.float() if dtype == "bfloat16" else value).numpy().copy()
-            if force is None or name not in force:
-                found.entries[name] = Entry(name, value, None, dtype)
-                return None
-            given, tokens, shape = _fitting(name, force[name], value.shape)
-            found.entries[name] = Entry(name, value.reshape(shape), tokens, dtype)
-            found.forced.add(name)
-            return output.new_tensor(given.reshape(value.shape))
-
-        return keep
-
-    for name, child in module.named_modules():
-        if hasattr(child, "q_proj") and hasattr(child, "v_proj"):
-            found.skipped += [f"{name}.{part}" for part in ("scores", "probs", "context")]
-        if not list(child.children()) and type(child).__name__ != "Dropout":
-            handles.append(child.register_forward_hook(hook(name)))
-    token = current_scope.set(_Scope(found))
-    try:
-        yield found
-    finally:
-        current_scope.reset(token)
-        for handle in handles:
-            handle.remove()
-        found.skipped = [name for name in found.skipped if name not in found]
-    if force is not None and found and not found.forced:
-        raise ValueError(f"force: expected names such as {next(iter(found))!r}, got {list(force)[:3]}...")
+def record_gradient(name: str, value: Array) -> Array:
+    """`record` the cotangent of the value called `name`, as `grad:` and its full name."""
+    current = current_scope.get()
+    if current is None:
+        return value
+    with _within(prefix=f"{GRADIENT}{current.prefix}", quiet=False):
+        return record(name, value)
 
 
-def _fitting(name: str, entry: Entry, shape: tuple[int, ...]) -> tuple[Array, Tokens | None, tuple[int, ...]]:
-    """The entry's value, as packed as `shape`; the positions of its tokens; and its shape in a trace."""
-    if entry.tokens is not None and np.shape(entry.value) == shape:
-        return entry.value, entry.tokens, shape
-    padded = entry.padded()
-    if padded.shape == shape or (padded.ndim > 2 and padded.reshape(-1, *padded.shape[2:]).shape == shape):
-        return padded, None, padded.shape
-    raise ValueError(f"force: {name}: expected the shape {shape} of the module's output, got {padded.shape}")
+def recomputed() -> Any:
+    """Inside, values that were recorded in the forward pass are replaced as they were then, and not recorded again."""
+    return _within(quiet=True)

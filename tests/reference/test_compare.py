@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ernie_m.reference import compare, trace
-from ernie_m.reference.encoder import Padded, encoder_layer
+from ernie_m.reference.encoder import encoder_layer
+from ernie_m.reference.layouts import Padded
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.trace import Entry, scope
 
