@@ -6,6 +6,7 @@ Computed in float64, so that the printed digits are the same on every machine.
 from __future__ import annotations
 
 import argparse
+import math
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ from ernie_m.tokenizer import ErnieMTokenizer
 
 from .. import demo
 from ..array import Array
+from ..gradients import value_and_gradients
+from ..heads import ErnieMForSequenceClassification
 from ..model import ErnieMModel
+from ..parameters import Parameters, flatten, initialise, unflatten
 from ..trace import Trace, trace
 from .command import add_command
 from .input import from_arguments
@@ -30,7 +34,7 @@ LEFT_TO_RIGHT = "\u200e"
 # The entries shown for each layer; `ernie-m trace` shows the others.
 LAYER_ENTRIES = ("self_attn.self_attn.probs", "norm2")
 
-DESCRIPTION = "Show every step from sentences to pieces and ids, through each layer, to vectors and their cosines."
+DESCRIPTION = "Show every step from sentences to pieces, ids, layers and vectors, their cosines, and a training step."
 EPILOG = """\
 examples:
   ernie-m demo
@@ -76,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(*layer_lines(found, model.config.num_hidden_layers), sep="\n")
     print("\nCosines between the sentence vectors (each is the mean over its sentence's tokens)")
     print(*cosine_lines(sentences, out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None]), sep="\n")
+    if arguments.model is None:
+        print("\nA training step: a new head with two labels, and labels 0, 1, 0, ... for the sentences")
+        print(*training_lines(model, batch["input_ids"], mask), sep="\n")
     return 0
 
 
@@ -134,3 +141,31 @@ def cosine_lines(sentences: Sequence[str], vectors: Array) -> list[str]:  # B, (
     for i, sentence in enumerate(sentences):
         rows.append((str(i + 1), *(number(value, 2) for value in cosines[i]), sentence))
     return table(rows, right=(0, *columns))
+
+
+def training_lines(model: ErnieMModel, input_ids: Array, mask: Array) -> list[str]:
+    """The loss before and after a step against the gradients, and these checked along their own direction."""
+    cls, config = ErnieMForSequenceClassification, model.config.replace(num_labels=2, classifier_dropout=0.0)
+    labels = np.arange(len(input_ids)) % 2
+    head = {"head.classifier.weight": (2, config.hidden_size), "head.classifier.bias": (2,)}
+    arrays = flatten(model.parameters) | initialise(head, config, 0, model.dtype)
+
+    def loss(parameters: Parameters) -> float:
+        return float(cls(config, parameters)(input_ids, attention_mask=mask, labels=labels)["loss"])
+
+    output, gradients = value_and_gradients(cls(config, unflatten(arrays)), input_ids, mask, labels=labels)
+    slopes = flatten(gradients)
+    norm = math.sqrt(sum(float(np.square(g).sum()) for g in slopes.values()))
+
+    def moved(distance: float) -> Parameters:
+        return unflatten({path: array - distance / norm * slopes[path] for path, array in arrays.items()})
+
+    h = 1e-5
+    differences = (loss(moved(-h)) - loss(moved(h))) / (2 * h)
+    rows = [
+        ("loss", number(float(output["loss"]), 4)),
+        ("length of the gradient, by backpropagation", number(norm, 6)),
+        ("the same, by central differences of the loss", number(differences, 6)),
+        ("loss after a step of 0.1 against the gradient", number(loss(moved(0.1)), 4)),
+    ]
+    return table(rows, right=(1,))

@@ -28,7 +28,7 @@ def demo(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 def test_demo_says_that_the_weights_are_random_and_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     lines = demo(capsys)
     assert "RANDOM" in lines[1] and "never trained" in lines[1]
-    assert len(lines) <= 62
+    assert len(lines) <= 68
     assert max(map(width, lines)) <= 120
     assert demo(capsys) == lines
 
@@ -43,6 +43,13 @@ def test_demo_shows_ids_and_offsets_of_each_sentence(capsys: pytest.CaptureFixtu
         assert lines[at + 2].split() == [str(i) for i in batch["input_ids"]]
         spans = [tuple(map(int, cell.split(":"))) for cell in lines[at + 3].split()]
         assert spans == [tuple(span) for span in batch["offset_mapping"] if span[1] > span[0]]
+
+
+def test_demo_takes_a_training_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """The gradient's length agrees with central differences to the digits shown, and the step lowers the loss."""
+    loss, length, differences, after = (float(line.split()[-1]) for line in demo(capsys)[-4:])
+    assert length == pytest.approx(differences, abs=2e-6)
+    assert 0 < after < loss
 
 
 def test_demo_table_holds_the_cosines_of_mean_vectors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
