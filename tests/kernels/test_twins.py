@@ -11,6 +11,7 @@ import pytest
 
 OPERATIONS = {
     "attention": ["packed_attention"],
+    "dropout": ["dropout", "random_bits", "philox"],
     "embedding": ["embed"],
     "first_token": ["first_token_attention"],
     "gelu": ["bias_gelu"],
