@@ -28,10 +28,11 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
 
 from .activations import EXACT_GELU, activate
+from .dropping import ACTIVATION, ATTENTION, EMBEDDINGS, OUTPUT, drop
 from .embedding import clamped, embed_unchecked
 from .gelu import bias_gelu_unchecked
 from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
-from .layouts import FirstTokens, Layout, Packed, first_tokens
+from .layouts import FirstTokens, Layout, Packed, first_tokens, of_layer
 from .runtime.dtypes import widen
 from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
@@ -70,7 +71,7 @@ class Embeddings(Module):
             # The nan is a constant: no gradient passes it, so it poisons no table.
             x = normalised_sum(vectors, rows, norm).masked_fill(outside[..., None], math.nan)
         x = layout.zero_padding(record(f"{self.name}.layer_norm", x, layout))
-        return F.dropout(x, self.p, self.training)
+        return drop(x, self.p if self.training else 0.0, layout.drops, EMBEDDINGS)
 
 
 def ids_within(ids: Tensor, table: Module, offset: int = 0) -> tuple[Tensor, Tensor]:  # (...,) -> (...,) x 2
@@ -142,7 +143,7 @@ class EncoderLayer(Module):
         else:
             intermediate = activate(self.hidden_act, record(f"{self.name}.linear1", linear1(x), layout))
         intermediate = record(f"{self.name}.activation", intermediate, layout)
-        return F.dropout(intermediate, self.p_activation, self.training)
+        return drop(intermediate, self.p_activation if self.training else 0.0, layout.drops, ACTIVATION)
 
     def _add_norm(
         self, x: Tensor, linear: Linear, name: str, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
@@ -159,7 +160,9 @@ class EncoderLayer(Module):
         self, y: Tensor, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
     ) -> Tensor:  # (..., E) x 2 -> (..., E)
         """LayerNorm(residual + dropout(y)), with padding reset to 0."""
-        x = normalised_sum(residual, F.dropout(y, self.p_hidden, self.training), getattr(self, norm_name))
+        place = ATTENTION if norm_name == "norm1" else OUTPUT
+        y = drop(y, self.p_hidden if self.training else 0.0, layout.drops, place)
+        x = normalised_sum(residual, y, getattr(self, norm_name))
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
 
 
@@ -193,7 +196,7 @@ class Encoder(Module):
         for i, layer in enumerate(self.layers):
             if output_hidden_states:
                 states.append(layout.on_rectangle(x))
-            arguments = (x, layout, None if head_masks is None else head_masks[i])
+            arguments = (x, of_layer(layout, i), None if head_masks is None else head_masks[i])
             if first_only and i == last:
                 x, probs = layer(*arguments, True)
             elif self.gradient_checkpointing is not None and self.training and torch.is_grad_enabled():

@@ -3,7 +3,7 @@
 The first two read only each text's first token, so the last layer computes only that. The others work on packed tokens,
 and padding is restored in their logits. Padding has no effect, as in the reference.
 
-Twin: reference/heads.py. Each `forward` does what its twin's `__call__` does and shares its docstring.
+Twin: reference/heads/. Each `forward` does what its twin's `__call__` does and shares its docstring.
 """
 
 from __future__ import annotations
@@ -11,93 +11,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear
 
 from ernie_m import reference
-from ernie_m.reference.config import ErnieMConfig
-from ernie_m.reference.inputs import ARGUMENTS, check_options
+from ernie_m.reference.inputs import ARGUMENTS
 from ernie_m.reference.outputs import returned
 
 from . import targets
-from .inputs import check_inputs, on_device
-from .layouts import Padded
+from .head import Head, padded_logit
+from .inputs import on_device
 from .losses import binary_cross_entropy, cross_entropy, span_loss, squared_error
-from .model import KINDS, Encoded, ErnieMModel
+from .model import KINDS
 from .outputs import ClassifierOutput, InformationExtractionOutput, QuestionAnsweringOutput
-from .pretrained import PretrainedModel, initialise
-from .runtime.dispatch import should_validate
-from .runtime.modules import all_untouched, untouched
+from .runtime.modules import all_untouched
 from .trace import record, tracing
 
 
-def padded_logit(dtype: torch.dtype) -> float:
-    """The logit at padding: low enough never to be picked, high enough that the sum of two stays finite."""
-    return torch.finfo(dtype).min / 4
-
-
-class _Head(PretrainedModel):
-    """`ernie_m` and the linear maps that `twin` names. A call takes the `options` of `ErnieMModel.forward`."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if cls.forward.__doc__ is None:
-            cls.forward.__doc__ = cls.twin.__call__.__doc__
-
-    def __init__(self, config: ErnieMConfig, device: Any = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(config)
-        self.ernie_m = ErnieMModel(config, device, dtype, add_pooling_layer=self.twin.has_pooler, name="ernie_m.")
-        for name, outputs in self.twin.head_sizes(config).items():
-            setattr(self, name, Linear(config.hidden_size, outputs, device=device, dtype=dtype))
-            initialise(getattr(self, name), config)
-
-    def _validates(self, x: Tensor) -> bool:
-        return should_validate(x, self.validate)
-
-    def _encode(self, given: tuple[Tensor | None, ...], options: dict[str, Any], first_only: bool = False) -> Encoded:
-        """Run the encoder on the positional arguments and the options of a call.
-
-        If something was put around `ernie_m`, or it was replaced, it is called as a module.
-        """
-        base, call = self.ernie_m, dict(zip(ARGUMENTS, given, strict=False)) | options
-        check_options(type(self).__name__, {name: x for name, x in call.items() if name not in ARGUMENTS})
-        if untouched(base, ErnieMModel):
-            return base.encode(**call, first_only=first_only, validate=self.validate)
-        out = base(**{**call, "return_dict": True})
-        like, (ids, mask, positions, _, vectors) = out.last_hidden_state, (call.get(name) for name in ARGUMENTS)
-        validate = should_validate(like, self.validate)
-        valid = check_inputs(self.config, like, ids, mask, positions, vectors, validate).valid
-        everywhere = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-        layout = Padded(valid, None, plain=True)
-        valid = everywhere if valid is None else valid
-        return Encoded(layout, valid, like, None, out.hidden_states, out.attentions, out.pooler_output)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        p = self.config.classifier_dropout
-        return F.dropout(x, self.config.hidden_dropout_prob if p is None else p, self.training)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        logits = getattr(self, name)(x)
-        assert isinstance(logits, Tensor)
-        return logits
-
-    def _pooled_logits(self, encoded: Encoded) -> Tensor:  # -> (B, C)
-        pooled = encoded.pooled
-        if pooled is None:
-            assert self.ernie_m.pooler is not None
-            pooled = self.ernie_m.pooler(encoded.first_token())
-        return record("classifier", self._linear("classifier", self._drop(pooled)))
-
-    def _span_logits(self, name: str, encoded: Encoded) -> Tensor:  # -> (B, S, outputs)
-        """The logits of each token; `padded_logit` at padding."""
-        assert encoded.hidden is not None
-        logits = record(name, self._linear(name, encoded.hidden), encoded.layout)
-        logits = encoded.layout.on_rectangle(logits)
-        return logits.masked_fill(~encoded.valid[..., None], padded_logit(logits.dtype))
-
-
-class ErnieMForSequenceClassification(_Head):
+class ErnieMForSequenceClassification(Head):
     """One answer per text, out of `config.num_labels`."""
 
     twin = reference.ErnieMForSequenceClassification
@@ -136,7 +66,7 @@ class ErnieMForSequenceClassification(_Head):
         return binary_cross_entropy(logits, targets.probabilities("labels", values, validate), counted)
 
 
-class ErnieMForMultipleChoice(_Head):
+class ErnieMForMultipleChoice(Head):
     """Which of C texts: each gets one score, and the scores are compared."""
 
     twin = reference.ErnieMForMultipleChoice
@@ -167,7 +97,7 @@ class ErnieMForMultipleChoice(_Head):
         return returned(ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions), options)
 
 
-class ErnieMForTokenClassification(_Head):
+class ErnieMForTokenClassification(Head):
     """One answer per token, out of `config.num_labels`."""
 
     twin = reference.ErnieMForTokenClassification
@@ -185,7 +115,7 @@ class ErnieMForTokenClassification(_Head):
     ) -> ClassifierOutput[Tensor]:
         encoded = self._encode((input_ids, attention_mask, position_ids, head_mask, inputs_embeds), options)
         # On the rectangle, so that the logits at padding, where hidden states are 0, are the classifier's own too.
-        logits = self._linear("classifier", self._drop(encoded.on_rectangle))
+        logits = self._linear("classifier", self._drop(encoded.on_rectangle, encoded))
         if tracing():
             record("classifier", encoded.layout.keep(logits), encoded.layout)
         loss = None
@@ -196,7 +126,7 @@ class ErnieMForTokenClassification(_Head):
         return returned(ClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions), options)
 
 
-class ErnieMForQuestionAnswering(_Head):
+class ErnieMForQuestionAnswering(Head):
     """Where the answer begins and ends in the text."""
 
     twin = reference.ErnieMForQuestionAnswering
@@ -224,7 +154,7 @@ class ErnieMForQuestionAnswering(_Head):
         return returned(output, options)
 
 
-class ErnieMForInformationExtraction(_Head):
+class ErnieMForInformationExtraction(Head):
     """Where spans begin and end: each token is scored independently, so there may be many spans, or none."""
 
     twin = reference.ErnieMForInformationExtraction

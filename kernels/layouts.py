@@ -12,17 +12,18 @@ Twin: reference/encoder.py, `Packed` and `Padded`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ernie_m.reference.array import Array
 from ernie_m.reference.trace import Entry, Tokens
 
 from .attention import packed_attention_unchecked
+from .dropping import Drops, real_tokens, sequence_positions
 from .padding import check_cu_seqlens, check_max_seqlen, pad_unchecked, sequence_of_tokens, unpad_unchecked
 from .rectangles import Grouping, attention_by_length, grouping, plain_packed_attention
 from .runtime.arguments import check_count
@@ -35,12 +36,21 @@ from .trace import record, to_numpy, tracing
 class Padded:
     """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask.
 
-    plain: compute in plain torch, for gradients and dropout.
+    plain: compute in plain torch, for gradients and dropout. drops: what to drop, in training.
     """
 
     valid: Tensor | None  # (B, S)
     mask: Tensor | None
     plain: bool
+    drops: Drops | None = None
+
+    def with_drops(self, seeds: Tensor, first_token: int, like: Tensor) -> Padded:
+        """The layout of a call that drops; `like`: (B, S), `first_token`: the index of the first real token."""
+        if self.valid is None:
+            tokens = torch.arange(like.numel(), device=like.device).view(like.shape) + first_token
+            return replace(self, drops=Drops(seeds, tokens))
+        tokens, positions = real_tokens(self.valid, first_token), sequence_positions(self.valid)
+        return replace(self, drops=Drops(seeds, tokens, positions))
 
     def keep(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (B, S, ...)
         """The part of a rectangle to compute: all of it, with padding (even nan) set to 0."""
@@ -64,7 +74,9 @@ class Padded:
     ) -> tuple[Tensor, Tensor | None]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
         """Attention on the rectangle, under the mask; `p`: the dropout rate of the probabilities."""
         assert isinstance(qkv, Tensor)
-        return padded_attention(qkv, self.mask, head_mask, p, name)
+        drops = None if self.drops is None else self.drops.probabilities(p)
+        drop = None if drops is None else drops.of(drops.tokens, drops.positions)
+        return padded_attention(qkv, self.mask, head_mask, drop, name)
 
     def entry(self, name: str, value: Array) -> Entry:
         """A recorded value, (B, S, ...), with padding set to 0."""
@@ -79,7 +91,7 @@ class Packed:
     """T tokens without padding; sequence b is rows cu_seqlens[b] to cu_seqlens[b+1], at most `length` of them.
 
     indices: (T,), the tokens' flat positions b·S + s in a rectangle with S = `length`; None if they fill it.
-    groups: the sequences by length, if plain torch is to compute them so.
+    groups: the sequences by length, if plain torch is to compute them so. drops: as in `Padded`.
     """
 
     indices: Tensor | None
@@ -87,6 +99,12 @@ class Packed:
     length: int
     plain: bool
     groups: Grouping | None = None
+    drops: Drops | None = None
+
+    def with_drops(self, seeds: Tensor, first_token: int, like: Tensor) -> Packed:
+        """The layout of a call that drops; `like`: (T,), `first_token`: the index of the first token."""
+        tokens = torch.arange(like.shape[0], device=like.device) + first_token
+        return replace(self, drops=Drops(seeds, tokens))
 
     @property
     def batch(self) -> int:
@@ -110,15 +128,17 @@ class Packed:
         self, qkv: Projected, head_mask: Tensor | None, p: float, name: str
     ) -> tuple[Tensor, None]:  # (T, 3, H, D) -> (T, H, D)
         """Attention within each sequence; in plain torch if `plain`, and if it is traced, on one rectangle."""
+        drops = None if self.drops is None else self.drops.probabilities(p)
         if not isinstance(qkv, Tensor):
             assert self.groups is not None
-            context, _ = attention_by_length(qkv, self.groups, p)
+            context, _ = attention_by_length(qkv, self.groups, drops)
         elif self.plain and tracing():
             valid = self.on_rectangle(torch.ones(qkv.shape[0], dtype=torch.bool, device=qkv.device))
             mask = valid[:, None, :, None] & valid[:, None, None, :]
-            return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, p, name)[0]), None
-        elif p > 0.0:
-            context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, p)
+            drop = None if drops is None else drops.of(self.on_rectangle(drops.tokens), sequence_positions(valid))
+            return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, drop, name)[0]), None
+        elif drops is not None:
+            context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, drops)
         else:
             context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
         return context if head_mask is None else context * head_mask[:, None], None
@@ -137,9 +157,10 @@ class Packed:
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """The first token of each sequence of a packed layout, (B, ...); empty sequences still get a row."""
+    """The first token of each sequence of a packed layout, (B, ...), without dropout; empty sequences get a row too."""
 
     packed: Packed
+    drops: None = None
 
     @property
     def plain(self) -> bool:
@@ -165,12 +186,17 @@ Layout = Packed | Padded
 Projected = Tensor | tuple[Tensor, ...]
 
 
+def of_layer(layout: Layout, i: int) -> Layout:
+    """The layout for layer i, with its seeds."""
+    return layout if layout.drops is None else replace(layout, drops=layout.drops.layer(i))
+
+
 def padded_attention(
-    qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, p: float, name: str
+    qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, drop: Callable[[Tensor], Tensor] | None, name: str
 ) -> tuple[Tensor, Tensor]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
     """The context and its attention probabilities, in plain torch; scores and softmax in float32.
 
-    `mask` as in `Padded`; a row that may attend to nothing is 0. `p`: the dropout rate of the probabilities.
+    `mask` as in `Padded`; a row that may attend to nothing is 0. `drop` is applied to the probabilities.
     """
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
     scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
@@ -182,7 +208,9 @@ def padded_attention(
         probs = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
     else:
         probs = (scores + mask).softmax(dim=-1)
-    probs = F.dropout(probs.to(qkv.dtype), p)
+    probs = probs.to(qkv.dtype)
+    if drop is not None:
+        probs = drop(probs)
     if head_mask is not None:
         probs = probs * head_mask[:, None, None]
     return (record(f"{name}.probs", probs) @ v).transpose(1, 2), probs

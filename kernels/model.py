@@ -8,14 +8,14 @@ A call is packed on entry if possible: padding is removed once, everything is co
 restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
 If gradients are needed, or dropout or autocast is on, the same is computed in plain torch, as the kernels have no
-backward pass yet: packed too on a CPU, elsewhere on the rectangle.
+backward pass yet: packed too on a CPU, elsewhere on the rectangle. Dropout drops what the reference's does, given the
+same seeds.
 
 Twin: reference/model.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,51 +25,21 @@ from torch.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 from ernie_m import reference
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
-from ernie_m.reference.inputs import POSITIONS, VOCABULARY, Inputs, check_length, check_options
+from ernie_m.reference.inputs import OPTIONS, POSITIONS, VOCABULARY, check_length, check_options
 from ernie_m.reference.outputs import returned
 
+from .dropping import call_seeds
+from .encoded import Encoded, choose_layout
 from .encoder import Embeddings, Encoder, EncoderLayer, Pooler, reduces
 from .inputs import check_head_mask, check_inputs, check_token_types, integers, on_device
-from .layouts import Layout, Packed, Padded, pack, packed, rows_of_first_tokens
+from .layouts import Packed, pack, rows_of_first_tokens
 from .outputs import ModelOutput
-from .padding import cu_seqlens_unchecked, token_indices_unchecked
 from .pretrained import PretrainedModel, initialise
 from .runtime.arguments import check_range
 from .runtime.dispatch import eager_on_cpu, runs_triton, should_validate, transformed
 from .runtime.modules import all_untouched
 from .self_attention import Attention, SelfAttention
 from .trace import tracing
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the encoder returns to a head.
-
-    `hidden`: (T, E) or (B, S, E), depending on `layout`; or, if that is enough, `first`: only the first tokens, (B, E).
-    `valid` (B, S): which positions hold real tokens. `hidden_states`, `attentions`: on the rectangle, if requested.
-    """
-
-    layout: Layout
-    valid: Tensor
-    hidden: Tensor | None = None
-    first: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    pooled: Tensor | None = None
-
-    @property
-    def on_rectangle(self) -> Tensor:
-        """`hidden` as (B, S, E)."""
-        assert self.hidden is not None
-        return self.layout.on_rectangle(self.hidden)
-
-    def first_token(self, rectangle: Tensor | None = None) -> Tensor:  # (B, S, E) -> (B, E)
-        """Each row's first token: column 0, or the first valid column if that is masked; 0 in a row without tokens."""
-        if self.first is not None:
-            return self.first
-        hidden = self.on_rectangle if rectangle is None else rectangle
-        columns = self.valid.to(torch.uint8).argmax(dim=1)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), columns]
 
 
 class ErnieMModel(PretrainedModel):
@@ -114,12 +84,14 @@ class ErnieMModel(PretrainedModel):
         position_ids: (B, S) integers in [0, max_position_embeddings - 2); by default each token's column.
         head_mask: (H,) or (L, H) factors for the heads' attention probabilities.
         options: output_hidden_states and output_attentions, whether to return them; return_dict, False for a tuple;
-            token_type_ids, which ERNIE-M does not have, and which must be 0.
+            token_type_ids, which ERNIE-M does not have, and which must be 0; and for dropout in `train()` mode
+            dropout_seeds, (4 L + 2,) int64, drawn from torch's generator by default, and first_token, the index of the
+            batch's first token if other processes compute other parts of it.
 
         All are tensors on the model's device. Raises TypeError or ValueError, naming the argument, the value and what
         was expected.
         """
-        check_options(type(self).__name__, options)
+        check_options(type(self).__name__, options, CALL_OPTIONS)
         encoded = self.encode(input_ids, attention_mask, position_ids, head_mask, inputs_embeds, **options)
         hidden = encoded.on_rectangle
         pooled = None if self.pooler is None else self.pooler(encoded.first_token(hidden))
@@ -134,29 +106,40 @@ class ErnieMModel(PretrainedModel):
         inputs_embeds: Tensor | None = None,
         first_only: bool = False,
         validate: bool | None = None,
+        head_drops: bool = False,
         **options: Any,
     ) -> Encoded:
-        """Run embeddings and encoder for a head. `first_only`: the head reads only each row's first token."""
+        """Run embeddings and encoder for a head. `first_only`: the head reads only each row's first token.
+
+        `head_drops`: the head needs a seed, even if nothing here does.
+        """
         config, like = self.config, self.like(input_ids, inputs_embeds)
         validate = should_validate(like, self.validate if validate is None else validate)
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
         check_token_types(options.get("token_type_ids"), inputs.position_ids, validate)
         head_masks = check_head_mask(config, like, head_mask)
         wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]
-        differentiates = self._differentiates(inputs.inputs_embeds)
+        given = options.get("dropout_seeds"), options.get("first_token", 0)
+        drops, seeds, first_token = call_seeds(self, config, like, *given, head_drops)
+        differentiates = drops or self._differentiates(inputs.inputs_embeds)
         # With gradients: where lengths cannot be read, and for what was put on the embeddings, such as noise.
         rectangle = differentiates and not (eager_on_cpu(like) and all_untouched(self.embeddings, KINDS))
         layout = choose_layout(inputs, differentiates or not runs_triton(like), rectangle or wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
-        # With gradients, a trace records every value. In training, dropout draws as in transformers: for every token.
-        first_only = first_only and not (differentiates and (tracing() or self.training))
+        # With gradients, a trace records every value. The kernel for first tokens drops nothing.
+        first_only = first_only and not drops and not (differentiates and tracing())
         ids, vectors = (None if x is None else layout.keep(x) for x in (inputs.input_ids, inputs.inputs_embeds))
-        x = self.embeddings(ids, vectors, layout.keep(inputs.position_ids), layout)
+        positions = layout.keep(inputs.position_ids)
+        if drops:
+            assert seeds is not None
+            layout = layout.with_drops(seeds, first_token, positions)
+        x = self.embeddings(ids, vectors, positions, layout)
         x, states, maps = self.encoder(x, layout, head_masks, first_only, *wanted)
         valid = torch.ones_like(inputs.position_ids, dtype=torch.bool) if inputs.valid is None else inputs.valid
         if first_only:
-            return Encoded(layout, valid, first=x)
-        return Encoded(layout, valid, x, None, tuple(states) if wanted[0] else None, tuple(maps) if wanted[1] else None)
+            return Encoded(layout, valid, first=x, seeds=seeds, offset=first_token)
+        hidden_states, attentions = (tuple(x) if kept else None for x, kept in zip((states, maps), wanted, strict=True))
+        return Encoded(layout, valid, x, None, hidden_states, attentions, None, seeds, first_token)
 
     def like(self, *given: Tensor | None) -> Tensor:
         """A tensor with the model's dtype and device: the word table or, if that is offloaded, one like the inputs."""
@@ -168,12 +151,19 @@ class ErnieMModel(PretrainedModel):
         return torch.empty(0, dtype=table.dtype, device=devices[0] if devices else "cpu")
 
     def packed(
-        self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, position_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        position_ids: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        first_token: int = 0,
     ) -> ModelOutput[Tensor]:  # (T,), (B + 1,), (T,) -> (T, E), (B, E)
         """Encode B sequences stored one after the other: sequence b is tokens cu_seqlens[b] to cu_seqlens[b+1].
 
         input_ids: (T,) integers. cu_seqlens: (B + 1,) int32, from 0 to T; a sequence may be empty.
         max_seqlen: at least the longest sequence's length. position_ids: (T,); by default 0, 1, ... in each sequence.
+        dropout_seeds, first_token: as in `forward`.
 
         No value is read on the host, so that CUDA graphs apply; on a CPU, or with `validate`, values are checked.
         Raises TypeError or ValueError, naming the argument, the value and what was expected.
@@ -184,7 +174,8 @@ class ErnieMModel(PretrainedModel):
         if ids.dim() != 1:
             raise ValueError(f"input_ids: expected shape (T,), got {tuple(ids.shape)}")
         cu_seqlens = on_device("cu_seqlens", cu_seqlens, like)
-        plain = self._differentiates(None) or not runs_triton(like)
+        drops, seeds, first_token = call_seeds(self, self.config, like, dropout_seeds, first_token)
+        plain = drops or self._differentiates(None) or not runs_triton(like)
         layout, column = pack(cu_seqlens, len(ids), max_seqlen, plain, validate)
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
@@ -195,17 +186,18 @@ class ErnieMModel(PretrainedModel):
             check_range("position_ids", positions, limit, POSITIONS)
         elif position_ids is None:
             check_length("max_seqlen", max_seqlen, limit, padded=True)
+        if drops:
+            assert seeds is not None
+            layout = layout.with_drops(seeds, first_token, ids)
         x, _, _ = self.encoder(self.embeddings(ids, None, positions, layout), layout)
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
     def _differentiates(self, vectors: Tensor | None) -> bool:
-        """Whether the kernels cannot be used: for gradients, dropout, or the dtypes that autocast picks.
+        """Whether the kernels cannot be used: for gradients, or the dtypes that autocast picks.
 
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """
-        config, like = self.config, self.like(vectors)
-        drops = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.activation_dropout) > 0
-        if (self.training and drops) or torch.is_autocast_enabled(like.device.type) or transformed():
+        if torch.is_autocast_enabled(self.like(vectors).device.type) or transformed():
             return True
         return torch.is_grad_enabled() and (
             (vectors is not None and vectors.requires_grad)
@@ -214,23 +206,10 @@ class ErnieMModel(PretrainedModel):
         )
 
 
+# The options of a call.
+CALL_OPTIONS = (*OPTIONS, "dropout_seeds", "first_token")
 # What a model is made of.
 KINDS: tuple[type[Module], ...] = (
     *(ErnieMModel, Embeddings, Encoder, ModuleList, EncoderLayer, Attention, SelfAttention, Pooler),
     *(Linear, LayerNorm, Embedding),
 )
-
-
-def choose_layout(inputs: Inputs[Tensor], plain: bool, rectangle: bool) -> Layout:
-    """Packed, unless a (B, S, S) mask or the caller, for attention maps or gradients, needs the rectangle."""
-    valid, mask = inputs.valid, inputs.mask
-    B, S = inputs.position_ids.shape
-    if mask is not None or rectangle:
-        if mask is None and valid is not None:
-            mask = valid[:, None, :, None] & valid[:, None, None, :]
-        return Padded(valid, mask, plain)
-    if valid is None:
-        ends = torch.arange(0, (B + 1) * S, S, dtype=torch.int32, device=inputs.position_ids.device)
-        return packed(None, ends, B * S, S, plain)
-    indices = token_indices_unchecked(valid)
-    return packed(indices, cu_seqlens_unchecked(valid), indices.shape[0], S, plain)

@@ -12,15 +12,16 @@ Twin: reference/attention.py, `packed_attention`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from .dropping import ProbabilityDrops
 from .padding import sequence_of_tokens
 from .runtime.dispatch import eager_on_cpu, wants_derivative
 from .runtime.dtypes import wide_dtype
@@ -103,7 +104,12 @@ class _Attention(Function):
 
 
 def scored_attention(
-    q: Tensor, k: Tensor, v: Tensor, p: float = 0.0, missing: Tensor | None = None, with_lse: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    drop: Callable[[Tensor], Tensor] | None = None,
+    missing: Tensor | None = None,
+    with_lse: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # (B, H, S, D) x 3, (B, S) -> (B, H, S, D), (B, H, S)
     """Attention that writes its scores, and the log-sum-exps if requested; `missing`: keys to which nobody attends.
 
@@ -115,7 +121,8 @@ def scored_attention(
         # The lowest finite number of the scores' dtype, which autocast may choose. Not -inf: an empty sequence's result
         # is unused, but its gradients would be nan.
         scores = scores.masked_fill(missing[:, None, None, :], torch.finfo(scores.dtype).min)
-    context = F.dropout(scores.softmax(dim=-1).to(v.dtype), p) @ v
+    probs = scores.softmax(dim=-1).to(v.dtype)
+    context = (probs if drop is None else drop(probs)) @ v
     return context.to(v.dtype), scores.logsumexp(dim=-1) if with_lse else None
 
 
@@ -128,18 +135,20 @@ def fused_attention(
 
 
 def attention_by_length(
-    qkv: tuple[Tensor, ...], groups: Grouping, p: float = 0.0, with_lse: bool = False
+    qkv: tuple[Tensor, ...], groups: Grouping, drops: ProbabilityDrops | None = None, with_lse: bool = False
 ) -> tuple[Tensor, Tensor | None]:  # (T, H, D) x 3 -> (T, H, D), (H, T)
-    """Attention within each sequence; `p`: the dropout rate of the probabilities."""
+    """Attention within each sequence; `drops`: which probabilities to drop."""
     T, H, D = qkv[0].shape
     if not groups.shapes:
         return qkv[2].clone(), qkv[0].new_zeros(H, T, dtype=torch.float32)
     sizes = [count * n for count, n in groups.shapes]
     parts = [permuted(x, groups.order, groups.inverse).split(sizes) for x in qkv]
+    own = None if drops is None else permuted(drops.tokens, groups.order, groups.inverse).split(sizes)
     contexts, sums = [], []
     for i, (count, n) in enumerate(groups.shapes):
         q, k, v = (part[i].view(count, n, H, D).transpose(1, 2) for part in parts)
-        context, lse = scored_attention(q, k, v, p, with_lse=with_lse) if p > 0.0 else fused_attention(q, k, v)
+        drop = None if own is None or drops is None else drops.of(own[i].view(count, n))
+        context, lse = fused_attention(q, k, v) if drop is None else scored_attention(q, k, v, drop, with_lse=with_lse)
         contexts.append(context.transpose(1, 2).reshape(count * n, H, D))
         if lse is not None:
             sums.append(lse.transpose(0, 1).reshape(H, count * n))
@@ -151,15 +160,15 @@ def attention_by_length(
 
 
 def plain_packed_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, p: float = 0.0
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, drops: ProbabilityDrops | None = None
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
-    """`packed_attention` and its log-sum-exps in plain torch; `p`: the dropout rate of the probabilities."""
+    """`packed_attention` and its log-sum-exps in plain torch; `drops`: which probabilities to drop."""
     T, _, H, _ = qkv.shape
     if cu_seqlens.shape[0] < 2:
         return qkv[:, 0] * math.nan, qkv.new_full((H, T), math.nan, dtype=torch.float32)
     groups = grouping(cu_seqlens, T, max_seqlen) if eager_on_cpu(cu_seqlens) else None
     if groups is not None:
-        context, lse = attention_by_length(qkv.unbind(1), groups, p, with_lse=True)
+        context, lse = attention_by_length(qkv.unbind(1), groups, drops, with_lse=True)
         assert lse is not None
         return context, lse
     bounds = cu_seqlens.clamp(0, T)
@@ -170,12 +179,12 @@ def plain_packed_attention(
     outside = (column < 0) | (column >= lengths[own])
     # One more row of the rectangle takes the tokens outside.
     place = (own * S + column).masked_fill(outside, lengths.shape[0] * S)
-    context, lse = _in_rectangle(qkv, place, lengths, S, p)
+    context, lse = _in_rectangle(qkv, place, lengths, S, drops)
     return context.masked_fill(outside[:, None, None], math.nan), lse.masked_fill(outside, math.nan)
 
 
 def _in_rectangle(
-    qkv: Tensor, place: Tensor, lengths: Tensor, S: int, p: float
+    qkv: Tensor, place: Tensor, lengths: Tensor, S: int, drops: ProbabilityDrops | None
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (T,), (B,) -> (T, H, D), (H, T)
     """Attention on a (B, S) rectangle, flattened; `place`: where in it each token is, or B·S for none."""
     _, _, H, D = qkv.shape
@@ -183,7 +192,10 @@ def _in_rectangle(
     rectangle = qkv.new_zeros(B * S + 1, 3, H, D).index_copy(0, place, qkv)[:-1]
     q, k, v = rectangle.view(B, S, 3, H, D).permute(2, 0, 3, 1, 4)  # (B, H, S, D)
     missing = torch.arange(S, device=qkv.device) >= lengths[:, None]  # (B, S)
-    context, lse = scored_attention(q, k, v, p, missing, with_lse=True)
+    drop = None
+    if drops is not None:
+        drop = drops.of(place.new_zeros(B * S + 1).index_copy(0, place, drops.tokens)[:-1].view(B, S))
+    context, lse = scored_attention(q, k, v, drop, missing, with_lse=True)
     assert lse is not None
     place = place.clamp(max=B * S - 1)
     at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]

@@ -14,7 +14,7 @@ from helpers import random_model
 from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
-from ernie_m.kernels import attention, embedding, first_token, gelu, heads, layer_norm, model
+from ernie_m.kernels import attention, dropout, embedding, first_token, gelu, heads, layer_norm, model
 from ernie_m.kernels.runtime import dispatch
 
 CLASSES = (
@@ -28,6 +28,11 @@ CLASSES = (
 BY_NAME = {cls.__name__: cls for cls in CLASSES}
 # One head of size 16: there is a kernel for it, and it takes the fewest programs in the interpreter.
 SMALL = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 24, "num_hidden_layers": 2}
+# Parameters that add the same number to all scores of a softmax, which ignores it: over choices, and over positions.
+IGNORED = {
+    "ErnieMForMultipleChoice": ("classifier.bias",),
+    "ErnieMForQuestionAnswering": ("qa_outputs.bias", "ernie_m.encoder.layers.1.norm2.bias"),
+}
 # How a call is computed: with the kernels, as on a CPU without them, or with autograd. Another way, "plain operations",
 # takes the path of the kernels, with plain torch in their place.
 WAYS = ("kernels", "without kernels", "gradients")
@@ -47,7 +52,7 @@ def tensors(batch: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def way(name: str) -> Iterator[None]:
     """In this context, models compute in the named way."""
-    operations = (attention, embedding, first_token, gelu, layer_norm)
+    operations = (attention, dropout, embedding, first_token, gelu, layer_norm)
     modules = {"plain operations": operations, "without kernels": (*operations, dispatch, model)}.get(name, ())
     patches = [mock.patch.object(module, "runs_triton", lambda x: False) for module in modules]
     with torch.set_grad_enabled(name == "gradients"):

@@ -176,10 +176,21 @@ def test_an_output_is_taken_apart_by_torch_s_own_tools() -> None:
 @pytest.mark.parametrize("kind", ["FSDP2", "FSDP2 by layer", "FSDP1", "DDP"])
 def test_two_processes(kind: str, tmp_path: Path) -> None:
     """Each has half of the batch; together they take the step that one process takes with all of it."""
-    program = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, str(program), kind]
+    run_two("two_processes.py", kind, tmp_path)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("kind", ["FSDP2", "FSDP2 by layer", "DDP"])
+def test_two_processes_with_unequal_counts_of_tokens_and_dropout(kind: str, tmp_path: Path) -> None:
+    """Seen red: tokens counted from 0 in each process; each process's mean over its own targets."""
+    run_two("unequal_processes.py", kind, tmp_path)
+
+
+def run_two(program: str, kind: str, folder: Path) -> None:
+    """Run a program of this folder in two processes."""
+    command = [sys.executable, str(Path(__file__).with_name(program)), kind]
     workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen([*command, str(rank), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for rank in range(2)
     ]
     outputs = [worker.communicate(timeout=300)[0].decode() for worker in workers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from rounding import MODEL_BOUND, U64
 from torch_models import CLASSES, WAYS, assert_same, pair, tensors, way
 
 import ernie_m.reference as ernie
-from ernie_m.kernels import activations
+from ernie_m.kernels import activations, dropping, head
 from ernie_m.kernels import model as kernel_model
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.runtime.dtypes import TORCH_DTYPES
@@ -56,12 +57,17 @@ def dropout_calls(model: Any, **options: Any) -> list[tuple[tuple[int, ...], flo
     """(shape, p) of each dropout that drops something, in order."""
     found = []
 
-    def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True) -> torch.Tensor:
-        if training and p > 0:
-            found.append((tuple(x.shape), p))
+    def dropout(x: torch.Tensor, p: float, *_: Any) -> torch.Tensor:
+        found.append((tuple(x.shape), p))
         return x
 
-    with mock.patch("torch.nn.functional.dropout", dropout):
+    with contextlib.ExitStack() as patches:
+        for module, name in (
+            (dropping, "dropout_unchecked"),
+            (dropping, "drop_probabilities"),
+            (head, "dropout_unchecked"),
+        ):
+            patches.enter_context(mock.patch.object(module, name, dropout))
         model(**tensors({"input_ids": ids_like(MASK), "attention_mask": MASK}), **options)
     return found
 
@@ -69,8 +75,8 @@ def dropout_calls(model: Any, **options: Any) -> list[tuple[tuple[int, ...], flo
 def test_dropout_is_applied_where_the_configuration_says() -> None:
     """On embeddings; in each layer on probabilities, attention output, activation and layer output; before a head.
 
-    Tokens are packed, T of them, and the probabilities of one length are together. In training the last layer computes
-    every token, also for a head that reads only the first, so that dropout draws as in transformers.
+    Tokens are packed, T of them, and the probabilities of one length are together. With dropout the last layer computes
+    every token, also for a head that reads only the first.
     """
     (B, T), H, E, F = (2, 6), 2, 32, 24
     sizes = {"hidden_size": E, "num_attention_heads": H, "intermediate_size": F, "num_hidden_layers": 2}

@@ -14,6 +14,7 @@ from rounding import U64, attention_bound
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ernie_m.reference as reference
+from ernie_m.kernels.dropping import ProbabilityDrops
 from ernie_m.kernels.rectangles import attention_by_length, grouping, plain_packed_attention
 
 LENGTHS = (0, 1, 2, 3, 7, 8, 20, 64, 65)
@@ -110,7 +111,8 @@ def test_second_derivatives() -> None:
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_dropout_reaches_every_probability(p: float) -> None:
     qkv = drawn(7)
-    context, _ = plain_packed_attention(qkv, cumulative([4, 1, 2]), 4, p)
+    drops = ProbabilityDrops(p, torch.tensor(1), torch.arange(7))
+    context, _ = plain_packed_attention(qkv, cumulative([4, 1, 2]), 4, drops)
     assert bool(context.any()) == (p == 0.0)
 
 

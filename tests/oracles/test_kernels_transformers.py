@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ transformers = pytest.importorskip(
 from rounding import MODEL_BOUND, U32  # noqa: E402
 from torch_models import BY_NAME, CLASSES, tensors, way  # noqa: E402
 
+from ernie_m.kernels.dropout import draw_seeds, drop_probabilities, dropout  # noqa: E402
 from ernie_m.reference.config import ErnieMConfig  # noqa: E402
 
 NAMES = tuple(cls.__name__ for cls in CLASSES)
@@ -99,12 +101,31 @@ def test_state_dicts_load_strictly_both_ways(name: str) -> None:
         torch.testing.assert_close(scalar(fresh(**batch)), scalar(hf(**batch)), rtol=1e-10, atol=1e-10)
 
 
+class InOrder:
+    """Takes the place of torch's dropout: drops as here, with one seed after the other, and the head with the last."""
+
+    def __init__(self, seeds: Any) -> None:
+        self.seeds, self.calls, self.length = seeds, 0, 0
+
+    def __call__(self, x: Any, p: float, training: bool, inplace: bool = False) -> Any:
+        if not training:
+            return x
+        seed = self.seeds[self.calls]
+        if self.calls == 0:
+            self.length = x.shape[1]
+        self.calls += 1
+        tokens = torch.arange(x.shape[0] * self.length).view(x.shape[0], self.length)
+        if x.dim() == 4:
+            return drop_probabilities(x, p, seed, tokens)
+        return dropout(x, p, seed, tokens if x.dim() == 3 else tokens[:, 0])
+
+
 @settings(max_examples=40)
 @given(st.sampled_from(NAMES), st.integers(0, 99), st.booleans(), st.data())
 def test_outputs_and_gradients_equal_transformers_without_padding(
     name: str, seed: int, train: bool, data: st.DataObject
 ) -> None:
-    """In float64, all classes with their losses; in train() with all dropouts, which both draw in the same order.
+    """In float64, all classes with their losses; in train() with all dropouts, each at its place in the order of calls.
 
     Red without: any one dropout, the activation's derivative, or the zero gradient of the padding token's row.
     """
@@ -124,11 +145,12 @@ def test_outputs_and_gradients_equal_transformers_without_padding(
     rng = np.random.default_rng(seed)
     batch = batch_of(name, rng, data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 7, 16])))
     results = []
-    for net in (hf.train(train), model.train(train)):
-        torch.manual_seed(seed)
-        out = net(**batch)
+    seeds = draw_seeds(model.config.num_hidden_layers)
+    with mock.patch("torch.nn.functional.dropout", InOrder(seeds)):
+        results.append(hf.train(train)(**batch))
+    results.append(model.train(train)(**batch, dropout_seeds=seeds))
+    for out in results:
         scalar(out).backward()
-        results.append(out)
     for field in ("loss", "last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits"):
         theirs, ours = (getattr(out, field, None) for out in results)
         if theirs is not None:
