@@ -54,7 +54,7 @@ def train(net: Any, rank: int | None) -> None:
             total = own.clone()
             dist.all_reduce(total)
             # A call's loss is the mean over its own targets; the processes' gradients are averaged.
-            factor = dist.get_world_size() * own / total
+            factor = dist.get_world_size() * own.double() / total
         optimiser.zero_grad()
         (net(**given, **options).loss * factor).backward()
         optimiser.step()
