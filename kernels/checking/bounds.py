@@ -17,6 +17,7 @@ Source: N. Higham, "Accuracy and Stability of Numerical Algorithms", chapters 3 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,21 @@ GELU_SLOPE = 1.13
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several results: its name and shape, and what its statistical bounds depend on (see `Expected`)."""
+
+    name: str
+    shape: tuple[int, ...]
+    roundings: int
+    terms: int
+
+
+@dataclass(frozen=True)
 class Expected:
     """The `exact` result of a computation, and the `limit` on the error of each number.
 
-    The statistical bounds depend on the number of `roundings` to the format and of `terms` in the longest sum.
+    The statistical bounds depend on the number of `roundings` to the format and of `terms` in the longest sum. Several
+    results (`several`) stand one after the other in flat arrays, and `parts` says how long each is.
     """
 
     format: Format
@@ -48,6 +60,25 @@ class Expected:
     limit: Array
     roundings: int = 1
     terms: int = 1
+    parts: tuple[Part, ...] = ()
+
+    def each(self) -> Iterator[tuple[str, slice, Expected]]:
+        """Each result by name, with its place in the flat arrays; the only one has no name, and is not flat."""
+        if not self.parts:
+            yield "", slice(None), self
+        start = 0
+        for part in self.parts:
+            place = slice(start, start + math.prod(part.shape))
+            exact, limit = (x[place].reshape(part.shape) for x in (self.exact, self.limit))
+            yield part.name, place, Expected(self.format, exact, limit, part.roundings, part.terms)
+            start = place.stop
+
+
+def several(**results: Expected) -> Expected:
+    """Several results of one computation, by name and in order."""
+    parts = tuple(Part(name, x.exact.shape, x.roundings, x.terms) for name, x in results.items())
+    exact, limit = (np.concatenate([getattr(x, name).ravel() for x in results.values()]) for name in ("exact", "limit"))
+    return Expected(next(iter(results.values())).format, exact, limit, parts=parts)
 
 
 def expected(format: Format, exact: Array, error: Array, large: Any = 0.0, **counts: int) -> Expected:

@@ -159,6 +159,13 @@ def as_float64(result: Any) -> Array:
     return np.asarray(result, np.float64)
 
 
+def flat(result: Any) -> Array:
+    """A result in float64; several are flat, one after the other."""
+    if isinstance(result, tuple):
+        return np.concatenate([as_float64(part).ravel() for part in result])
+    return as_float64(result)
+
+
 @contextmanager
 def poisoned(allocated: list[Guarded]) -> Iterator[None]:
     """Inside, torch's and NumPy's `empty`, `empty_like` and `new_empty` return guarded arrays filled with NaN.

@@ -41,6 +41,7 @@ class Operation:
     bound: the error that a good computation in float32 may have: "running" and "three-way" find it (`default_bounds`);
         a function (format, inputs...) returns it, one number for each result. Rounding to the dtype is added.
     expected: (format, inputs...) -> the exact result and its bound, in place of `truth` and `bound` (see `bounds`).
+    results: the names of the results, if the function returns a tuple of several; `expected` then gives `several`.
     fixed: (normal) -> fixed random inputs of realistic sizes, for bounds on averages, with at least 4,096 results;
         `normal(*shape)` draws normally distributed numbers. By default those of `drawn`.
     crop: (inputs, index) -> the part of the inputs that the result at `index` depends on; None: all of them.
@@ -57,6 +58,7 @@ class Operation:
     truth: Truth | None = None
     bound: str | Callable[..., Array] = "running"
     expected: Callable[..., Expected] | None = None
+    results: tuple[str, ...] = ()
     fixed: Callable[[Callable[..., Array]], Inputs] | None = None
     crop: Callable[[Inputs, tuple[int, ...]], Inputs] | None = None
     kernel: Callable[..., Any] | None = None
@@ -72,6 +74,8 @@ class Operation:
             raise ValueError(f"bound: expected a function or one of {', '.join(DEFAULTS)}, got {self.bound!r}")
         if isinstance(self.draw, Drawn) and list(self.draw.arguments) != self.arguments:
             raise ValueError(f"draw: expected the arguments of {self.call}, got {', '.join(self.draw.arguments)}")
+        if self.results and self.expected is None:
+            raise ValueError(f"results: expected none without `expected`, got {', '.join(self.results)}")
         if self.fixed is None and not isinstance(self.draw, Drawn):
             raise ValueError("fixed: expected a function of `normal`, as draw was not made by `drawn`; got None")
         if self.truth is not None:
@@ -91,7 +95,11 @@ class Operation:
     def expect(self, format: Format, inputs: Mapping[str, Any]) -> Expected:
         """The exact result on these inputs, and the bound on the error of each number."""
         if self.expected is not None:
-            return self.expected(format, **inputs)
+            found = self.expected(format, **inputs)
+            names = tuple(part.name for part in found.parts)
+            if names != self.results:
+                raise ValueError(f"results: expected those of `expected`, {names}, got {self.results}")
+            return found
         assert self.truth is not None
         if isinstance(self.bound, str):
             return DEFAULTS[self.bound](format, self.truth, dict(inputs))

@@ -154,15 +154,16 @@ def _describe(case: Case) -> str:
 def judgement(verdict: Verdict, got: Array, expected: Array) -> str:
     """A verdict that does not hold, in words."""
     error, limit = differing(verdict.error, verdict.limit, 3)
+    part = f" of {verdict.part}" if verdict.part else ""
     if verdict.index is not None:
         value, exact = differing(got[verdict.index], expected[verdict.index], 9)
-        told = f"got {value} at {list(verdict.index)}, expected {exact}"
+        told = f"got {value} at {list(verdict.at or verdict.index)}{part}, expected {exact}"
         return told if verdict.bound in ("positions", "signs") else f"{told} (error {error}, allowed {limit})"
     average, scale = {
         "rms": ("rms error", "the rms of the exact numbers"),
         "signed_mean": ("signed mean error", "the mean magnitude of the exact numbers"),
     }[verdict.bound]
-    return f"{average} {error}, relative to {scale} (allowed {limit})"
+    return f"{average}{part} {error}, relative to {scale} (allowed {limit})"
 
 
 def differing(a: float, b: float, digits: int) -> tuple[str, str]:

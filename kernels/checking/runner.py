@@ -21,7 +21,7 @@ from ernie_m.reference.array import Array
 from ..runtime.dispatch import INTERPRETED
 from .bounds import Expected
 from .coverage import Trial, narrowed
-from .guards import Guarded, as_float64, kind_of, place, poisoned
+from .guards import Guarded, as_float64, flat, kind_of, place, poisoned
 from .operations import Case
 from .report import Failure, Tried, judgement
 from .special import expected_with_special, positions, signs
@@ -59,12 +59,12 @@ class Runner:
         if watch.sampled:
             return self._sampled(case, result, watch)
         expected = self.expected(case)
-        got = self._checked(case, result, expected.exact.shape)
+        got = self._joined(case, result, expected)
         verdicts = self._judge(case, got, expected, statistical)
         if got.size <= SMALL:
             self.kept.append((case, result, got))
         repeats = (got.size <= SMALL or not INTERPRETED) and not isinstance(case, Trial)
-        if repeats and not np.array_equal(got, as_float64(self._call(case)[0]), equal_nan=True):
+        if repeats and not np.array_equal(got, flat(self._call(case)[0]), equal_nan=True):
             reason = "two calls with the same input returned different results"
             raise self._failure(case, reason, None, got, expected)
         return verdicts
@@ -76,7 +76,7 @@ class Runner:
 
     def result(self, case: Case) -> Array:
         """The result on a case in float64, not judged. Raises Failure if the call is wrong in another way."""
-        return self._checked(case, self._call(case)[0], case.expected.exact.shape)
+        return self._joined(case, self._call(case)[0], case.expected)
 
     def in_place(self, first: Case, second: Case) -> None:
         """Call the function, change its arguments where they are, and call it again: both results must be right."""
@@ -88,7 +88,7 @@ class Runner:
                     placed[i] = array.fill(place(array.name, case.inputs[array.name], *self._as(case)).inner)
             result, _ = self._run(case, arguments, placed)
             expected = self.expected(case)
-            got = self._checked(case, result, expected.exact.shape)
+            got = self._joined(case, result, expected)
             self._judge(case, got, expected, False, words)
             results.append((case, result, got))
         self.kept += results
@@ -96,7 +96,7 @@ class Runner:
     def look_again(self) -> None:
         """Raise Failure if a result is no longer what it was when it was judged."""
         for case, result, got in self.kept:
-            if not np.array_equal(as_float64(result), got, equal_nan=True):
+            if not np.array_equal(flat(result), got, equal_nan=True):
                 raise Failure(self.name, case, CHANGED_LATER)
         self.kept = []
 
@@ -201,12 +201,20 @@ class Runner:
         for array in allocated:
             if array.outside_damage:
                 raise Failure(self.name, case, f"{array.outside_damage} {array.name}")
-        returned, wanted = kind_of(result, self.device), "Tensor" if self.arrays == "torch" else "ndarray"
-        if returned != wanted:
-            hint = ' (for a NumPy function, pass arrays="numpy")' if returned == "ndarray" else ""
-            called = f", called as {self._shapes(case)}"
-            raise Failure(self.name, case, f"it returned {returned}, expected {wanted}{hint}{called}")
+        self._check_kinds(case, result)
         return result, watch
+
+    def _check_kinds(self, case: Case, result: Any) -> None:
+        """Raise Failure unless the function returned a plain array or, for several results, a tuple of them."""
+        called, names = f", called as {self._shapes(case)}", case.operation.results
+        if names and not (isinstance(result, tuple) and len(result) == len(names)):
+            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else kind_of(result, self.device)
+            raise Failure(self.name, case, f"it returned {got}, expected the tuple ({', '.join(names)}){called}")
+        for part in result if names else (result,):
+            returned, wanted = kind_of(part, self.device), "Tensor" if self.arrays == "torch" else "ndarray"
+            if returned != wanted:
+                hint = ' (for a NumPy function, pass arrays="numpy")' if returned == "ndarray" else ""
+                raise Failure(self.name, case, f"it returned {returned}, expected {wanted}{hint}{called}")
 
     def _told(self, case: Case, error: BaseException, arguments: dict[str, Any]) -> Exception:
         """An exception of the function, in one line: how it was called, and what it raised."""
@@ -228,12 +236,19 @@ class Runner:
         shapes = [f"{n} {tuple(x.shape)}" for n, x in case.inputs.items() if hasattr(x, "shape")]
         return f"{case.operation.call} with {', '.join(shapes)}"
 
-    def _checked(self, case: Case, result: Any, shape: tuple[int, ...]) -> Array:
-        """The result in float64. Raises Failure unless it has the right dtype and shape."""
+    def _joined(self, case: Case, result: Any, expected: Expected) -> Array:
+        """The result in float64; several are flat, one after the other."""
+        if not expected.parts:
+            return self._checked(case, result, expected.exact.shape)
+        parts = zip(result, expected.parts, strict=True)
+        return np.concatenate([self._checked(case, x, part.shape, f" for {part.name}").ravel() for x, part in parts])
+
+    def _checked(self, case: Case, result: Any, shape: tuple[int, ...], words: str = "") -> Array:
+        """One result in float64. Raises Failure unless it has the right dtype and shape."""
         called = f", called as {self._shapes(case)}"
         dtype = str(result.dtype).removeprefix("torch.")
         if dtype != case.dtype:
-            raise Failure(self.name, case, f"it returned {dtype} for {case.dtype} inputs")
+            raise Failure(self.name, case, f"it returned {dtype}{words} for {case.dtype} inputs")
         if tuple(result.shape) != shape:
-            raise Failure(self.name, case, f"it returned shape {tuple(result.shape)}, expected {shape}{called}")
+            raise Failure(self.name, case, f"it returned shape {tuple(result.shape)}{words}, expected {shape}{called}")
         return as_float64(result)

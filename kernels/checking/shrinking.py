@@ -135,7 +135,7 @@ class Search:
     def _own(self) -> int:
         """The sequence of the worst number; the last one if there is no such number."""
         spans, verdict = spans_of(self.case.inputs), self.failure.verdict
-        if verdict is None or verdict.index is None:
+        if verdict is None or verdict.index is None or self.case.operation.results:
             return len(spans) - 1
         at = verdict.index[0]
         if self.case.op == "first_token_attention":

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,12 +33,18 @@ MOST_FEW = 4095
 
 @dataclass(frozen=True)
 class Verdict:
-    """One bound, and how close a result came to it. `index`: where the worst number is (componentwise only)."""
+    """One bound, and how close a result came to it. `index`: where the worst number is (componentwise only).
+
+    part: the name of the result, if the operation has several; then `index` is that in all of them, one after the
+        other, and `at` the index in this one.
+    """
 
     bound: str
     error: float
     limit: float
     index: tuple[int, ...] | None = None
+    part: str = ""
+    at: tuple[int, ...] | None = None
 
     @property
     def ratio(self) -> float:
@@ -94,14 +100,25 @@ def signed_mean(got: Array, expected: Expected) -> Verdict:
 def judge(got: Array, expected: Expected, statistical: bool = False) -> list[Verdict]:
     """The verdicts that apply: componentwise and, for fixed random data (`statistical`), the two on averages.
 
-    `got`, in float64, has the shape of `expected.exact`. Raises ValueError if it is too small for averages.
+    `got`, in float64, has the shape of `expected.exact`; several results are judged one by one, and the worst number of
+    all comes first. Raises ValueError if one is too small for averages.
     """
-    found = [componentwise(got, expected)]
-    if not statistical:
-        return found
+    found, averages = [], []
+    for name, place, part in expected.each():
+        own = got[place].reshape(part.exact.shape)
+        worst = componentwise(own, part)
+        if name and worst.index is not None:
+            start = place.start + int(np.ravel_multi_index(worst.index, own.shape))
+            worst = replace(worst, index=(start,), at=worst.index)
+        found.append(replace(worst, part=name))
+        averages += [replace(verdict, part=name) for verdict in _averages(own, part)] if statistical else []
+    return [max(found, key=lambda verdict: verdict.ratio), *averages]
+
+
+def _averages(got: Array, expected: Expected) -> list[Verdict]:
     if got.size <= MOST_FEW:
         raise ValueError(f"got: expected at least {MOST_FEW + 1} numbers for bounds on averages, got {got.size}")
     averages: list[Callable[[Array, Expected], Verdict]] = [rms]
     if expected.format.name != "float32":
         averages.append(signed_mean)
-    return found + [average(got, expected) for average in averages]
+    return [average(got, expected) for average in averages]
