@@ -1,21 +1,18 @@
-"""Bias and GELU in one pass over memory, with a cheap error function of known accuracy.
+"""Bias and GELU in one pass over memory, with a cheap tail of the normal distribution of known accuracy.
 
-    gelu(z) = max(z, 0) − a Φ(−a),    z = x + bias,  a = |z|
-    Φ(−a) = exp(−a²/2) · M(a),    M(a) = ½ − a N(t),    N(t) = t (q₀t⁶ + q₁t⁵ + ... + q₆),    t = 1/(1 + a/4)
+    gelu(z) = max(z, 0) − a Φ(−a),    z = x + bias,  a = |z|,    Φ(−a) = exp(−a²/2) · M(a)
 
-M is smooth and falls from ½ to 1/(a√(2π)), so a polynomial in t fits it for all a >= 0. It starts from ½, so errors in
-t do not matter where gelu(z) ≈ z/2. The small number Φ(−a) is computed directly, so the tail keeps its digits, where
-½(1 + erf) has none left at z = -5.5. libdevice's erf takes 38 instructions; all of this takes 23.
+M starts from ½ (`normal.py`), so errors of its fit do not matter where gelu(z) ≈ z/2; and Φ(−a), computed itself, keeps
+its digits where it is small. libdevice's erf takes 38 instructions; all of this takes 23.
 
 Grid: one program per tile of ROWS x COLUMNS; it reads its part of the bias once. float32 inside, rounded once.
+The gradients have a kernel of their own (`gelu_backward.py`), which starts from x: nothing else is kept.
 Left out: the tanh approximation, which is a different function.
-Twin: reference/gelu.py. Source: M. Abramowitz, I. Stegun, "Handbook of Mathematical Functions", 7.1.26, for a Gaussian
-times a polynomial in 1/(1 + pa); the form of M and the coefficients are this project's own.
+Twin: reference/gelu.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,27 +22,18 @@ from torch import Tensor
 
 from ernie_m.reference.erf import TAIL_END, normal_tail
 
+from .gelu_backward import bias_gelu_backward
+from .gelu_backward import variants_backward as variants_backward
+from .normal import COEFFICIENTS as COEFFICIENTS
+from .normal import EXPONENT as EXPONENT
+from .normal import normal_cdf, normal_density, scaled_tail
 from .runtime.arguments import check_floats, check_shape
-from .runtime.derivative import with_derivative
+from .runtime.derivative import refuse_second_derivatives, with_derivative
 from .runtime.dispatch import runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2, target_of
-
-# q₀ ... q₆, such that |M̃/M − 1| <= 0.73 · 2⁻²⁴ (1 + a²/2) for a in [0, 13.25], beyond which exp(−a²/2) < 2⁻¹²⁶. The
-# weight is what one rounding of the exponent costs. M multiplies 2^(EXPONENT a²), so it absorbs the error of that
-# float32 constant, −½ log₂e. tests/kernels/test_gelu.py repeats the minimax fit and compares.
-COEFFICIENTS = (-0.024422681, 0.06832016, -0.013207925, 0.07312477, 0.06924277, 0.10093815, 0.12494643)
-EXPONENT = -0.7213475108146667
-_Q = tl.constexpr(COEFFICIENTS)
-_EXPONENT = tl.constexpr(EXPONENT)
-
-# √½ = HIGH + LOW, where HIGH has 26 bits. Adding and subtracting ROUNDER keeps 26 bits of a float64 below 64 too, so
-# products with the two upper parts are exact.
-ROOT = math.sqrt(0.5)
-HIGH, LOW = 0.7071067839860916, -2.799544089368687e-09
-ROUNDER = 1.5 * 2.0**32
 
 # Elements per program.
 TILE = 4096
@@ -56,14 +44,8 @@ EPS = 2.0**-24
 def gelu(z):  # (...) float32 -> (...)
     """gelu(inf) = inf, gelu(-inf) = 0, gelu(nan) = nan. `a` is clamped where the tail is 0, to avoid inf · 0."""
     a = tl.minimum(tl.abs(z), 16.0)
-    # Squaring a reciprocal square root takes six fewer instructions than a division.
-    root = tl.math.rsqrt(1.0 + 0.25 * a)
-    t = root * root
-    q = _Q[0] * t + _Q[1]
-    for k in tl.static_range(2, 7):
-        q = q * t + _Q[k]
-    b_m = 0.5 - a * t * q
-    tail = a * tl.math.exp2(a * a * _EXPONENT) * b_m
+    b_m, gaussian = scaled_tail(a)
+    tail = a * gaussian * b_m
     # On a GPU, plain minimum and maximum drop nan; one of the two has to propagate it.
     return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL) - tail
 
@@ -128,30 +110,6 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def normal_cdf(z: Tensor) -> Tensor:  # (...) -> (...)
-    """Φ(z) = ½ erfc(−z/√2) for |z| <= TAIL_END, in float32 for all z, with a small relative error in the tail too.
-
-    Rounding −z/√2 to w costs a relative error of up to z² u in the tail. float32 accepts it, as the kernel does.
-    float64 corrects it: erfc(w + δ) ≈ erfc(w) (1 − 2wδ) for large w.
-    """
-    w = -ROOT * z
-    if z.dtype != torch.float64:
-        return torch.erfc(w).mul_(0.5)
-    tail = 0.5 * torch.erfc(w)
-    upper = (z + ROUNDER) - ROUNDER
-    delta = -(upper * HIGH + w) - (upper * LOW + (z - upper) * ROOT)
-    return tail * (1.0 - 2.0 * w.clamp(min=0.0) * delta)
-
-
-def normal_density(z: Tensor) -> Tensor:  # (...) -> (...)
-    """φ(z) = exp(−z²/2)/√(2π) for |z| <= TAIL_END. In float64, z² is split so that its rounding is not magnified."""
-    if z.dtype != torch.float64:
-        return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    upper = (z + ROUNDER) - ROUNDER
-    rest = torch.exp(-0.5 * (z - upper) * (z + upper))
-    return torch.exp(-0.5 * upper * upper) * rest / math.sqrt(2 * math.pi)
-
-
 def _gelu(z: Tensor) -> Tensor:
     """z Φ(z). Clamping z where Φ(z) is 0 avoids inf · 0."""
     c = z.clamp(min=-TAIL_END)
@@ -175,9 +133,43 @@ def plain_bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return plain_gelu(widen(x) + widen(bias)).to(x.dtype)
 
 
+def plain_bias_gelu_vjp(dy: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients in plain torch, differentiable once more."""
+    dx = widen(dy) * gelu_derivative(widen(x) + widen(bias))
+    return dx.to(x.dtype), dx.flatten(0, -2).sum(0).to(bias.dtype) if dx.dim() > 1 else dx.to(bias.dtype)
+
+
+@torch.library.custom_op("ernie_m::bias_gelu_vjp", mutates_args=())
+def _bias_gelu_vjp(dy: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    dy, x, bias = dy.contiguous(), x.contiguous(), bias.contiguous()
+    return bias_gelu_backward(dy, x, bias) if runs_triton(x) else plain_bias_gelu_vjp(dy, x, bias)
+
+
+@_bias_gelu_vjp.register_fake
+def _(dy: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), bias.new_empty(bias.shape)
+
+
+refuse_second_derivatives(_bias_gelu_vjp)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dbias = _bias_gelu_vjp(dy, *ctx.saved_tensors)
+    return dx, dbias
+
+
+_bias_gelu.register_autograd(_backward, setup_context=_keep)
+
+
 def bias_gelu_unchecked(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
     """`bias_gelu` for callers that have checked the arguments."""
-    return plain_bias_gelu(x, bias) if wants_plain(x, bias) else _bias_gelu(x, bias)
+    plain = wants_plain(x, bias, differentiable=True)
+    y: Tensor = plain_bias_gelu(x, bias) if plain else _bias_gelu(x, bias)
+    return y
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
@@ -185,13 +177,31 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:  # (..., F), (F,) -> (..., F)
 
     The error is at most `gelu_error_bound` plus half a unit in the last place of the result's dtype, in a kernel and in
     plain torch; in float64, at most that of `reference.gelu`. gelu(inf) = inf, gelu(-inf) = 0, gelu(nan) = nan. The
-    gradient is that of `gelu_derivative`. Raises TypeError or ValueError, naming the argument.
+    gradients are those of `bias_gelu_vjp`. Raises TypeError or ValueError, naming the argument.
     """
     check_floats(x=x, bias=bias)
+    _check_shapes(x, bias)
+    return bias_gelu_unchecked(x, bias)
+
+
+def bias_gelu_vjp(dy: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:  # (..., F) x 2, (F,) -> ..., (F,)
+    """The gradients of x and the bias, if `dy` is that of `bias_gelu(x, bias)`: dy · gelu′(x + bias), and its sum over
+    all tokens, added in float32 in an order that only depends on the shape.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
+    check_floats(dy=dy, x=x, bias=bias)
+    _check_shapes(x, bias)
+    check_shape("dy", dy, tuple(x.shape), "the shape of x")
+    plain = wants_plain(dy, x, bias, differentiable=True)
+    dx, dbias = (plain_bias_gelu_vjp if plain else _bias_gelu_vjp)(dy, x, bias)
+    return dx, dbias
+
+
+def _check_shapes(x: Tensor, bias: Tensor) -> None:
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (..., F), got {tuple(x.shape)}")
     check_shape("bias", bias, (x.shape[-1],), "(F,)")
-    return bias_gelu_unchecked(x, bias)
 
 
 def gelu_error_bound(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:  # (...) -> (...)

@@ -51,12 +51,17 @@ FLOORS = {
         ("runtime",),
         (
             *(
+                "normal",
+                "partials",
                 "gelu",
+                "gelu_backward",
                 "layer_norm",
+                "layer_norm_backward",
                 "attention",
                 "rectangles",
                 "first_token",
                 "embedding",
+                "embedding_backward",
                 "losses",
                 "linear_cross_entropy",
                 "padding",

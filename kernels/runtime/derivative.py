@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.library import CustomOpDef
 
 from .dispatch import wants_derivative
 from .dtypes import widen
@@ -69,3 +70,16 @@ def with_derivative(value: Elementwise, derivative: Elementwise) -> Elementwise:
         return result
 
     return function
+
+
+def refuse_second_derivatives(operation: CustomOpDef) -> None:
+    """Make a backward through `operation`, which is itself a backward, raise RuntimeError."""
+    name = operation._name
+
+    def refuse(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(
+            f"{name}: kernels have no second derivatives; use float64 or the transforms of torch.func, which take the "
+            "plain form"
+        )
+
+    operation.register_autograd(refuse)

@@ -1,6 +1,7 @@
 """Which implementation an operation uses. The choice never depends on values:
 
-the plain torch form     for gradients (the kernels are forward only) and in float64
+the plain torch form     in float64, under `torch.func`, for forward-mode derivatives, and for gradients of operations
+                         whose kernels have no backward
 the Triton kernel        on a GPU, and on a CPU in Triton's interpreter (TRITON_INTERPRET=1)
 the plain torch form     on a CPU without the interpreter
 """
@@ -42,19 +43,22 @@ def eager_on_cpu(x: Tensor) -> bool:
 
 
 def wants_derivative(*tensors: Tensor) -> bool:
-    """Whether one of `tensors` needs a derivative, for which there are no kernels."""
+    """Whether one of `tensors` needs a derivative."""
     return (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or transformed()
 
 
-def wants_plain(*tensors: Tensor, reads_values: bool = False) -> bool:
+def wants_plain(*tensors: Tensor, reads_values: bool = False, differentiable: bool = False) -> bool:
     """Whether to use the plain form: one of `tensors` needs a derivative, or no kernel runs on them.
+
+    `differentiable`: the custom operation has a backward, so plain gradients need no plain form; transforms do.
 
     Without a kernel, calling a custom operation would only add its overhead, and hide the plain form from
     `torch.compile`; the first such call of a process also imports the whole compiler. But if the plain form
     `reads_values`, a graph needs the custom operation around it.
     """
     x = tensors[0]
-    return wants_derivative(*tensors) or not (runs_triton(x) or (reads_values and not eager_on_cpu(x)))
+    derivative = transformed() if differentiable else wants_derivative(*tensors)
+    return derivative or not (runs_triton(x) or (reads_values and not eager_on_cpu(x)))
 
 
 def should_validate(x: Tensor, validate: bool) -> bool:
