@@ -6,7 +6,7 @@
 Grid: one program per row; BLOCK covers all E columns, so v stays in registers from load to store. As separate steps,
 the two additions and the normalisation would read and write the row three times. One warp handles a row of up to 1,024
 columns, so its two sums need no barrier and no shared memory. All arithmetic is float32, rounded once at the end; the
-statistics are saved in float32.
+statistics are saved in float32 for the backward pass (`layer_norm_backward.py`).
 
 Twin: reference/layer_norm.py. Source: Layer Normalization (Ba, Kiros, Hinton, 2016), section 3.
 """
@@ -14,11 +14,15 @@ Twin: reference/layer_norm.py. Source: Layer Normalization (Ba, Kiros, Hinton, 2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .layer_norm_backward import add_layer_norm_backward
+from .layer_norm_backward import variants_backward as variants_backward
 from .runtime.arguments import check_eps, check_floats, check_shape
+from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
@@ -124,11 +128,65 @@ def plain_add_layer_norm(
     return y.to(x.dtype), mean, rstd
 
 
+def plain_layer_norm_vjp(
+    dy: Tensor, v: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:  # (..., E) x 2, (E,), (...) x 2 -> (..., E), (E,) x 2
+    """The gradients of v, γ and β in plain torch; float32 or float64."""
+    rstds = rstds[..., None]
+    n, g = (v - means[..., None]) * rstds, dy * gamma
+    dv = (g - g.mean(-1, keepdim=True) - n * (g * n).mean(-1, keepdim=True)) * rstds
+    E = v.shape[-1]
+    return dv, (dy * n).reshape(-1, E).sum(0), dy.reshape(-1, E).sum(0)
+
+
+def plain_add_layer_norm_vjp(
+    dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same as the kernel in plain torch."""
+    v = widen(x) + widen(bias) + widen(residual)
+    dv, dgamma, dbeta = plain_layer_norm_vjp(widen(dy), v, widen(gamma), means, rstds)
+    dbias = dv.reshape(-1, v.shape[-1]).sum(0)
+    return dv.to(x.dtype), dbias.to(bias.dtype), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
+
+
+@torch.library.custom_op("ernie_m::add_layer_norm_vjp", mutates_args=())
+def _add_layer_norm_vjp(
+    dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors = [t.contiguous() for t in (dy, x, bias, residual, gamma, means, rstds)]
+    return add_layer_norm_backward(*tensors) if runs_triton(x) else plain_add_layer_norm_vjp(*tensors)
+
+
+@_add_layer_norm_vjp.register_fake
+def _(
+    dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dbias, dgamma, dbeta = (gamma.new_empty(gamma.shape) for _ in range(3))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), dbias, dgamma, dbeta
+
+
+refuse_second_derivatives(_add_layer_norm_vjp)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, means, rstds = output
+    ctx.mark_non_differentiable(means, rstds)
+    ctx.save_for_backward(*inputs[:4], means, rstds)
+
+
+def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    dx, dbias, dgamma, dbeta = _add_layer_norm_vjp(dy, *ctx.saved_tensors)
+    return dx, dbias, dx, dgamma, dbeta, None
+
+
+_add_layer_norm.register_autograd(_backward, setup_context=_keep)
+
+
 def add_layer_norm_unchecked(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E), (...), (...)
     """`add_layer_norm` with statistics, for callers that have checked the arguments."""
-    plain = wants_plain(x, bias, residual, gamma, beta)
+    plain = wants_plain(x, bias, residual, gamma, beta, differentiable=True)
     y, means, rstds = (plain_add_layer_norm if plain else _add_layer_norm)(x, bias, residual, gamma, beta, eps)
     return y, means, rstds
 
@@ -145,14 +203,44 @@ def add_layer_norm(
     """LayerNorm(x + bias + residual), the last step of each half of a Transformer layer.
 
     `x` is a matrix product whose bias has not been added yet. With `return_statistics`, also return each row's mean
-    and 1/√(var + ε), float32, of shape (...). Raises TypeError or ValueError, naming the argument.
+    and 1/√(var + ε), float32, of shape (...), which have no gradient. Raises TypeError or ValueError, naming the
+    argument.
     """
     check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
     eps = check_eps(eps)
-    if x.dim() < 1:
-        raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")
-    check_shape("residual", residual, tuple(x.shape), "the shape of x")
-    for name, vector in (("bias", bias), ("gamma", gamma), ("beta", beta)):
-        check_shape(name, vector, (x.shape[-1],), "(E,)")
+    _check_shapes(x, residual=residual, bias=bias, gamma=gamma, beta=beta)
     result = add_layer_norm_unchecked(x, bias, residual, gamma, beta, eps)
     return result if return_statistics else result[0]
+
+
+def add_layer_norm_vjp(
+    dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # (..., E) x 2, (E,), (..., E), (E,) -> ..., (E,), ..., (E,) x 2
+    """The gradients of x, the bias, the residual, γ and β, if `dy` is that of `add_layer_norm`; those of vectors are
+    sums over all tokens, added in float32 in an order that only depends on the shape.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
+    check_floats(dy=dy, x=x, bias=bias, residual=residual, gamma=gamma)
+    eps = check_eps(eps)
+    _check_shapes(x, dy=dy, residual=residual, bias=bias, gamma=gamma)
+    if wants_plain(dy, x, bias, residual, gamma, differentiable=True):
+        # Not those of the forward, which have no gradient: this form is differentiable once more.
+        variances, means = torch.var_mean(widen(x) + widen(bias) + widen(residual), -1, correction=0)
+        found = plain_add_layer_norm_vjp(dy, x, bias, residual, gamma, means, (variances + eps).rsqrt())
+    else:
+        _, means, rstds = _add_layer_norm(x, bias, residual, gamma, gamma, eps)
+        found = _add_layer_norm_vjp(dy, x, bias, residual, gamma, means, rstds)
+    dx, dbias, dgamma, dbeta = found
+    return dx, dbias, dx.clone(), dgamma, dbeta
+
+
+def _check_shapes(x: Tensor, **others: Tensor) -> None:
+    """Rows have the shape of `x`, vectors (E,)."""
+    if x.dim() < 1:
+        raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")
+    for name, other in others.items():
+        if name in ("dy", "residual"):
+            check_shape(name, other, tuple(x.shape), "the shape of x")
+        else:
+            check_shape(name, other, (x.shape[-1],), "(E,)")
