@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ernie_m.reference.embedding import POSITION_OFFSET
 
-from .layer_norm import configuration, grid, normalise_row, plain_layer_norm
+from .embedding_backward import embed_backward
+from .embedding_backward import variants_backward as variants_backward
+from .layer_norm import configuration, grid, normalise_row, plain_layer_norm, plain_layer_norm_vjp
 from .runtime.arguments import check_device, check_eps, check_floats, check_integers, check_range, check_shape
+from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
@@ -118,12 +122,64 @@ def plain_embed(
     return y.masked_fill((unknown | beyond)[..., None], math.nan)
 
 
+def plain_embed_vjp(
+    dy: Tensor, input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients in plain torch, differentiable once more."""
+    ids, unknown = clamped(input_ids, word.shape[0])
+    places, beyond = clamped(position_ids, position.shape[0] - POSITION_OFFSET)
+    ids, places, E = ids.flatten(), places.flatten() + POSITION_OFFSET, word.shape[1]
+    outside = (unknown | beyond).flatten()[:, None]
+    v = (widen(word[ids]) + widen(position[places])).masked_fill(outside, 0)
+    wide = widen(dy).reshape(-1, E).masked_fill(outside, 0)
+    variance, means = torch.var_mean(v, -1, correction=0)
+    d, dgamma, dbeta = plain_layer_norm_vjp(wide, v, widen(gamma), means, (variance + eps).rsqrt())
+    d = d.masked_fill(outside, 0)
+    d_word, d_position = (
+        torch.zeros_like(widen(table)).index_add(0, rows, d) for table, rows in ((word, ids), (position, places))
+    )
+    return d_word.to(word.dtype), d_position.to(position.dtype), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
+
+
+@torch.library.custom_op("ernie_m::embed_vjp", mutates_args=())
+def _embed_vjp(
+    dy: Tensor, input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors = [x.contiguous() for x in (dy, input_ids, position_ids, word, position, gamma)]
+    return embed_backward(*tensors, eps) if runs_triton(word) else plain_embed_vjp(*tensors, eps)
+
+
+@_embed_vjp.register_fake
+def _(
+    dy: Tensor, input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_word, d_position, dgamma, dbeta = (x.new_empty(x.shape) for x in (word, position, gamma, gamma))
+    return d_word, d_position, dgamma, dbeta
+
+
+refuse_second_derivatives(_embed_vjp)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    d_word, d_position, dgamma, dbeta = _embed_vjp(dy, *ctx.saved_tensors, ctx.eps)
+    return None, None, d_word, d_position, dgamma, dbeta, None
+
+
+_embed.register_autograd(_backward, setup_context=_keep)
+
+
 def embed_unchecked(
     input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> Tensor:  # (...,), (...,), (V, E), (P, E), (E,), (E,) -> (..., E)
     """`embed` for callers that have checked the arguments."""
-    function = plain_embed if wants_plain(word, position, gamma, beta) else _embed
-    return function(input_ids, position_ids, word, position, gamma, beta, eps)
+    plain = wants_plain(word, position, gamma, beta, differentiable=True)
+    y: Tensor = (plain_embed if plain else _embed)(input_ids, position_ids, word, position, gamma, beta, eps)
+    return y
 
 
 def embed(
@@ -142,19 +198,54 @@ def embed(
     CPU; on a GPU only with `validate=True`, because it synchronises. Elsewhere, such a token's row is nan.
     """
     check_floats(word=word, position=position, gamma=gamma, beta=beta)
+    _check(input_ids, position_ids, word, position, gamma=gamma, beta=beta)
+    if should_validate(word, validate):
+        _check_values(input_ids, position_ids, word, position)
+    return embed_unchecked(input_ids, position_ids, word, position, gamma, beta, check_eps(eps))
+
+
+def embed_vjp(
+    dy: Tensor,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    word: Tensor,
+    position: Tensor,
+    gamma: Tensor,
+    eps: float,
+    validate: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # (..., E), (...,) x 2, (V, E), (P, E), (E,) -> (V, E), (P, E), (E,) x 2
+    """The gradients of the tables, γ and β, if `dy` is that of `embed`: a table's row gets the sum over the tokens that
+    read it, added in float32 in an order that only depends on the ids.
+
+    Errors and ids are as in `embed`; a token outside a table takes no part.
+    """
+    check_floats(dy=dy, word=word, position=position, gamma=gamma)
     eps = check_eps(eps)
+    _check(input_ids, position_ids, word, position, gamma=gamma)
+    check_shape("dy", dy, (*input_ids.shape, word.shape[1]), "(..., E)")
+    if should_validate(word, validate):
+        _check_values(input_ids, position_ids, word, position)
+    plain = wants_plain(dy, word, position, gamma, differentiable=True)
+    gradients = (plain_embed_vjp if plain else _embed_vjp)(dy, input_ids, position_ids, word, position, gamma, eps)
+    d_word, d_position, dgamma, dbeta = gradients
+    return d_word, d_position, dgamma, dbeta
+
+
+def _check(input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, **vectors: Tensor) -> None:
+    """Shapes, dtypes of ids and devices."""
     check_shape("word", word, (None, None), "(V, E)")
     E = word.shape[1]
     check_shape("position", position, (None, E), "(P, E)")
     if min(word.shape[0], position.shape[0] - POSITION_OFFSET) < 1:
         raise ValueError(f"word, position: expected at least 1 and 3 rows, got {word.shape[0]}, {position.shape[0]}")
-    for name, vector in (("gamma", gamma), ("beta", beta)):
+    for name, vector in vectors.items():
         check_shape(name, vector, (E,), "(E,)")
     for name, ids in (("input_ids", input_ids), ("position_ids", position_ids)):
         check_integers(name, ids)
         check_device(name, ids, "word", word)
     check_shape("position_ids", position_ids, tuple(input_ids.shape), "the shape of input_ids")
-    if should_validate(word, validate):
-        check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
-        check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
-    return embed_unchecked(input_ids, position_ids, word, position, gamma, beta, eps)
+
+
+def _check_values(input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor) -> None:
+    check_range("input_ids", input_ids, word.shape[0], "a vocabulary of {} rows")
+    check_range("position_ids", position_ids, position.shape[0] - POSITION_OFFSET, "a position table for {} tokens")
