@@ -20,12 +20,13 @@ except ModuleNotFoundError:
 from ernie_m.reference.compat import announce
 
 from .attention import packed_attention
+from .attention_vjp import packed_attention_vjp
 from .checking.check import check
 from .checking.operations import Operation
 from .checking.report import Failure, Report
-from .embedding import embed
-from .first_token import first_token_attention
-from .gelu import bias_gelu
+from .embedding import embed, embed_vjp
+from .first_token import first_token_attention, first_token_attention_vjp
+from .gelu import bias_gelu, bias_gelu_vjp
 from .heads import (
     ErnieMForInformationExtraction,
     ErnieMForMultipleChoice,
@@ -33,7 +34,7 @@ from .heads import (
     ErnieMForSequenceClassification,
     ErnieMForTokenClassification,
 )
-from .layer_norm import add_layer_norm
+from .layer_norm import add_layer_norm, add_layer_norm_vjp
 from .model import ErnieMModel
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .runtime.moved import MOVED
@@ -49,12 +50,17 @@ __all__ = [
     "Operation",
     "Report",
     "add_layer_norm",
+    "add_layer_norm_vjp",
     "bias_gelu",
+    "bias_gelu_vjp",
     "check",
     "cu_seqlens",
     "embed",
+    "embed_vjp",
     "first_token_attention",
+    "first_token_attention_vjp",
     "packed_attention",
+    "packed_attention_vjp",
     "pad",
     "token_indices",
     "unpad",

@@ -10,7 +10,7 @@ Whole blocks need no mask; the last, partial one masks the keys past the end of 
 
 Scores stay as the dot product returns them and enter exp2(score · log2(e)/√D − row_max): one fused multiply-add and
 one exp2 each. All three values are float32. The probabilities are rounded to the inputs' dtype for the second product,
-and each row's log-sum-exp is saved for a backward pass.
+and each row's log-sum-exp is saved for the backward pass (`attention_backward.py`).
 
 Twin: reference/attention.py. Source: M. Milakov, N. Gimelshein, arXiv:1805.02867, algorithm 3; T. Dao,
 "FlashAttention-2", arXiv:2307.08691, section 3.1.
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -32,18 +31,9 @@ from .runtime.dtypes import TRITON_TYPES, name_of
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, target_of
+from .sequences import HEAD_SIZES, LOG2_E, sequence_bounds
 
-HEAD_SIZES = (16, 32, 64, 128)
-LOG2_E = math.log2(math.e)
 LN_2 = tl.constexpr(math.log(2))
-
-
-@triton.jit
-def sequence_bounds(cu_seqlens, i_sequence, T):
-    """Start and length of a sequence, clamped to [0, T], so that a wrong value never becomes a stray address."""
-    start = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence), 0), T)
-    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + i_sequence + 1), start), T)
-    return start, end - start
 
 
 @triton.jit
@@ -192,11 +182,16 @@ def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]
     return qkv.new_empty(T, H, D), qkv.new_empty(H, T, dtype=torch.float32)
 
 
+def prefers_plain(qkv: Tensor) -> bool:
+    """Whether to compute in plain torch; without a kernel for the size of heads, the operation has no backward."""
+    return wants_plain(qkv, reads_values=True, differentiable=runs_triton(qkv) and qkv.shape[-1] in HEAD_SIZES)
+
+
 def packed_attention_unchecked(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
     """`packed_attention` for callers that have checked the arguments. Returns the context and the log-sum-exps."""
-    function = plain_packed_attention if wants_plain(qkv, reads_values=True) else _packed_attention
+    function = plain_packed_attention if prefers_plain(qkv) else _packed_attention
     context, lse = function(qkv, cu_seqlens, max_seqlen)
     return context, lse
 
@@ -214,16 +209,21 @@ def packed_attention(
     Raises TypeError or ValueError, naming the argument, the value and what was expected.
     """
     check_floats(qkv=qkv)
+    max_seqlen = check_arguments(qkv, cu_seqlens, max_seqlen, validate)
+    context, lse = packed_attention_unchecked(qkv, cu_seqlens, max_seqlen)
+    return (context, lse) if return_lse else context
+
+
+def check_arguments(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int | None, validate: bool) -> int:
+    """Check what the operation and its vjp share; returns the length of the longest sequence."""
     check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
     validate = should_validate(qkv, validate)
     check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
     check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
     check_cu_seqlens(cu_seqlens, qkv.shape[0], validate)
     if max_seqlen is None:
-        max_seqlen = int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
-    else:
-        max_seqlen = check_count("max_seqlen", max_seqlen)
-        if validate:
-            check_max_seqlen(cu_seqlens, max_seqlen)
-    context, lse = packed_attention_unchecked(qkv, cu_seqlens, max_seqlen)
-    return (context, lse) if return_lse else context
+        return int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
+    max_seqlen = check_count("max_seqlen", max_seqlen)
+    if validate:
+        check_max_seqlen(cu_seqlens, max_seqlen)
+    return max_seqlen

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attention import HEAD_SIZES, LOG2_E, sequence_bounds
+from .first_token_backward import first_token_attention_backward
+from .first_token_backward import variants_backward as variants_backward
 from .padding import check_cu_seqlens, sequence_of_tokens
 from .runtime.arguments import check_device, check_floats, check_integers, check_shape
+from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import runs_triton, should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, wide_dtype
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant
+from .sequences import HEAD_SIZES, LOG2_E, sequence_bounds
 
 
 @triton.jit
@@ -133,11 +137,44 @@ def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Te
     return (context / row_sum.masked_fill(row_sum == 0.0, 1.0)[..., None]).to(q.dtype)
 
 
+@torch.library.custom_op("ernie_m::first_token_attention_vjp", mutates_args=())
+def _first_token_attention_vjp(
+    d_context: Tensor, q: Tensor, kv: Tensor, cu_seqlens: Tensor
+) -> tuple[Tensor, Tensor]:
+    return first_token_attention_backward(*(x.contiguous() for x in (d_context, q, kv, cu_seqlens)))
+
+
+@_first_token_attention_vjp.register_fake
+def _(d_context: Tensor, q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    dq, dkv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, kv))
+    return dq, dkv
+
+
+refuse_second_derivatives(_first_token_attention_vjp)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, d_context: Tensor) -> tuple[Tensor, Tensor, None]:
+    dq, dkv = _first_token_attention_vjp(d_context, *ctx.saved_tensors)
+    return dq, dkv, None
+
+
+_first_token_attention.register_autograd(_backward, setup_context=_keep)
+
+
+def _plain(q: Tensor, kv: Tensor) -> bool:
+    """Whether to compute in plain torch; without a kernel for the size of heads, the operation has no backward."""
+    return wants_plain(q, kv, differentiable=runs_triton(q) and q.shape[-1] in HEAD_SIZES)
+
+
 def first_token_attention_unchecked(
     q: Tensor, kv: Tensor, cu_seqlens: Tensor
 ) -> Tensor:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
     """`first_token_attention` for callers that have checked the arguments."""
-    function = plain_first_token_attention if wants_plain(q, kv) else _first_token_attention
+    function = plain_first_token_attention if _plain(q, kv) else _first_token_attention
     return function(q, kv, cu_seqlens)
 
 
@@ -150,9 +187,35 @@ def first_token_attention(
     Raises TypeError or ValueError, naming the argument, the value and what was expected.
     """
     check_floats(kv=kv, q=q)
+    _check(q, kv, cu_seqlens, validate)
+    return first_token_attention_unchecked(q, kv, cu_seqlens)
+
+
+def first_token_attention_vjp(
+    d_context: Tensor, q: Tensor, kv: Tensor, cu_seqlens: Tensor, validate: bool = False
+) -> tuple[Tensor, Tensor]:  # (B, H, D) x 2, (T, 2, H, D), (B + 1,) -> (B, H, D), (T, 2, H, D)
+    """The gradients of q and kv, if `d_context` is that of `first_token_attention`; an empty sequence's query gets 0.
+
+    The other arguments, and errors, are those of `first_token_attention`.
+    """
+    check_floats(kv=kv, q=q, d_context=d_context)
+    _check(q, kv, cu_seqlens, validate)
+    check_shape("d_context", d_context, tuple(q.shape), "the shape of q")
+    if not _plain(q, kv) and runs_triton(q) and q.shape[-1] in HEAD_SIZES:
+        dq, dkv = _first_token_attention_vjp(d_context, q, kv, cu_seqlens)
+        return dq, dkv
+    with torch.enable_grad():
+        wanted = [x if x.requires_grad else x.detach().requires_grad_() for x in (q, kv)]
+        context = plain_first_token_attention(*wanted, cu_seqlens)
+        create_graph = q.requires_grad or kv.requires_grad
+        dq, dkv = torch.autograd.grad(context, wanted, d_context, create_graph=create_graph)
+    return dq, dkv
+
+
+def _check(q: Tensor, kv: Tensor, cu_seqlens: Tensor, validate: bool) -> None:
+    """Check what the operation and its vjp share."""
     check_shape("kv", kv, (None, 2, None, None), "(T, 2, H, D)")
     check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
     check_device("cu_seqlens", cu_seqlens, "kv", kv)
     check_cu_seqlens(cu_seqlens, kv.shape[0], should_validate(kv, validate))
     check_shape("q", q, (cu_seqlens.shape[0] - 1, *kv.shape[2:]), "(B, H, D)")
-    return first_token_attention_unchecked(q, kv, cu_seqlens)

@@ -12,7 +12,7 @@ from rounding import U32, U64, attention_bound
 
 import ernie_m.reference as reference
 from ernie_m.kernels import first_token as kernel
-from ernie_m.kernels.attention import HEAD_SIZES
+from ernie_m.kernels.sequences import HEAD_SIZES
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 

@@ -1,0 +1,188 @@
+"""The gradient of packed attention as an operation: its kernels' sizes, their launches, and how autograd finds them.
+
+Twin: `packed_attention_vjp` in reference/attention.py. The kernels are in attention_backward.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import _packed_attention as packed_attention_operation
+from .attention import check_arguments, prefers_plain
+from .attention_backward import delta_kernel, keys_kernel, queries_kernel, short_kernel
+from .rectangles import plain_packed_attention
+from .runtime.arguments import check_floats, check_shape
+from .runtime.derivative import refuse_second_derivatives
+from .runtime.dispatch import runs_triton
+from .runtime.dtypes import TRITON_TYPES, name_of
+from .runtime.launch import launch
+from .runtime.variants import Configuration, Variant, target_of
+from .sequences import HEAD_SIZES
+
+# Rows of a program for δ.
+DELTA_ROWS = 32
+
+
+def short_configuration(dtype: torch.dtype, D: int) -> Configuration:
+    """Blocks and warps for sequences that fit in one block."""
+    return Configuration({"BM": 32 if dtype == torch.float32 else 64}, num_warps=4 if D <= 64 else 8)
+
+
+def keys_configuration(target: str, dtype: torch.dtype, D: int) -> Configuration:
+    """Blocks, warps and stages of the kernel for dk and dv."""
+    if dtype == torch.float32:
+        return Configuration({"BM": 16, "BN": 32}, num_warps=4)
+    if D == 128:
+        return Configuration({"BM": 32, "BN": 64}, num_warps=8)
+    return Configuration({"BM": 64, "BN": 64}, num_warps=4, num_stages=2 if target in ("sm_80", "sm_90") else 1)
+
+
+def queries_configuration(target: str, dtype: torch.dtype, D: int) -> Configuration:
+    """Blocks, warps and stages of the kernel for dq."""
+    if dtype == torch.float32:
+        return Configuration({"BM": 32, "BN": 16}, num_warps=4)
+    if D == 128:
+        return Configuration({"BM": 64, "BN": 32}, num_warps=8)
+    return Configuration({"BM": 64, "BN": 64}, num_warps=4, num_stages=1 if target == "gfx942" else 2)
+
+
+def variants_backward(target: str) -> Iterator[Variant]:
+    """The kernels for 12 heads of 64 (base), 16 of 64 (large), and 12 of every other size."""
+    for dtype, kind in TRITON_TYPES.items():
+        for H, D in ((12, 64), (16, 64), (12, 16), (12, 32), (12, 128)):
+            tensors = {"d_context": f"*{kind}", "qkv": f"*{kind}", "cu_seqlens": "*i32"}
+            stats = {"lse": "*fp32", "delta": "*fp32", "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"}
+            short, keys, queries = (
+                short_configuration(dtype, D),
+                keys_configuration(target, dtype, D),
+                queries_configuration(target, dtype, D),
+            )
+            name, label = name_of(dtype), f"H={H} D={D}"
+            yield Variant(
+                *("packed_attention_vjp", name, f"{label} S<={short.blocks['BM']}", short_kernel),
+                {**tensors, "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"},
+                {"H": H, "D": D, **short.blocks},
+                short,
+                tile=short.blocks["BM"] ** 2,
+            )
+            for part, kernel, chosen in (("dk dv", keys_kernel, keys), ("dq", queries_kernel, queries)):
+                yield Variant(
+                    *("packed_attention_vjp", name, f"{label} {part}", kernel),
+                    {**tensors, **stats, "BLOCKS": "i32"},
+                    {"H": H, "D": D, **chosen.blocks},
+                    chosen,
+                    tile=chosen.blocks["BM"] * chosen.blocks["BN"],
+                    loop=True,
+                )
+
+
+def packed_attention_backward(
+    d_context: Tensor,
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    context: Tensor,
+    lse: Tensor,
+    d_lse: Tensor | None = None,
+) -> Tensor:  # (T, H, D), (T, 3, H, D), (B + 1,), (T, H, D), (H, T) x 2 -> (T, 3, H, D)
+    """d_qkv of contiguous tensors on which the kernels run.
+
+    A log-sum-exp's derivative with respect to the scores is P, so its cotangent is subtracted from δ.
+    """
+    T, _, H, D = qkv.shape
+    d_qkv = torch.empty_like(qkv)
+    B = cu_seqlens.shape[0] - 1
+    if not (T and B):
+        return d_qkv.fill_(math.nan)
+    scale, target = 1.0 / math.sqrt(D), target_of(qkv.device)
+    short = short_configuration(qkv.dtype, D)
+    if max_seqlen <= short.blocks["BM"] and d_lse is None:
+        arguments = (d_context, qkv, cu_seqlens, d_qkv, T, scale)
+        launch(short_kernel, (B * H,), qkv, *arguments, H=H, D=D, **short.blocks, **short.options)
+        return d_qkv
+    delta = torch.empty_like(lse)
+    grid = (-(-T // DELTA_ROWS) * H,)
+    launch(delta_kernel, grid, qkv, d_context, context, delta, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
+    if d_lse is not None:
+        delta -= d_lse
+    for kernel, configuration, size in (
+        (keys_kernel, keys_configuration, "BN"),
+        (queries_kernel, queries_configuration, "BM"),
+    ):
+        chosen = configuration(target, qkv.dtype, D)
+        blocks = -(-max_seqlen // chosen.blocks[size])
+        arguments = (d_context, qkv, cu_seqlens, lse, delta, d_qkv, T, scale, blocks)
+        launch(kernel, (B * H * blocks,), qkv, *arguments, H=H, D=D, **chosen.blocks, **chosen.options)
+    return d_qkv
+
+
+@torch.library.custom_op("ernie_m::packed_attention_vjp", mutates_args=())
+def _packed_attention_vjp(
+    d_context: Tensor,
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    context: Tensor,
+    lse: Tensor,
+    d_lse: Tensor | None,
+) -> Tensor:
+    tensors = (x.contiguous() for x in (d_context, qkv, cu_seqlens))
+    return packed_attention_backward(*tensors, max_seqlen, context, lse, d_lse)
+
+
+@_packed_attention_vjp.register_fake
+def _(
+    d_context: Tensor,
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    context: Tensor,
+    lse: Tensor,
+    d_lse: Tensor | None,
+) -> Tensor:
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+
+
+refuse_second_derivatives(_packed_attention_vjp)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    qkv, cu_seqlens, ctx.max_seqlen = inputs
+    ctx.save_for_backward(qkv, cu_seqlens, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, None, None]:
+    qkv, cu_seqlens, context, lse = ctx.saved_tensors
+    d_context = torch.zeros_like(context) if d_context is None else d_context
+    return _packed_attention_vjp(d_context, qkv, cu_seqlens, ctx.max_seqlen, context, lse, d_lse), None, None
+
+
+packed_attention_operation.register_autograd(_backward, setup_context=_keep)
+
+
+def packed_attention_vjp(
+    d_context: Tensor, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None, validate: bool = False
+) -> Tensor:  # (T, H, D), (T, 3, H, D), (B + 1,) -> (T, 3, H, D)
+    """The gradient of `qkv`, if `d_context` is that of `packed_attention`; the other arguments, and errors, are its own.
+
+    It computes the context again. On the kernels it is the same, bit for bit, in any order of programs.
+    """
+    check_floats(d_context=d_context, qkv=qkv)
+    max_seqlen = check_arguments(qkv, cu_seqlens, max_seqlen, validate)
+    T, _, H, D = qkv.shape
+    check_shape("d_context", d_context, (T, H, D), "(T, H, D)")
+    if not prefers_plain(qkv) and runs_triton(qkv) and D in HEAD_SIZES:
+        context, lse = packed_attention_operation(qkv, cu_seqlens, max_seqlen)
+        gradient: Tensor = _packed_attention_vjp(d_context, qkv, cu_seqlens, max_seqlen, context, lse, None)
+        return gradient
+    with torch.enable_grad():
+        x = qkv if qkv.requires_grad else qkv.detach().requires_grad_()
+        context, _ = plain_packed_attention(x, cu_seqlens, max_seqlen)
+        (gradient,) = torch.autograd.grad(context, x, d_context, create_graph=qkv.requires_grad)
+    return gradient

@@ -1,0 +1,229 @@
+"""Backward attention in Triton against the reference's vjp in float64: bounds, order of programs, planted faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shuffled_grid import shuffled_grid
+
+from ernie_m import kernels, reference
+from ernie_m.kernels import attention_backward, attention_vjp
+from ernie_m.kernels.sequences import HEAD_SIZES
+
+EPS = 2.0**-24
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LENGTHS = st.lists(st.sampled_from([0, 1, 2, 7, 17, 63, 64, 65, 129]), min_size=1, max_size=3)
+
+
+def drawn(lengths: list[int], H: int, D: int, dtype: torch.dtype, seed: int, size: float = 1.0) -> tuple[Any, ...]:
+    """Cotangent, qkv and bounds of sequences, rounded to the dtype."""
+    rng = np.random.default_rng(seed)
+    T = sum(lengths)
+    qkv, dy = rng.standard_normal((T, 3, H, D)) * size, rng.standard_normal((T, H, D))
+    ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    return torch.tensor(dy).to(dtype), torch.tensor(qkv).to(dtype), ends
+
+
+def exact(dy: torch.Tensor, qkv: torch.Tensor, ends: torch.Tensor) -> np.ndarray:
+    return reference.packed_attention_vjp(dy.double().numpy(), qkv.double().numpy(), ends.numpy())
+
+
+def allowed(dy: torch.Tensor, qkv: torch.Tensor, ends: torch.Tensor) -> np.ndarray:  # -> (T, 3, H, D)
+    """A bound on every number's error, from float64 arithmetic on the rounded inputs.
+
+    A score is off by at most (D + 4) ε Σ|q||k|/√D, and so is the log-sum-exp that is subtracted; exp2 adds a few ε: P is
+    off relatively by r. dP and δ are sums of D products, and δ starts from the context, which was rounded to the dtype.
+    P and dS are rounded to the dtype for their products, and sums over n numbers add n ε.
+    """
+    u = torch.finfo(dy.dtype).eps / 2
+    x, g = qkv.double().numpy(), dy.double().numpy()
+    bound = np.zeros(x.shape)
+    D = x.shape[-1]
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        n = end - start
+        if not n:
+            continue
+        q, k, v = x[start:end].transpose(1, 2, 0, 3)  # (H, n, D)
+        d = g[start:end].swapaxes(0, 1)
+        context, probs = reference.attention(q, k, v)
+        sizes = np.abs(q) @ np.abs(k).swapaxes(1, 2) / math.sqrt(D)
+        r = EPS * (2 * (D + 4) * sizes.max(axis=-1, keepdims=True) + 2 * n + 24)
+        d_probs, delta = d @ v.swapaxes(1, 2), (d * context).sum(-1, keepdims=True)
+        e_probs = EPS * (D + 4) * (np.abs(d) @ np.abs(v).swapaxes(1, 2))
+        # Of the short form, δ sums P dP; of the long one, dO O.
+        e_delta = (u + r + EPS * (D + n + 8)) * np.maximum(
+            (np.abs(d) * (probs @ np.abs(v))).sum(-1, keepdims=True), (probs * np.abs(d_probs)).sum(-1, keepdims=True)
+        ) + (probs * e_probs).sum(-1, keepdims=True)
+        d_scores = probs * (d_probs - delta)
+        e_scores = probs * (e_probs + e_delta) + (r + 4 * EPS) * probs * (np.abs(d_probs) + np.abs(delta))
+        e_scores += u * np.abs(d_scores)
+        sums = n * EPS + 2 * EPS
+        e_q = (e_scores + sums * np.abs(d_scores)) @ np.abs(k) / math.sqrt(D)
+        e_k = (e_scores + sums * np.abs(d_scores)).swapaxes(1, 2) @ np.abs(q) / math.sqrt(D)
+        e_v = ((r + u + sums) * probs).swapaxes(1, 2) @ np.abs(d)
+        bound[start:end] = np.stack([e_q, e_k, e_v]).transpose(2, 0, 1, 3)
+    return bound + u * np.abs(exact(dy, qkv, ends)) + torch.finfo(dy.dtype).tiny
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    LENGTHS,
+    st.sampled_from([1, 3]),
+    st.sampled_from(HEAD_SIZES),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1e-3, 1.0, 4.0]),
+)
+def test_packed_attention_vjp_is_right(
+    lengths: list[int], H: int, D: int, dtype: torch.dtype, seed: int, size: float
+) -> None:
+    """Seen red with δ left out, with δ of the next head, with the scale twice, and with the last keys not masked."""
+    dy, qkv, ends = drawn(lengths, H, D, dtype, seed, size)
+    kept = [x.clone() for x in (dy, qkv, ends)]
+    longest = max(lengths)
+    for max_seqlen in {longest, longest + 70}:  # the short form, and the long one for the same sequences
+        found = kernels.packed_attention_vjp(dy, qkv, ends, max_seqlen)
+        assert found.dtype == dtype
+        error = np.abs(found.double().numpy() - exact(dy, qkv, ends))
+        np.testing.assert_array_less(error, allowed(dy, qkv, ends) + 1e-300)
+    for x, y in zip(kept, (dy, qkv, ends), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("longest", [64, 200])
+def test_packed_attention_vjp_errs_like_its_roundings(dtype: torch.dtype, longest: int) -> None:
+    """Fixed random data: rms errors of at most k roundings, 3 for dq and dk, 2 for dv, and no bias."""
+    dy, qkv, ends = drawn([64, 33, 50] if longest == 64 else [200, 33], 2, 64, dtype, 0)
+    found = kernels.packed_attention_vjp(dy, qkv, ends, longest).double().numpy()
+    truth, u = exact(dy, qkv, ends), torch.finfo(dtype).eps / 2
+    for i, k in enumerate((3, 3, 2)):
+        error, size = found[:, i] - truth[:, i], float(np.sqrt(np.square(truth[:, i]).mean()))
+        rms = float(np.sqrt(np.square(error).mean())) / size
+        assert rms <= 1.25 * 0.42 * u * math.sqrt(k) + 8 * EPS, (i, rms / u)
+        scale = abs(float((error * truth[:, i]).sum())) / float(np.square(truth[:, i]).sum())
+        # The errors of a query's δ are one.
+        rows = error.shape[0] * error.shape[1]
+        assert scale <= 5 * u / math.sqrt(rows) + 4 * EPS, (i, scale / u)
+
+
+@settings(max_examples=20, deadline=None)
+@given(LENGTHS, st.sampled_from([1, 3]), st.sampled_from([32, 64]), st.sampled_from(DTYPES), st.integers(0, 2**32 - 1))
+def test_first_token_attention_vjp_is_right(lengths: list[int], H: int, D: int, dtype: torch.dtype, seed: int) -> None:
+    """All float32, so the bound is that of packed attention without its roundings in between. Empty rows give 0."""
+    _, qkv, ends = drawn(lengths, H, D, dtype, seed)
+    rng = np.random.default_rng(seed)
+    B, T = len(lengths), sum(lengths)
+    q, dy = (torch.tensor(rng.standard_normal((B, H, D))).to(dtype) for _ in range(2))
+    kv = qkv[:, 1:].contiguous()
+    dq, dkv = kernels.first_token_attention_vjp(dy, q, kv, ends)
+    wanted = reference.first_token_attention_vjp(*(x.double().numpy() for x in (dy, q, kv)), ends.numpy())
+    # As packed attention in which only the first query has a cotangent.
+    rows = torch.zeros(T, 3, H, D, dtype=dtype)
+    rows[:, 1:] = kv
+    whole = torch.zeros(T, H, D, dtype=dtype)
+    present = [b for b, n in enumerate(lengths) if n]
+    first = ends[:-1].long().numpy()[present]
+    rows[first, 0], whole[first] = q[present], dy[present]
+    bound = allowed(whole, rows, ends)
+    np.testing.assert_array_less(np.abs(dkv.double().numpy() - wanted[1]), bound[:, 1:] + 1e-300)
+    np.testing.assert_array_less(np.abs(dq.double().numpy() - wanted[0])[present], bound[first, 0] + 1e-300)
+    assert not dq[[b for b, n in enumerate(lengths) if not n]].any()
+
+
+@pytest.mark.parametrize("max_seqlen", [64, 130])
+def test_gradients_are_the_same_bit_for_bit(max_seqlen: int) -> None:
+    """100 times, and with programs in any order: nothing is added across programs."""
+    dy, qkv, ends = drawn([33, 17] if max_seqlen == 64 else [70, 17], 2, 16, torch.float16, 0)
+    first = kernels.packed_attention_vjp(dy, qkv, ends, max_seqlen)
+    for _ in range(100 if max_seqlen == 64 else 20):
+        assert torch.equal(kernels.packed_attention_vjp(dy, qkv, ends, max_seqlen), first)
+    for seed in range(5):
+        with shuffled_grid(seed):
+            assert torch.equal(kernels.packed_attention_vjp(dy, qkv, ends, max_seqlen), first)
+
+
+def test_autograd_finds_the_kernels() -> None:
+    """`backward` gives what the vjp gives; a log-sum-exp's gradient too; a second derivative is refused."""
+    dy, qkv, ends = drawn([70, 5], 2, 16, torch.float32, 0)
+    x = qkv.clone().requires_grad_()
+    context = kernels.packed_attention(x, ends)
+    assert isinstance(context, torch.Tensor)
+    context.backward(dy)
+    assert torch.equal(x.grad, kernels.packed_attention_vjp(dy, qkv, ends))
+
+    y = qkv.double().requires_grad_()
+    wide = kernels.packed_attention(y, ends, return_lse=True)
+    x.grad = None
+    both = kernels.packed_attention(x, ends, return_lse=True)
+    weights = torch.randn(both[1].shape, generator=torch.Generator().manual_seed(0))
+    ((both[0] * dy).sum() + (both[1] * weights).sum()).backward()
+    ((wide[0] * dy.double()).sum() + (wide[1] * weights.double()).sum()).backward()
+    torch.testing.assert_close(x.grad.double(), y.grad, rtol=1e-4, atol=1e-5)
+
+    (gradient,) = torch.autograd.grad(kernels.packed_attention(x, ends), x, dy, create_graph=True)
+    with pytest.raises(RuntimeError, match="kernels have no second derivatives"):
+        gradient.sum().backward()
+
+
+def test_operations_pass_opcheck() -> None:
+    dy, qkv, ends = drawn([20, 5], 2, 16, torch.float32, 0)
+    x = qkv.clone().requires_grad_()
+    torch.library.opcheck(attention_vjp.packed_attention_operation, (x, ends, 20))
+    q, kv = dy[:2].clone().requires_grad_(), qkv[:, 1:].clone().requires_grad_()
+    torch.library.opcheck(torch.ops.ernie_m.first_token_attention.default, (q, kv, ends))
+
+
+def test_sequences_longer_than_promised_get_nan() -> None:
+    """As in the forward pass, the tokens that no program covers are nan, and no other."""
+    dy, qkv, ends = drawn([150, 5], 1, 16, torch.float16, 0)
+    context, lse = attention_vjp.packed_attention_operation(qkv, ends, 150)
+    for longest, covered in ((20, 64), (70, 128)):
+        found = attention_vjp.packed_attention_backward(dy, qkv, ends, longest, context, lse).isnan()
+        assert found[covered:150].all()
+        assert not found[:covered].any()
+        assert not found[150:].any()
+
+
+# Which kernel, what is changed in it, and into what.
+FAULTS = {
+    "δ left out": ("queries_kernel", "probs * (d_probs - b_delta[:, None])", "probs * d_probs"),
+    "δ of the next head": ("delta_kernel", "delta + i_head.to(tl.int64) * T", "delta + ((i_head + 1) % H) * T"),
+    "the scale twice": ("keys_kernel", "dk * scale", "dk * scale * scale"),
+    "a key of the next sequence": ("queries_kernel", "m_n = whole + o_n < n", "m_n = whole + o_n < n + 1"),
+    "the last keys not masked in the short form": ("short_kernel", "m_m[None, :], scores, -1.0e38", "True, scores, 0.0"),
+    "a cotangent read as ones": ("keys_kernel", "load_rows(p_dy, o_m, m_m, H * D, D)", "b_q * 0 + 1"),
+    "the last query left out": ("keys_kernel", "m_m = o_m < n\n            b_q", "m_m = o_m < n - 1\n            b_q"),
+    "the last block of queries left out": ("keys_kernel", "tl.range(0, n, BM)", "tl.range(0, n - BM, BM)"),
+    "dq from values": ("queries_kernel", "d_scores.to(b_k.dtype), b_k", "d_scores.to(b_k.dtype), b_v"),
+    "P where dS belongs": ("short_kernel", "tl.dot(d_scores, b_k", "tl.dot(probs.to(b_k.dtype), b_k"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_planted_faults_are_seen(
+    fault: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, old, new = FAULTS[fault]
+    text = Path(attention_backward.__file__).read_text("utf-8").replace("from .", "from ernie_m.kernels.")
+    assert old in text
+    (tmp_path / "planted.py").write_text(text.replace(old, new), "utf-8")
+    spec = importlib.util.spec_from_file_location("planted", tmp_path / "planted.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(attention_vjp, kernel, getattr(module, kernel))
+    short = kernel == "short_kernel"
+    dy, qkv, ends = drawn([17, 30] if short else [70, 33], 2, 32, dtype, 0)
+    with np.errstate(all="ignore"):
+        found = kernels.packed_attention_vjp(dy, qkv, ends, 32 if short else 70).double().numpy()
+    assert not (np.abs(found - exact(dy, qkv, ends)) <= allowed(dy, qkv, ends)).all()
