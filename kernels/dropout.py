@@ -7,7 +7,7 @@ seed and on their place alone: not on padding, tiles or the device. A seed is 64
 its device. The gradient is dropout of the gradient, with the same bits: the backward pass runs the same kernel.
 
 Grid: one program per tile of ROWS x COLUMNS; each call of Philox serves four columns. float32 inside, rounded once.
-In plain torch, words are int64, of which the low 32 bits count, and one byte an element is kept for the gradient.
+In plain torch (see `philox`), one byte an element is kept for the gradient.
 
 Twin: reference/dropout.py. Source: Parallel Random Numbers: As Easy as 1, 2, 3 (Salmon et al., 2011), section 3.3.
 """
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.reference.dropout import KEY_STEPS, PLACES_PER_LAYER, ROUNDS
-from ernie_m.reference.dropout import MULTIPLIERS as REFERENCE_MULTIPLIERS
+from ernie_m.reference.dropout import PLACES_PER_LAYER
 
+from .philox import LOW_HALF, Masked, counters, dropped_on_cpu, philox
 from .runtime.arguments import check_device, check_floats, check_integers, check_shape
 from .runtime.dispatch import eager_on_cpu, runs_triton, transformed
 from .runtime.dtypes import TRITON_TYPES, name_of
@@ -31,12 +31,10 @@ from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, next_power_of_2
 
-MULTIPLIERS = tuple(map(int, REFERENCE_MULTIPLIERS))
-LOW = 0xFFFFFFFF
 # Elements per program.
 TILE = 4096
 # Calls of Philox at a time on a CPU, so that the words in use stay in the cache of each core.
-PIECE = 65536
+PIECE = 32768
 
 
 @triton.jit
@@ -95,7 +93,7 @@ def _dropout(x: Tensor, p: float, seed: Tensor, tokens: Tensor) -> Tensor:
     if not runs_triton(x):
         return plain_dropout(x, p, seed, tokens)
     y = torch.empty_like(x)
-    if threshold_of(p) > LOW:
+    if threshold_of(p) > LOW_HALF:
         return y.zero_()
     if x.numel():
         E = x.shape[-1]
@@ -147,36 +145,10 @@ def seed_tensor(seeds: Any, device: Any = None) -> Tensor:  # (...) uint64 -> (.
     return torch.from_numpy(np.array(seeds, np.uint64).view(np.int64)).to(device)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> list[Tensor]:  # four (...) -> four (...)
-    """Philox 4x32-10: four 32-bit words, in int64, for each counter of four such words, which need only broadcast.
-
-    A round multiplies two of the words by constants, and exchanges the high and low halves of the 64-bit products. A
-    product that overflows int64 wraps around, so it has the right bits, but its sign fills what is shifted in.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = seed, seed >> 32
-    for _ in range(ROUNDS):
-        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        # Only the low halves of keys, c1 and c3 count, as those of c0 and c2 alone are kept.
-        c0 = ((product1 >> 32) ^ (c1 ^ k0)) & LOW
-        c2 = ((product0 >> 32) ^ (c3 ^ k1)) & LOW
-        c1, c3 = product1, product0
-        k0, k1 = k0 + KEY_STEPS[0], k1 + KEY_STEPS[1]
-    return [c0, c1 & LOW, c2, c3 & LOW]
-
-
-def _words(
-    seed: Tensor, tokens: Tensor, columns: int, heads: Tensor
-) -> list[Tensor]:  # (...,) -> four (..., ⌈columns/4⌉)
-    """The four words of each of the G groups of four columns."""
-    groups = torch.arange(-(-columns // 4), device=tokens.device)
-    return philox((tokens[..., None], groups, heads[..., None], torch.zeros_like(groups[:1])), seed)
-
-
 def random_bits(seed: Any, tokens: Tensor, columns: int, heads: Any = 0) -> Tensor:  # (...,) -> (..., columns) int64
     """The bits of columns 0 to `columns` - 1, for each token and head; `tokens` and `heads` broadcast to (...)."""
     tokens, heads = (torch.as_tensor(x, device=tokens.device).to(torch.int64) for x in (tokens, heads))
-    return torch.stack(_words(_seed(seed, tokens), tokens, columns, heads), dim=-1).flatten(-2)[..., :columns]
+    return torch.stack(philox(counters(tokens, columns, heads), _seed(seed, tokens)), dim=-1).flatten(-2)[..., :columns]
 
 
 def _seed(seed: Any, like: Tensor) -> Tensor:
@@ -184,24 +156,22 @@ def _seed(seed: Any, like: Tensor) -> Tensor:
 
 
 def _dropped(p: float, seed: Tensor, tokens: Tensor, columns: int, H: int = 1) -> Tensor:  # (N,) -> (H, N, columns)
-    """Which elements are dropped, for each token and head; on a CPU, in pieces that fit its cache."""
+    """Which elements are dropped, for each token and head."""
     threshold, heads = threshold_of(p), torch.arange(H, device=tokens.device)[:, None]
-    if not eager_on_cpu(tokens):
-        words = _words(seed, tokens, columns, heads)
-        return torch.stack([word < threshold for word in words], dim=-1).flatten(-2)[..., :columns]
-    N, groups = tokens.shape[0], -(-columns // 4)
-    found = torch.empty(H, N, groups, 4, dtype=torch.bool)
-    step = max(1, PIECE // max(1, H * groups))
-    for start in range(0, N, step):
-        piece = slice(start, start + step)
-        for i, word in enumerate(_words(seed, tokens[piece], columns, heads)):
-            torch.lt(word, threshold, out=found[:, piece, :, i])
-    return found.flatten(-2)[..., :columns]
+    if eager_on_cpu(tokens):
+        return torch.from_numpy(dropped_on_cpu(threshold, int(seed) & 2**64 - 1, tokens.numpy(), columns, H))
+    words = philox(counters(tokens, columns, heads), seed)
+    return torch.stack([word < threshold for word in words], dim=-1).flatten(-2)[..., :columns]
 
 
 def _masked(x: Tensor, dropped: Tensor, p: float) -> Tensor:  # (...) x 2 -> (...)
     """`x` divided by 1 − p, or 0 where it is dropped."""
-    return (x / (1.0 - p) if p < 1.0 else x).masked_fill(dropped, 0.0)
+    if threshold_of(p) > LOW_HALF:
+        return torch.zeros_like(x)
+    if eager_on_cpu(x):
+        y: Tensor = Masked.apply(x, dropped, p)
+        return y
+    return (x / (1.0 - p)).masked_fill(dropped, 0.0)
 
 
 def plain_dropout(x: Tensor, p: float, seed: Tensor, tokens: Tensor) -> Tensor:  # (..., E), (), (...) -> (..., E)

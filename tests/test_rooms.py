@@ -67,7 +67,7 @@ FLOORS = {
                 "padding",
                 "activations",
             ),
-            *("dropout", "dropping", "trace", "inputs", "targets", "outputs"),
+            *("philox", "dropout", "dropping", "trace", "inputs", "targets", "outputs"),
         ),
         ("layouts", "encoded", "self_attention", "encoder", "surgery", "pretrained"),
         ("model",),
