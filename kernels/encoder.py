@@ -5,8 +5,9 @@
 
 There are two paths. The fast one fuses: product, add + LayerNorm, product, bias + GELU, product, add + LayerNorm, where
 each bias is added in the step after its product. It reads the weights of modules that are exactly as this package built
-them (`runtime/modules.py`); any other module is called, and its neighbours are not fused with it. The plain path, for
-gradients and dropout, calls torch's own operations throughout. The layout decides which path is taken.
+them (`runtime/modules.py`); any other module is called, and its neighbours are not fused with it. Its operations have
+gradients of their own. The plain path, without Triton and in float64, calls torch's own operations throughout. The
+layout decides which path is taken.
 
 Modules are named as in Hugging Face's files.
 
@@ -33,6 +34,7 @@ from .embedding import clamped, embed_unchecked
 from .gelu import bias_gelu_unchecked
 from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
 from .layouts import FirstTokens, Layout, Packed, first_tokens, of_layer
+from .runtime.derivative import without_row
 from .runtime.dtypes import widen
 from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
@@ -60,7 +62,8 @@ class Embeddings(Module):
         word, table, norm = self.word_embeddings, self.position_embeddings, self.layer_norm
         own = untouched(word, Embedding) and untouched(table, Embedding) and untouched(norm, LayerNorm, word.weight)
         if input_ids is not None and own and not layout.plain:
-            x = embed_unchecked(input_ids, position_ids, word.weight, table.weight, norm.weight, norm.bias, norm.eps)
+            tables = (without_row(x.weight, x.padding_idx) for x in (word, table))
+            x = embed_unchecked(input_ids, position_ids, *tables, norm.weight, norm.bias, norm.eps)
         else:
             positions, outside = ids_within(position_ids, table, POSITION_OFFSET)
             if input_ids is not None:
@@ -152,18 +155,25 @@ class EncoderLayer(Module):
         norm: LayerNorm = getattr(self, norm_name)
         if layout.plain or not (untouched(linear, Linear, x) and untouched(norm, LayerNorm, residual)):
             return self._norm(record(f"{self.name}.{name}", linear(x), layout), residual, norm_name, layout)
-        y = F.linear(x, linear.weight)
-        x = add_layer_norm_unchecked(y, linear.bias, residual, norm.weight, norm.bias, norm.eps)[0]
+        if layout.drops is not None and self.training and self.p_hidden > 0.0:
+            # Dropout comes after the bias.
+            y, bias = self._dropped(linear(x), norm_name, layout), torch.zeros_like(linear.bias)
+        else:
+            y, bias = F.linear(x, linear.weight), linear.bias
+        x = add_layer_norm_unchecked(y, bias, residual, norm.weight, norm.bias, norm.eps)[0]
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
 
     def _norm(
         self, y: Tensor, residual: Tensor, norm_name: str, layout: Layout | FirstTokens
     ) -> Tensor:  # (..., E) x 2 -> (..., E)
         """LayerNorm(residual + dropout(y)), with padding reset to 0."""
-        place = ATTENTION if norm_name == "norm1" else OUTPUT
-        y = drop(y, self.p_hidden if self.training else 0.0, layout.drops, place)
-        x = normalised_sum(residual, y, getattr(self, norm_name))
+        x = normalised_sum(residual, self._dropped(y, norm_name, layout), getattr(self, norm_name))
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
+
+    def _dropped(self, y: Tensor, norm_name: str, layout: Layout | FirstTokens) -> Tensor:  # (..., E) -> (..., E)
+        """Dropout before the sum that a normalisation takes."""
+        place = ATTENTION if norm_name == "norm1" else OUTPUT
+        return drop(y, self.p_hidden if self.training else 0.0, layout.drops, place)
 
 
 class Encoder(Module):

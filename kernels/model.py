@@ -7,9 +7,9 @@
 A call is packed on entry if possible: padding is removed once, everything is computed on tokens alone, and padding is
 restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
-If gradients are needed, or dropout or autocast is on, the same is computed in plain torch, as the kernels have no
-backward pass yet: packed too on a CPU, elsewhere on the rectangle. Dropout drops what the reference's does, given the
-same seeds.
+Training runs on the kernels too, packed: each has a backward pass. In float64, without Triton and under autocast, the
+same is computed in plain torch; in training packed too on a CPU, elsewhere on the rectangle. Dropout drops what the
+reference's does, given the same seeds.
 
 Twin: reference/model.py.
 """
@@ -122,9 +122,10 @@ class ErnieMModel(PretrainedModel):
         given = options.get("dropout_seeds"), options.get("first_token", 0)
         drops, seeds, first_token = call_seeds(self, config, like, *given, head_drops)
         differentiates = drops or self._differentiates(inputs.inputs_embeds)
-        # With gradients: where lengths cannot be read, and for what was put on the embeddings, such as noise.
-        rectangle = differentiates and not (eager_on_cpu(like) and all_untouched(self.embeddings, KINDS))
-        layout = choose_layout(inputs, differentiates or not runs_triton(like), rectangle or wanted[1])
+        plain = self._is_plain(like, differentiates)
+        # In training, the rectangle: where plain torch cannot read lengths, and for what was put on the embeddings.
+        packs = all_untouched(self.embeddings, KINDS) and (not plain or eager_on_cpu(like))
+        layout = choose_layout(inputs, plain, (differentiates and not packs) or wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         # With gradients, a trace records every value. The kernel for first tokens drops nothing.
         first_only = first_only and not drops and not (differentiates and tracing())
@@ -175,7 +176,7 @@ class ErnieMModel(PretrainedModel):
             raise ValueError(f"input_ids: expected shape (T,), got {tuple(ids.shape)}")
         cu_seqlens = on_device("cu_seqlens", cu_seqlens, like)
         drops, seeds, first_token = call_seeds(self, self.config, like, dropout_seeds, first_token)
-        plain = drops or self._differentiates(None) or not runs_triton(like)
+        plain = self._is_plain(like, drops or self._differentiates(None))
         layout, column = pack(cu_seqlens, len(ids), max_seqlen, plain, validate)
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
@@ -192,8 +193,14 @@ class ErnieMModel(PretrainedModel):
         x, _, _ = self.encoder(self.embeddings(ids, None, positions, layout), layout)
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
+    def _is_plain(self, like: Tensor, differentiates: bool) -> bool:
+        """Whether to compute in plain torch: where no kernel runs, for the dtypes that autocast picks, under the
+        transforms of `torch.func`, and for a trace of a training step, which records every value."""
+        autocast = torch.is_autocast_enabled(like.device.type)
+        return autocast or transformed() or not runs_triton(like) or (differentiates and tracing())
+
     def _differentiates(self, vectors: Tensor | None) -> bool:
-        """Whether the kernels cannot be used: for gradients, or the dtypes that autocast picks.
+        """Whether a gradient may be asked for.
 
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """

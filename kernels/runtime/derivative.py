@@ -1,4 +1,4 @@
-"""Elementwise functions with a derivative of their own.
+"""Functions with a derivative of their own: elementwise ones, and a table one row of which has none.
 
 What autograd derives from a formula is wrong in the limits (inf · 0 is nan, |x| has slope 0 at 0) and keeps every
 intermediate. Here a function comes with its derivative, and only its argument is kept. Half precision is computed in
@@ -83,3 +83,26 @@ def refuse_second_derivatives(operation: CustomOpDef) -> None:
         )
 
     operation.register_autograd(refuse)
+
+
+class _WithoutRow(Function):
+    """A table, one row of which gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, row: int) -> Tensor:
+        ctx.row = row
+        return table.view_as(table)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # In place: it was made for this, and a copy of a vocabulary's gradient is large.
+        gradient[ctx.row] = 0.0
+        return gradient, None
+
+
+def without_row(table: Tensor, row: int | None) -> Tensor:  # (V, E) -> (V, E)
+    """`table`; its row gets no gradient, as with the `padding_idx` of torch's Embedding. None: all rows do."""
+    if row is None or not (torch.is_grad_enabled() and table.requires_grad):
+        return table
+    same: Tensor = _WithoutRow.apply(table, row)
+    return same
