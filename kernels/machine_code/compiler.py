@@ -164,6 +164,7 @@ def _of_cuda(compiled: Any, log: str, gpu: Target) -> dict[str, Any]:
         "occupancy": occupancy(gpu, threads, figures["registers"], shared, columns),
         "tensor_cores": tensor_cores(text),
         "nan_maxima": len(re.findall(r"\bmax\.NaN\b", text)),
+        "nan_minima": len(re.findall(r"\bmin\.NaN\b", text)),
         "loads_16": sum(width >= 16 for width in widths),
         "loads_2": widths.count(2),
     }

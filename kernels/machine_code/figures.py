@@ -96,10 +96,12 @@ def occupancy(gpu: Target, threads: int, registers: int, shared: int, columns: i
 
 
 def ir_figures(text: str, dtype: str) -> dict[str, int]:
-    """From Triton's own code, just before LLVM's: products of float32 that round to tf32, and maxima that keep NaN."""
+    """From Triton's own code, just before LLVM's: products of float32 that round to tf32, and maxima and minima that
+    keep NaN."""
     return {
         "tf32_dots": len(_ROUNDING_DOT.findall(text)) if dtype == "float32" else 0,
         "nan_maxima": text.count("arith.maximumf"),
+        "nan_minima": text.count("arith.minimumf"),
     }
 
 

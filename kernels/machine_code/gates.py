@@ -39,6 +39,14 @@ def _layer_norm(row: Row) -> bool:
     return row["operation"] == "add_layer_norm" and row["label"] == "E=768" and _half(row)
 
 
+def _gelu_gradient(row: Row) -> bool:
+    return row["operation"] == "bias_gelu_vjp" and row["label"] == "F=3072" and _half(row)
+
+
+def _layer_norm_gradient(row: Row) -> bool:
+    return row["operation"] == "add_layer_norm_vjp" and row["label"] == "E=768" and _half(row)
+
+
 @dataclass(frozen=True)
 class Gate:
     """A requirement: `holds(row)` must be true for every compiled kernel for which `applies(row)` is true."""
@@ -67,6 +75,12 @@ GATES = (
         "NaN survives the maximum in GELU",
         lambda row: row["operation"] == "bias_gelu",
         lambda row: row["nan_maxima"] > 0,
+        Depth.MEMORY,
+    ),
+    Gate(
+        "NaN survives the minimum in GELU's gradient",
+        lambda row: row["operation"] == "bias_gelu_vjp" and "partials" not in row["label"],
+        lambda row: row["nan_minima"] > 0,
         Depth.MEMORY,
     ),
     Gate("no spills", _half, lambda row: row["spills"] == 0),
@@ -99,6 +113,18 @@ GATES = (
         "at most 500 instructions per row of LayerNorm",
         _layer_norm,
         lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
+        Depth.LISTING,
+    ),
+    Gate(
+        "at most 40 instructions per element of GELU's gradient",
+        _gelu_gradient,
+        lambda row: row["per"] == "element" and row["instructions_per"] <= 40.0,
+        Depth.LISTING,
+    ),
+    Gate(
+        "at most 900 instructions per row of LayerNorm's gradient",
+        _layer_norm_gradient,
+        lambda row: row["per"] == "row" and row["instructions_per"] <= 900.0,
         Depth.LISTING,
     ),
 )

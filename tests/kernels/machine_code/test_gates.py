@@ -90,6 +90,7 @@ GOOD = {
     "shared_limit": 232448,
     "tf32_dots": 0,
     "nan_maxima": 8,
+    "nan_minima": 8,
     "spills": 0,
     "stack": 0,
     "loads_2": 0,
@@ -99,10 +100,12 @@ GOOD = {
     "per": "element",
 }
 GELU = {"operation": "bias_gelu", "label": "F=3072", "loop": False, "tensor_cores": {}, "instructions_per": 28.0}
+SLOPE = {**GELU, "operation": "bias_gelu_vjp", "loop": True, "instructions_per": 40.0}
 ROW = {"operation": "add_layer_norm", "label": "E=768", "loop": False, "instructions_per": 500.0, "per": "row"}
+BACK = {**ROW, "operation": "add_layer_norm_vjp", "loop": True, "instructions_per": 900.0}
 
 
-@pytest.mark.parametrize("good", [{}, {"target": "sm_100", "tensor_cores": {"tcgen05": 8}}, GELU, ROW])
+@pytest.mark.parametrize("good", [{}, {"target": "sm_100", "tensor_cores": {"tcgen05": 8}}, GELU, ROW, SLOPE, BACK])
 def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
     assert failures({**GOOD, **good}) == []
 
@@ -115,6 +118,7 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({"dtype": "float32", "shared": 232449}, "shared memory within the target's limit"),
         ({"dtype": "float32", "tf32_dots": 1}, "no tf32 in float32 attention"),
         ({**GELU, "nan_maxima": 0}, "NaN survives the maximum in GELU"),
+        ({**SLOPE, "nan_minima": 0}, "NaN survives the minimum in GELU's gradient"),
         ({"spills": 4}, "no spills"),
         ({"stack": 8}, "no stack"),
         ({"loads_2": 1}, "no 2-byte loads"),
@@ -125,6 +129,8 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({"instructions_per": 9.01}, "at most 9.0 instructions per attention score"),
         ({**GELU, "instructions_per": 28.01}, "at most 28 instructions per element of GELU"),
         ({**ROW, "instructions_per": 501.0}, "at most 500 instructions per row of LayerNorm"),
+        ({**SLOPE, "instructions_per": 40.01}, "at most 40 instructions per element of GELU's gradient"),
+        ({**BACK, "instructions_per": 901.0}, "at most 900 instructions per row of LayerNorm's gradient"),
     ],
 )
 def test_failures_names_the_violated_gate(change: dict[str, Any], gate: str) -> None:
@@ -191,6 +197,7 @@ print(json.dumps({
     "NaN": judge("bias_gelu", "", maximum, 1024, 4, 1024, depth=Depth.CODE),
     "NaN on AMD": judge("bias_gelu", "", maximum, 1024, 4, 1024, target="gfx942", depth=Depth.MEMORY),
     **{f"{chosen} on {target}": precision(target, chosen) for target in TARGETS for chosen in ("ieee", "tf32")},
+    "NaN below": judge("bias_gelu_vjp", "", maximum, 1024, 4, 1024, depth=Depth.CODE),
     "strided": judge("planted", "", strided, 1024, 4, 1024, depth=Depth.CODE),
     "hoarding": judge("planted", "", hoarding, 8192, 1, 8192, depth=Depth.CODE),
     "erf": judge("bias_gelu", "F=3072", erf_gelu, 4096, 4, 4096),
@@ -212,6 +219,7 @@ def test_gates_fail_for_kernels_with_faults(tmp_path: Path) -> None:
         "hoarding": ["no spills", "no stack"],
         "erf": ["NaN survives the maximum in GELU", "at most 28 instructions per element of GELU"],
         "NaN": ["NaN survives the maximum in GELU"],
+        "NaN below": ["NaN survives the minimum in GELU's gradient"],
         "NaN on AMD": ["NaN survives the maximum in GELU"],
         **{f"ieee on {target}": [] for target in TARGETS},
         **{f"tf32 on {target}": ["no tf32 in float32 attention"] for target in TARGETS},
