@@ -145,8 +145,10 @@ def plain_embed_vjp(
 def _embed_vjp(
     dy: Tensor, input_ids: Tensor, position_ids: Tensor, word: Tensor, position: Tensor, gamma: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors = [x.contiguous() for x in (dy, input_ids, position_ids, word, position, gamma)]
-    return embed_backward(*tensors, eps) if runs_triton(word) else plain_embed_vjp(*tensors, eps)
+    dy, input_ids, position_ids = dy.contiguous(), input_ids.contiguous(), position_ids.contiguous()
+    word, position, gamma = word.contiguous(), position.contiguous(), gamma.contiguous()
+    function = embed_backward if runs_triton(word) else plain_embed_vjp
+    return function(dy, input_ids, position_ids, word, position, gamma, eps)
 
 
 @_embed_vjp.register_fake

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from planted_attention import attention, attention_head, first_token_attention, store
+from planted_gradients import KERNELS as GRADIENTS
 from torch import Tensor
 from torch.nn.functional import gelu as torch_gelu
 from torch.nn.functional import pad
@@ -180,4 +181,5 @@ KERNELS: dict[str, Any] = {
     "packed_attention": attention,
     "first_token_attention": first_token_attention,
     "attention_head": attention_head,
+    **GRADIENTS,
 }

@@ -121,6 +121,22 @@ def embed(size: Size, batch: Batch, width: int) -> Work:
     return Work(0.0, rows * size.hidden * width + 16 * batch.tokens)
 
 
+def bias_gelu_vjp(size: Size, T: int, width: int) -> Work:
+    """The cotangent and x read, dx written; the bias and its gradient."""
+    return Work(0.0, (3 * T + 2) * size.intermediate * width)
+
+
+def add_layer_norm_vjp(size: Size, T: int, width: int) -> Work:
+    """The cotangent, x and residual read, two gradients of their shape written; five vectors."""
+    return Work(0.0, (5 * T + 5) * size.hidden * width)
+
+
+def embed_vjp(size: Size, batch: Batch, width: int) -> Work:
+    """The cotangent and the rows that `embed` reads; the gradients of both tables, which are mostly zeros."""
+    rows = 2 * batch.tokens + max(batch.lengths) + VOCABULARY + POSITIONS + 3
+    return Work(0.0, rows * size.hidden * width + 16 * batch.tokens)
+
+
 def packed_attention(size: Size, batch: Batch, width: int) -> Work:
     """Two n x n x D products per head and sequence; qkv read, context and log-sum-exps written."""
     moved = 4 * batch.tokens * size.hidden * width + 4 * size.heads * batch.tokens

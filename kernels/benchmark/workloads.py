@@ -5,9 +5,7 @@ Each case returns calls by name, which take their random inputs from several rot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,69 +18,20 @@ from ..first_token import first_token_attention
 from ..gelu import bias_gelu
 from ..layer_norm import add_layer_norm
 from . import work as work_of
-from .timing import Call, copies_beyond_cache
-from .work import POSITIONS, VOCABULARY, Batch, Size, Work
+from .gradient_workloads import GRADIENTS
+from .measured import EPS as EPS
+from .measured import OURS as OURS
+from .measured import YOURS as YOURS
+from .measured import Maker as Maker
+from .measured import Measured as Measured
+from .measured import compiled as compiled
+from .measured import cumulative as cumulative
+from .measured import plugged as plugged
+from .measured import rotating as rotating
+from .measured import sets as sets
+from .work import POSITIONS, VOCABULARY, Batch, Size
 
-OURS, YOURS = "ours", "yours"
-EPS = 1e-5
 HEAD = 64
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One case to measure: its competitors' calls, and the floor of its time.
-
-    hide_host: see `timing`.
-    plug: makes a call of a user's function, which is called as the operation says; None: it cannot be measured here.
-    packed: converts a competitor's result to the layout of ours, for comparison; None if it cannot be compared.
-    held: bytes of the weights. uncounted: competitors whose memory the allocator does not see.
-    """
-
-    calls: dict[str, Call]
-    floor: Callable[[float, float], float]  # (matrix rate, copy rate) -> seconds
-    hide_host: bool = True
-    plug: Callable[[Callable[..., Any]], Call] | None = None
-    packed: Callable[[str, Any], Tensor | None] = field(default=lambda name, result: result)
-    held: int | None = None
-    uncounted: frozenset[str] = frozenset()
-
-    def with_yours(self, function: Callable[..., Any]) -> Measured:
-        """The same case with a user's function as a competitor, after ours. Raises ValueError if it cannot have one."""
-        if self.plug is None:
-            raise ValueError("expected a workload with `plug`, which calls a function of the user's, got none")
-        ours = {name: call for name, call in self.calls.items() if name.startswith(OURS)}
-        return replace(self, calls={**ours, YOURS: self.plug(function), **self.calls})
-
-
-def cumulative(lengths: Sequence[int], device: str) -> Tensor:
-    """`cu_seqlens` of sequences of these lengths."""
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-
-
-def compiled(function: Any, **options: Any) -> Any:
-    """torch.compile with static shapes."""
-    return torch.compile(function, dynamic=False, **options)
-
-
-def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any]]) -> dict[str, Call]:
-    """Calls of each function on the sets of inputs in turn."""
-
-    def rotate(function: Callable[..., Any]) -> Call:
-        return lambda i: function(*inputs[i % len(inputs)])
-
-    return {name: rotate(function) for name, function in functions.items()}
-
-
-def plugged(
-    inputs: list[tuple[Any, ...]], arguments: Callable[..., tuple[Any, ...]]
-) -> Callable[[Callable[..., Any]], Call]:
-    """What makes a call of a user's function; `arguments` turns a set of inputs into the operation's arguments."""
-    return lambda function: lambda i: function(*arguments(*inputs[i % len(inputs)]))
-
-
-def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:
-    """Enough sets of inputs to exceed the cache, given that a call reads `work.bytes` - `written` bytes."""
-    return [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
 
 
 def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -227,12 +176,11 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
     return Measured(calls, work.floor, plug=plug)
 
 
-Maker = Callable[[Size, Batch, torch.dtype, str], Measured]
-
 WORKLOADS: dict[str, Maker] = {
     "packed_attention": attention_case,
     "first_token_attention": first_token_case,
     "bias_gelu": gelu_case,
     "add_layer_norm": layer_norm_case,
     "embed": embed_case,
+    **GRADIENTS,
 }

@@ -81,11 +81,13 @@ def several(**results: Expected) -> Expected:
     return Expected(next(iter(results.values())).format, exact, limit, parts=parts)
 
 
-def expected(format: Format, exact: Array, error: Array, large: Any = 0.0, **counts: int) -> Expected:
+def expected(
+    format: Format, exact: Array, error: Array, large: Any = 0.0, roundings: int = 1, terms: int = 1
+) -> Expected:
     """Add the last rounding to a float32 error: u |exact + error|, half the smallest number for subnormal results, and
     what float32 flushes. `large`: the largest intermediate that float32 has to hold."""
     limit = format.u * np.abs(exact) + (1 + format.u) * error + format.smallest / 2 + FLUSHED
-    return Expected(format, exact, np.where(large > SAFE, np.inf, limit), **counts)
+    return Expected(format, exact, np.where(large > SAFE, np.inf, limit), roundings, terms)
 
 
 def gelu(format: Format, x: Array) -> Expected:  # (...)

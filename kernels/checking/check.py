@@ -10,7 +10,9 @@ detect errors that no single number shows, and the fixed cases of `coverage` and
 beyond, arguments that are not contiguous, special values, NaN and infinity. Results must repeat bitwise, follow
 arguments that change in place, and stay what they are during later calls. The report says what was tried.
 
-Leaves out: gradients, speed, and races, which the interpreter cannot show.
+Gradients are operations of their own, with several results, each of which is judged: "bias_gelu_vjp" as f(dy, x, bias).
+
+Leaves out: speed, and races, which the interpreter cannot show.
 Bounds: `bounds.py`, `tails.py` and `verdicts.py`. Guards around arrays: `guards.py` and `watching.py`.
 """
 

@@ -113,6 +113,18 @@ def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
     }
 
 
+def draw_embedding_vjp(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `embed_vjp`: a cotangent (T, E), and those of `embed` but for beta."""
+    inputs = draw_embedding(draw, format)
+    shape = (len(inputs["input_ids"]), inputs["word"].shape[1])
+    return {"dy": _draw_numbers(draw, format, shape, 4), **without_beta(inputs)}
+
+
+def without_beta(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of an operation that gradients depend on: a shift does not change them."""
+    return {name: value for name, value in inputs.items() if name != "beta"}
+
+
 def _draw_lengths(draw: Any, shortest: int) -> Array:
     """cu_seqlens, (B + 1,): where sequences begin and end. At least one is not empty."""
     from hypothesis import strategies as st
@@ -163,3 +175,10 @@ def fixed_embedding(normal: Callable[..., Array]) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(0, 30, (2, 16))
     tables = {"word": normal(30, 768), "position": normal(32, 768), "gamma": normal(768), "beta": normal(768)}
     return {"input_ids": ids[0], "position_ids": ids[1], **tables, "eps": EPS}
+
+
+def fixed_embedding_vjp(normal: Callable[..., Array]) -> dict[str, Any]:
+    """Fixed random inputs of `embed_vjp`: 40 tokens of 4,096 numbers, so that γ has enough of them."""
+    ids = np.random.default_rng(0).integers(0, 20, (2, 40))
+    tables = {"word": normal(20, 4096), "position": normal(22, 4096), "gamma": normal(4096)}
+    return {"dy": normal(40, 4096), "input_ids": ids[0], "position_ids": ids[1], **tables, "eps": EPS}

@@ -14,7 +14,7 @@ import torch
 
 from ernie_m.reference.array import Array
 
-from .drawing import EPS, Rows, sequence_ends
+from .drawing import EPS, Rows, sequence_ends, without_beta
 from .letters import Drawn
 from .operations import Inputs, Operation, find, one_number, one_row
 from .virtual import ENDS
@@ -73,8 +73,15 @@ def take(value: Any, rows: Array) -> Array:
     return np.asarray(value[rows])
 
 
-def _rows(make: Callable[[Normal, int, int], Inputs], narrowed: Callable[[str, Any], bool] | None) -> Family:
-    """For operations on (rows, columns); `narrowed` says which arguments have a number of rows."""
+def _rows(
+    make: Callable[[Normal, int, int], Inputs],
+    narrowed: Callable[[str, Any], bool] | None,
+    programs: int | None = SOME,
+) -> Family:
+    """For operations on (rows, columns); `narrowed` says which arguments have a number of rows.
+
+    `programs`: the most that run of each launch; None: all, where one launch reads what another wrote.
+    """
 
     def narrow(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
         assert narrowed is not None
@@ -84,7 +91,7 @@ def _rows(make: Callable[[Normal, int, int], Inputs], narrowed: Callable[[str, A
     def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
         for rows, columns, when in ROW_SIZES:
             if when in times:
-                yield make(normal, rows, columns), None if THOROUGH in times else SOME
+                yield make(normal, rows, columns), None if THOROUGH in times else programs
 
     return Family(
         small=lambda normal: make(normal, 5, 65),
@@ -100,6 +107,10 @@ def _embedding(normal: Normal, rows: int, columns: int) -> Inputs:
     tables = {"word": normal(300, columns), "position": normal(514, columns)}
     ids = {"input_ids": rng.integers(0, 300, rows), "position_ids": rng.integers(0, 512, rows)}
     return {**ids, **tables, "gamma": normal(columns), "beta": normal(columns), "eps": EPS}
+
+
+def _embedding_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
+    return {"dy": normal(rows, columns), **without_beta(_embedding(normal, rows, columns))}
 
 
 def _own_tokens(inputs: Inputs, rows: Array, name: str) -> tuple[Inputs, Array]:
@@ -160,6 +171,7 @@ def _head(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | 
 
 FAMILIES = {
     "embed": _rows(_embedding, lambda name, value: name.endswith("_ids")),
+    "embed_vjp": _rows(_embedding_vjp, None, None),
     "packed_attention": _sequences(_packed, 3, lambda inputs, rows: _own_tokens(inputs, rows, "qkv")),
     "first_token_attention": _sequences(_first, 2, _own_sequences),
     "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
@@ -173,7 +185,7 @@ def family(op: str | Operation) -> Family | None:
         return FAMILIES[op]
     by_row = (lambda name, value: np.ndim(value) == 2) if operation.crop in (one_row, one_number) else None
     if isinstance(operation.draw, Rows):
-        return _rows(operation.draw.at, by_row)
+        return _rows(operation.draw.at, by_row, None if operation.results else SOME)
     if not isinstance(operation.draw, Drawn):
         return None
     if not operation.draw.letters or operation.draw.letters[0] in operation.draw.last:

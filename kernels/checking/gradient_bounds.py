@@ -112,8 +112,8 @@ def add_layer_norm_vjp(
     dx, error, large, affine = _layer_norm_vjp(format, dy, x + bias + residual, dz, gamma, eps)
     exact = exact_add_layer_norm_vjp(dy, x, bias, residual, gamma, eps)
     found = expected(format, dx, error, large, terms=dx.shape[-1])
-    rows = (array.reshape(-1, dx.shape[-1]) for array in (dx, error))
-    dbias = summed(format, exact[1], *rows, large.max(initial=0.0))
+    flat = (-1, dx.shape[-1])
+    dbias = summed(format, exact[1], dx.reshape(flat), error.reshape(flat), large.max(initial=0.0))
     return several(dx=found, dbias=dbias, dresidual=found, **affine)
 
 
@@ -144,4 +144,4 @@ def embed_vjp(
         limit = off + additions * EPS * (size + off)
         return expected(format, exact, limit, np.maximum(size, worst), terms=max(like.shape[-1], int(counts.max())))
 
-    return several(word=table(d_word, input_ids, word), position=table(d_position, rows, position), **affine)
+    return several(dword=table(d_word, input_ids, word), dposition=table(d_position, rows, position), **affine)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import attention, embedding, first_token, gelu, layer_norm
-from . import attention_bounds, bounds, drawing
+from . import attention_bounds, bounds, drawing, gradient_bounds
 from .bounds import Expected
 from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
@@ -46,6 +46,15 @@ OPERATIONS: dict[str, Operation] = {
         crop=one_number,
         kernel=gelu.bias_gelu,
         variants=gelu.variants,
+    ),
+    "bias_gelu_vjp": Operation(
+        call="f(dy, x, bias)",
+        expected=gradient_bounds.bias_gelu_vjp,
+        results=("dx", "dbias"),
+        draw=drawn_rows(dy=2, x=2, bias=1),
+        fixed=lambda normal: {"dy": normal(16, 4096), "x": 1.5 * normal(16, 4096), "bias": normal(4096)},
+        kernel=gelu.bias_gelu_vjp,
+        variants=gelu.variants_backward,
     ),
     "softmax": Operation(
         call="f(scores)",
@@ -77,6 +86,16 @@ OPERATIONS: dict[str, Operation] = {
         kernel=layer_norm.add_layer_norm,
         variants=layer_norm.variants,
     ),
+    "add_layer_norm_vjp": Operation(
+        call="f(dy, x, bias, residual, gamma, eps)",
+        expected=gradient_bounds.add_layer_norm_vjp,
+        results=("dx", "dbias", "dresidual", "dgamma", "dbeta"),
+        draw=drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0),
+        fixed=lambda normal: drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0).at(normal, 16, 4096),
+        kernel=layer_norm.add_layer_norm_vjp,
+        variants=layer_norm.variants_backward,
+        examples=12,
+    ),
     "embed": Operation(
         call="f(input_ids, position_ids, word, position, gamma, beta, eps)",
         expected=bounds.embed,
@@ -85,6 +104,16 @@ OPERATIONS: dict[str, Operation] = {
         crop=one_token,
         kernel=embedding.embed,
         variants=embedding.variants,
+    ),
+    "embed_vjp": Operation(
+        call="f(dy, input_ids, position_ids, word, position, gamma, eps)",
+        expected=gradient_bounds.embed_vjp,
+        results=("dword", "dposition", "dgamma", "dbeta"),
+        draw=drawing.draw_embedding_vjp,
+        fixed=drawing.fixed_embedding_vjp,
+        kernel=embedding.embed_vjp,
+        variants=embedding.variants_backward,
+        examples=12,
     ),
     "packed_attention": Operation(
         call="f(qkv, cu_seqlens)",

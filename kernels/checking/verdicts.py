@@ -62,14 +62,14 @@ class Verdict:
 def componentwise(got: Array, expected: Expected) -> Verdict:
     """The worst number, relative to its own limit.
 
-    Infinity is right where the exact number, give or take the limit, rounds to infinity; nan is right only where the
-    limit is infinite.
+    Infinity is right where the exact number, give or take the limit, rounds to that infinity; nan is right only where
+    the limit is infinite.
     """
     if got.size == 0:
         return Verdict("componentwise", 0.0, 0.0)
     exact, limit = expected.exact, expected.limit
-    rounds_away = np.isinf(got) & (np.sign(got) == np.sign(exact))
-    rounds_away &= np.abs(exact) + limit >= expected.format.overflow
+    # With a sign of its own: a limit may be larger than the number.
+    rounds_away = np.isinf(got) & (np.where(got > 0, exact, -exact) + limit >= expected.format.overflow)
     right = rounds_away | np.isinf(limit)
     finite = np.isfinite(got)
     error = np.where(finite, np.abs(np.where(finite, got, 0.0) - exact), np.inf)

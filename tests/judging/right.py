@@ -22,7 +22,7 @@ from .example_functions import FUNCTIONS
 
 FLOAT32, TORCH = ("float32",), ("float32", "float16", "bfloat16")
 
-# The definitions, in NumPy.
+# The definitions, in NumPy. Gradients, which have several results, are not in the field.
 TWINS: dict[str, Callable[..., Any]] = {
     "gelu": reference.gelu,
     "bias_gelu": reference.bias_gelu,
@@ -97,11 +97,11 @@ EAGER = {
 }
 
 RIGHTS: dict[str, Right] = {
-    **{f"{op}: this package": Right(op, row.kernel) for op, row in with_kernel().items() if row.kernel},
+    **{f"{op}: this package": Right(op, row.kernel) for op, row in with_kernel().items() if row.kernel and op in TWINS},
     **{f"{op}: its twin in NumPy": Right(op, twin, FLOAT32, "numpy") for op, twin in TWINS.items()},
     **{f"{op}: correctly rounded": Right(op, correctly_rounded(op)) for op in TWINS},
     **{f"{right.op}: torch eager{name.removeprefix(right.op)}": right for name, right in EAGER.items()},
-    **{f"{op}: torch in float32": Right(op, function) for op, function in planted.KERNELS.items()},
+    **{f"{op}: torch in float32": Right(op, planted.KERNELS[op]) for op in TWINS},
     "attention_head: online softmax": Right(
         "attention_head", lambda q, k, v: planted.attention_head(q, k, v, form="online")
     ),

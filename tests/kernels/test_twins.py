@@ -12,10 +12,10 @@ import pytest
 OPERATIONS = {
     "attention": ["packed_attention"],
     "dropout": ["dropout", "random_bits", "philox"],
-    "embedding": ["embed"],
-    "first_token": ["first_token_attention"],
-    "gelu": ["bias_gelu"],
-    "layer_norm": ["add_layer_norm"],
+    "embedding": ["embed", "embed_vjp"],
+    "first_token": ["first_token_attention", "first_token_attention_vjp"],
+    "gelu": ["bias_gelu", "bias_gelu_vjp"],
+    "layer_norm": ["add_layer_norm", "add_layer_norm_vjp"],
     "padding": ["token_indices", "cu_seqlens", "unpad", "pad"],
 }
 

@@ -80,7 +80,7 @@ def arguments(*argv: str) -> argparse.Namespace:
 
 def test_plan_filters_and_defaults_to_everything() -> None:
     whole = plan(arguments(), ("bfloat16",))
-    assert len(whole) == len(set(whole)) == 2 * 4 * 6
+    assert len(whole) == len(set(whole)) == 2 * 4 * 9
     assert whole[0] == Case("encoder", "base", "ragged", "bfloat16")
     argv = ("--operation", "embed", "--operation", "encoder", "--model", "large", "--case", "one")
     assert [str(case) for case in plan(arguments(*argv), ("float16", "float32"))] == [
@@ -266,7 +266,7 @@ def test_a_function_of_ones_own_is_checked_then_timed(
     """Next to the same competitors, on the same inputs, as its results show; torch.compile is left out."""
     log: list[str] = []
     monkeypatch.setattr(bench, "check", lambda f, op, dtypes: log.append(f"{f.__name__} {op} {dtypes[0]}"))
-    for module in ("workloads", "yours"):
+    for module in ("workloads", "gradient_workloads", "yours"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
     argv = ["bench", f"{mine}:{name}", "--op", op, "--model", "base", "--case", "one", "--dtype", "float32"]
     assert main([*argv, "--output", str(tmp_path / "made")]) == 0
@@ -283,10 +283,11 @@ def test_every_workload_calls_a_function_as_its_operation_says(
     op: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The arguments have the number, the axes and the dtypes of the operation's own inputs."""
-    for module in ("workloads", "yours"):
+    for module in ("workloads", "gradient_workloads", "yours"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.sets", lambda make, work, written: [make()])
-    monkeypatch.setattr("ernie_m.kernels.benchmark.workloads.VOCABULARY", 1000)
+    for module in ("workloads", "gradient_workloads"):
+        monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.VOCABULARY", 1000)
     batch = dataclasses.replace(BATCHES["one"], lengths=(3, 5), padded=8)
     made = makers_of_yours()[op](SIZES["base"], batch, dtype, "cpu")
     got: list[Any] = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ernie_m.kernels.benchmark import encoders as bench_models
+from ernie_m.kernels.benchmark import gradient_workloads as bench_gradients
 from ernie_m.kernels.benchmark import work as bench_cases
 from ernie_m.kernels.benchmark import workloads as bench_operations
 from ernie_m.kernels.benchmark.runner import differences
@@ -56,6 +57,15 @@ def test_counts_equal_those_done_by_hand(size: str, batch: str) -> None:
     assert 2 * bench_cases.add_layer_norm(s, b.tokens, 2).bytes == pytest.approx(norms * 1e6, rel=3e-3)
 
 
+def test_counts_of_gradients() -> None:
+    """Base, 8 x 128, bfloat16: three of (T, F); five of (T, E); both tables, of 250,516 rows together."""
+    size, batch = SIZES["base"], BATCHES["small"]
+    assert bench_cases.bias_gelu_vjp(size, 1024, 2).bytes == (3 * 1024 + 2) * 3072 * 2
+    assert bench_cases.add_layer_norm_vjp(size, 1024, 2).bytes == (5 * 1024 + 5) * 768 * 2
+    rows = 2 * 1024 + 128 + 250_002 + 514 + 3
+    assert bench_cases.embed_vjp(size, batch, 2).bytes == rows * 768 * 2 + 16 * 1024
+
+
 def test_embed_counts_the_rows_of_its_tokens() -> None:
     # 128 rows of 768 in both tables and the result, gamma and beta; two 8-byte ids per token.
     assert bench_cases.embed(SIZES["base"], BATCHES["one"], 2).bytes == (3 * 128 + 2) * 768 * 2 + 128 * 16
@@ -99,6 +109,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small vocabulary, and a torch.compile that returns the function unchanged."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(bench_operations, "VOCABULARY", 50)
+    monkeypatch.setattr(bench_gradients, "VOCABULARY", 50)
     monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
     torch.manual_seed(0)
 
@@ -122,9 +133,9 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
     assert apart.keys() == found.keys() - missing - {"ours"}
     assert all(x < 1e-6 for x in apart.values()), apart
     # Inputs rotate: the next call uses other numbers.
-    first, second = made.calls["ours"](0), made.calls["ours"](1)
+    first, second, third = (made.packed("ours", made.calls["ours"](i)) for i in range(3))
     assert not torch.equal(first, second)
-    assert torch.equal(first, made.calls["ours"](2))
+    assert torch.equal(first, third)
 
 
 @pytest.mark.usefixtures("small")

@@ -102,6 +102,10 @@ def test_infinity_is_right_where_the_exact_result_rounds_to_it() -> None:
     assert componentwise(np.array([[np.inf, 0.0]]), expected).holds
     for wrong in (65504.0, -np.inf, np.nan):
         assert not componentwise(np.array([[wrong, 0.0]]), expected).holds
+    # Far off in either direction, as a gradient of three nearly equal numbers may be.
+    wide = bounds.Expected(format, np.array([-900.0]), np.array([1e5]))
+    assert all(componentwise(np.array([x]), wide).holds for x in (np.inf, -np.inf))
+    assert not componentwise(np.array([np.inf]), bounds.Expected(format, np.array([-900.0]), np.array([66000.0]))).holds
     small = bounds.gelu(format, np.array([60000.0]))
     assert not componentwise(np.array([np.inf]), small).holds
 

@@ -219,7 +219,8 @@ def test_drawn_inputs_are_numbers_of_their_format(op: str) -> None:
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if "gamma" in fixed_case(op, "float32").inputs])
 def test_affine_parameters_are_random(op: str) -> None:
     inputs = fixed_case(op, "float32").inputs
-    assert np.std(inputs["gamma"]) > 0.5 and np.std(inputs["beta"]) > 0.5
+    # Gradients do not depend on beta.
+    assert all(np.std(inputs[name]) > 0.5 for name in ("gamma", "beta") if name in inputs)
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,10 @@ def test_large_cases_have_the_sizes_of_models(op: str) -> None:
 @pytest.mark.parametrize("op", with_kernel())
 def test_our_kernels_are_tried_with_70000_rows_and_past_int32(op: str) -> None:
     report = check(OPERATIONS[op].kernel, op, dtypes=["bfloat16"], examples=2, quick=True)
-    assert list(report.tried.left_out) == []
-    assert max(high for axes in report.tried.sizes.values() for _, high in axes) >= 70_000
+    # Sums over all rows cannot be judged by a few of them.
+    reasons = [reason.partition(": ")[2] for reason in report.tried.left_out]
+    assert reasons == ["its rows are not independent"] * (2 if OPERATIONS[op].results else 0)
+    assert OPERATIONS[op].results or max(high for axes in report.tried.sizes.values() for _, high in axes) >= 70_000
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -38,7 +38,8 @@ def drawn(names: list[str], i: int, count: int) -> str:
 
 
 def test_the_catalogue_has_faults_and_right_functions_for_everything() -> None:
-    everything = {*OPERATIONS, *EXAMPLES}
+    # The faults of gradients are in planted_gradients.py, and tests/kernels/test_backward.py meets them all.
+    everything = {*(name for name, operation in OPERATIONS.items() if not operation.results), *EXAMPLES}
     assert {fault.op for fault in FAULTS.values()} == {right.op for right in RIGHTS.values()} == everything
 
 

@@ -1,0 +1,106 @@
+"""The competitors for gradients of single operations: our kernels, torch's own backward functions, torch.compile.
+
+All start from the cotangent and the forward's inputs, as `..._vjp` does, and so compute again what a forward could have
+kept: statistics, or the sum that is normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..embedding import embed_vjp
+from ..gelu import bias_gelu_vjp
+from ..layer_norm import add_layer_norm_vjp
+from . import work as work_of
+from .measured import EPS, OURS, Maker, Measured, compiled, plugged, rotating, sets
+from .work import POSITIONS, VOCABULARY, Batch, Size, Work
+
+aten = torch.ops.aten
+
+
+def joined(name: str, results: Any) -> Tensor:
+    """All gradients in one tensor, for comparison."""
+    return torch.cat([x.reshape(-1).float() for x in results])
+
+
+def case(
+    make: Callable[[], tuple[Any, ...]], ours: Callable[..., Any], plain: Callable[..., Any], work: Work, written: int
+) -> Measured:
+    """A case whose competitors have the arguments of `ours`."""
+    inputs = sets(make, work, written)
+    calls = rotating(inputs, {OURS: ours, "eager": plain, "compile": compiled(plain)})
+    return Measured(calls, work.floor, plug=plugged(inputs, lambda *x: x), packed=joined)
+
+
+def norm_gradients(dy: Tensor, v: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of LayerNorm by torch's own functions; v, gamma, beta."""
+    _, mean, rstd = aten.native_layer_norm(v, v.shape[-1:], gamma, gamma, eps)
+    dv, dgamma, dbeta = aten.native_layer_norm_backward(dy, v, v.shape[-1:], mean, rstd, gamma, gamma, [True] * 3)
+    return dv, dgamma, dbeta
+
+
+def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """bias_gelu_vjp on a batch's tokens."""
+    T, columns = batch.tokens, size.intermediate
+
+    def plain(dy: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        dx = aten.gelu_backward(dy, x + bias)
+        return dx, dx.sum(0)
+
+    def make() -> tuple[Tensor, ...]:
+        shapes = ((T, columns), (T, columns), (columns,))
+        return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
+
+    width = dtype.itemsize
+    return case(make, bias_gelu_vjp, plain, work_of.bias_gelu_vjp(size, T, width), T * columns * width)
+
+
+def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """add_layer_norm_vjp on a batch's tokens."""
+    T, E = batch.tokens, size.hidden
+
+    def plain(dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, ...]:
+        dv, dgamma, dbeta = norm_gradients(dy, x + bias + residual, gamma, eps)
+        return dv, dv.sum(0), dv.clone(), dgamma, dbeta
+
+    def make() -> tuple[Any, ...]:
+        shapes = ((T, E), (T, E), (E,), (T, E), (E,))
+        return *(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes), EPS
+
+    width = dtype.itemsize
+    return case(make, add_layer_norm_vjp, plain, work_of.add_layer_norm_vjp(size, T, width), 2 * T * E * width)
+
+
+def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """embed_vjp of a batch's tokens with the whole vocabulary, whose gradient is dense."""
+    T, E = batch.tokens, size.hidden
+    word, position, gamma = (
+        torch.randn(*shape, device=device, dtype=dtype) for shape in ((VOCABULARY, E), (POSITIONS, E), (E,))
+    )
+    places = torch.cat([torch.arange(n, device=device) for n in batch.lengths])
+
+    def plain(
+        dy: Tensor, ids: Tensor, places: Tensor, word: Tensor, position: Tensor, gamma: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
+        rows = places + 2
+        d, dgamma, dbeta = norm_gradients(dy, word[ids] + position[rows], gamma, eps)
+        tables = (aten.embedding_dense_backward(d, i, len(x), -1, False) for i, x in ((ids, word), (rows, position)))
+        return *tables, dgamma, dbeta
+
+    def make() -> tuple[Any, ...]:
+        dy = torch.randn(T, E, device=device, dtype=dtype)
+        return dy, torch.randint(len(word), (T,), device=device), places, word, position, gamma, EPS
+
+    work = work_of.embed_vjp(size, batch, dtype.itemsize)
+    return case(make, embed_vjp, plain, work, (VOCABULARY + POSITIONS) * E * dtype.itemsize)
+
+
+GRADIENTS: dict[str, Maker] = {
+    "bias_gelu_vjp": gelu_case,
+    "add_layer_norm_vjp": layer_norm_case,
+    "embed_vjp": embed_case,
+}
