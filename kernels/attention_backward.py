@@ -15,8 +15,8 @@ log-sum-exps, and computes five products.
 
 P and dS are rounded to the inputs' dtype for their products; sums are float32.
 
-Twin: `packed_attention_vjp` in reference/attention.py. Source: T. Dao, "FlashAttention-2", arXiv:2307.08691, section 3.2,
-which adds dq across programs instead.
+Twin: `packed_attention_vjp` in reference/attention.py. Source: T. Dao, "FlashAttention-2", arXiv:2307.08691, section
+3.2, which adds dq across programs instead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ LOG2E = tl.constexpr(LOG2_E)
 @triton.jit
 def load_rows(p, o_rows, m_rows, STRIDE: tl.constexpr, D: tl.constexpr):
     """(rows, D) of a matrix; rows outside the mask are 0."""
-    return tl.load(p + o_rows[:, None].to(tl.int64) * STRIDE + tl.arange(0, D)[None, :], mask=m_rows[:, None], other=0.0)
+    return tl.load(
+        p + o_rows[:, None].to(tl.int64) * STRIDE + tl.arange(0, D)[None, :], mask=m_rows[:, None], other=0.0
+    )
 
 
 @triton.jit

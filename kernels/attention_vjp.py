@@ -169,7 +169,7 @@ packed_attention_operation.register_autograd(_backward, setup_context=_keep)
 def packed_attention_vjp(
     d_context: Tensor, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None, validate: bool = False
 ) -> Tensor:  # (T, H, D), (T, 3, H, D), (B + 1,) -> (T, 3, H, D)
-    """The gradient of `qkv`, if `d_context` is that of `packed_attention`; the other arguments, and errors, are its own.
+    """The gradient of `qkv`, if `d_context` is that of `packed_attention`; other arguments, and errors, are its own.
 
     It computes the context again. On the kernels it is the same, bit for bit, in any order of programs.
     """

@@ -62,8 +62,8 @@ class Embeddings(Module):
         word, table, norm = self.word_embeddings, self.position_embeddings, self.layer_norm
         own = untouched(word, Embedding) and untouched(table, Embedding) and untouched(norm, LayerNorm, word.weight)
         if input_ids is not None and own and not layout.plain:
-            tables = (without_row(x.weight, x.padding_idx) for x in (word, table))
-            x = embed_unchecked(input_ids, position_ids, *tables, norm.weight, norm.bias, norm.eps)
+            words, places = (without_row(x.weight, x.padding_idx) for x in (word, table))
+            x = embed_unchecked(input_ids, position_ids, words, places, norm.weight, norm.bias, norm.eps)
         else:
             positions, outside = ids_within(position_ids, table, POSITION_OFFSET)
             if input_ids is not None:

@@ -138,9 +138,7 @@ def plain_first_token_attention(q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> Te
 
 
 @torch.library.custom_op("ernie_m::first_token_attention_vjp", mutates_args=())
-def _first_token_attention_vjp(
-    d_context: Tensor, q: Tensor, kv: Tensor, cu_seqlens: Tensor
-) -> tuple[Tensor, Tensor]:
+def _first_token_attention_vjp(d_context: Tensor, q: Tensor, kv: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     return first_token_attention_backward(*(x.contiguous() for x in (d_context, q, kv, cu_seqlens)))
 
 

@@ -1,4 +1,4 @@
-"""The backward pass of first-token attention: one query for each sequence and head, so nothing is added across programs.
+"""The backward pass of first-token attention. A sequence has one query, so nothing is added across programs.
 
     p = softmax(K q / √D)      dp = V dO      δ = Σ_j p_j dp_j      ds = p (dp − δ)
     dq = Kᵀ ds / √D            dK = ds qᵀ / √D                      dV = p dOᵀ

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention_vjp import packed_attention_vjp
 from ..embedding import embed_vjp
+from ..first_token import first_token_attention_vjp
 from ..gelu import bias_gelu_vjp
 from ..layer_norm import add_layer_norm_vjp
 from . import work as work_of
-from .measured import EPS, OURS, Maker, Measured, compiled, plugged, rotating, sets
+from .measured import EPS, HEAD, OURS, Maker, Measured, compiled, cumulative, plugged, rotating, sets
 from .work import POSITIONS, VOCABULARY, Batch, Size, Work
 
 aten = torch.ops.aten
@@ -99,7 +102,67 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
     return case(make, embed_vjp, plain, work, (VOCABULARY + POSITIONS) * E * dtype.itemsize)
 
 
+def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """packed_attention_vjp, next to autograd through torch's own attention on padded rows (masked if ragged)."""
+    T, H, S, longest = batch.tokens, size.heads, batch.padded, max(batch.lengths)
+    cu, valid = cumulative(batch.lengths, device), _valid(batch, device)
+    mask = valid[:, None, None, :] if batch.ragged else None
+
+    def make() -> tuple[Tensor, ...]:
+        qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
+        dy = torch.randn(T, H, HEAD, device=device, dtype=dtype)
+        rectangles = (torch.zeros(len(valid), S, *x.shape[1:], device=device, dtype=dtype) for x in (dy, qkv))
+        padded_dy, padded = (
+            rectangle.index_put((valid,), x) for rectangle, x in zip(rectangles, (dy, qkv), strict=True)
+        )
+        return dy, qkv, padded_dy.transpose(1, 2), padded.permute(2, 0, 3, 1, 4)
+
+    def sdpa(dy: Tensor, qkv: Tensor, padded_dy: Tensor, padded: Tensor) -> Tensor:
+        x = padded.detach().requires_grad_()
+        context = F.scaled_dot_product_attention(x[0], x[1], x[2], attn_mask=mask)
+        (gradient,) = torch.autograd.grad(context, x, padded_dy)
+        return gradient.permute(1, 3, 0, 2, 4)[valid]
+
+    work = work_of.packed_attention_vjp(size, batch, dtype.itemsize)
+    inputs = sets(make, work, 3 * T * size.hidden * dtype.itemsize)
+    functions = {OURS: lambda dy, qkv, *_: packed_attention_vjp(dy, qkv, cu, longest), "SDPA, padded": sdpa}
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, qkv, *_: (dy, qkv, cu))
+    return Measured(calls, work.floor, plug=plug)
+
+
+def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """first_token_attention_vjp, next to autograd through torch's own attention with one query per padded row."""
+    T, H, B, S = batch.tokens, size.heads, len(batch.lengths), batch.padded
+    cu, valid = cumulative(batch.lengths, device), _valid(batch, device)
+    mask = valid[:, None, None, :] if batch.ragged else None
+
+    def make() -> tuple[Tensor, ...]:
+        shapes = ((B,), (B,), (T, 2))
+        dy, q, kv = (torch.randn(*shape, H, HEAD, device=device, dtype=dtype) for shape in shapes)
+        padded = torch.zeros(B, S, 2, H, HEAD, device=device, dtype=dtype).index_put((valid,), kv)
+        return dy, q, kv, padded.permute(2, 0, 3, 1, 4)
+
+    def sdpa(dy: Tensor, q: Tensor, kv: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = q.detach().requires_grad_(), padded.detach().requires_grad_()
+        context = F.scaled_dot_product_attention(x[:, :, None], y[0], y[1], attn_mask=mask)[:, :, 0]
+        dq, d_padded = torch.autograd.grad(context, (x, y), dy)
+        return dq, d_padded.permute(1, 3, 0, 2, 4)[valid]
+
+    work = work_of.first_token_attention_vjp(size, batch, dtype.itemsize)
+    inputs = sets(make, work, 2 * T * size.hidden * dtype.itemsize)
+    functions = {OURS: lambda dy, q, kv, _: first_token_attention_vjp(dy, q, kv, cu), "SDPA, padded": sdpa}
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, q, kv, _: (dy, q, kv, cu))
+    return Measured(calls, work.floor, plug=plug, packed=joined)
+
+
+def _valid(batch: Batch, device: str) -> Tensor:  # -> (B, S)
+    """Where the padded batch has tokens."""
+    return torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+
+
 GRADIENTS: dict[str, Maker] = {
+    "packed_attention_vjp": attention_case,
+    "first_token_attention_vjp": first_token_case,
     "bias_gelu_vjp": gelu_case,
     "add_layer_norm_vjp": layer_norm_case,
     "embed_vjp": embed_case,

@@ -15,6 +15,7 @@ from .work import Batch, Size, Work
 
 OURS, YOURS = "ours", "yours"
 EPS = 1e-5
+HEAD = 64  # the size of a head in both models
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,17 @@ def packed_attention(size: Size, batch: Batch, width: int) -> Work:
     return Work(4.0 * size.hidden * batch.pairs, moved)
 
 
+def packed_attention_vjp(size: Size, batch: Batch, width: int) -> Work:
+    """The forward's two products and five of the backward; qkv and the cotangent read, the gradient written."""
+    return Work(14.0 * size.hidden * batch.pairs, 7 * batch.tokens * size.hidden * width)
+
+
+def first_token_attention_vjp(size: Size, batch: Batch, width: int) -> Work:
+    """Five 1 x n x D products per head and sequence; keys and values read, their gradients written."""
+    rows = 4 * batch.tokens + 3 * len(batch.lengths)
+    return Work(10.0 * size.hidden * batch.tokens, rows * size.hidden * width)
+
+
 def first_token_attention(size: Size, batch: Batch, width: int) -> Work:
     """Two 1 x n x D products per head and sequence; keys, values and queries read, contexts written."""
     rows = 2 * batch.tokens + 2 * len(batch.lengths)

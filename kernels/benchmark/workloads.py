@@ -20,6 +20,7 @@ from ..layer_norm import add_layer_norm
 from . import work as work_of
 from .gradient_workloads import GRADIENTS
 from .measured import EPS as EPS
+from .measured import HEAD
 from .measured import OURS as OURS
 from .measured import YOURS as YOURS
 from .measured import Maker as Maker
@@ -30,8 +31,6 @@ from .measured import plugged as plugged
 from .measured import rotating as rotating
 from .measured import sets as sets
 from .work import POSITIONS, VOCABULARY, Batch, Size
-
-HEAD = 64
 
 
 def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:

@@ -157,6 +157,19 @@ def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
     return {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": cu_seqlens}
 
 
+def draw_attention_vjp(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `packed_attention_vjp`: a cotangent (T, H, D), and those of `packed_attention`."""
+    inputs = draw_attention(draw, format)
+    T, _, H, D = inputs["qkv"].shape
+    return {"d_context": _draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
+
+
+def draw_first_token_vjp(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `first_token_attention_vjp`: a cotangent (B, H, D), and those of `first_token_attention`."""
+    inputs = draw_first_token(draw, format)
+    return {"d_context": _draw_numbers(draw, format, inputs["q"].shape, 3, (0.0, 1.0)), **inputs}
+
+
 def draw_head(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `attention_head`: q, k and v, each (S, D)."""
     S, D = _pick(draw, SIZES), _pick(draw, HEAD_SIZES)

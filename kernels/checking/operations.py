@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import attention, embedding, first_token, gelu, layer_norm
-from . import attention_bounds, bounds, drawing, gradient_bounds
+from .. import attention, attention_vjp, embedding, first_token, gelu, layer_norm
+from . import attention_bounds, attention_gradient_bounds, bounds, drawing, gradient_bounds
 from .bounds import Expected
 from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
@@ -132,6 +132,30 @@ OPERATIONS: dict[str, Operation] = {
         fixed=lambda normal: {"q": normal(4, 8, 128), "kv": normal(365, 2, 8, 128), "cu_seqlens": SHORT_LENGTHS},
         kernel=first_token.first_token_attention,
         variants=first_token.variants,
+        examples=12,
+    ),
+    "packed_attention_vjp": Operation(
+        call="f(d_context, qkv, cu_seqlens)",
+        expected=attention_gradient_bounds.packed_attention_vjp,
+        draw=drawing.draw_attention_vjp,
+        fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
+        kernel=attention_vjp.packed_attention_vjp,
+        variants=attention_vjp.variants_backward,
+        examples=12,
+    ),
+    "first_token_attention_vjp": Operation(
+        call="f(d_context, q, kv, cu_seqlens)",
+        expected=attention_gradient_bounds.first_token_attention_vjp,
+        results=("dq", "dkv"),
+        draw=drawing.draw_first_token_vjp,
+        fixed=lambda normal: {
+            "d_context": normal(4, 8, 128),
+            "q": normal(4, 8, 128),
+            "kv": normal(365, 2, 8, 128),
+            "cu_seqlens": SHORT_LENGTHS,
+        },
+        kernel=first_token.first_token_attention_vjp,
+        variants=first_token.variants_backward,
         examples=12,
     ),
     "attention_head": Operation(

@@ -18,6 +18,8 @@ Row = Mapping[str, Any]
 
 HALF = ("float16", "bfloat16")
 TUNED = ("sm_90", "sm_100")
+# The operations whose work is matrix products.
+ATTENTION = ("packed_attention", "packed_attention_vjp")
 
 
 def _half(row: Row) -> bool:
@@ -37,6 +39,12 @@ def _gelu(row: Row) -> bool:
 
 def _layer_norm(row: Row) -> bool:
     return row["operation"] == "add_layer_norm" and row["label"] == "E=768" and _half(row)
+
+
+def _attention_gradient(row: Row) -> bool:
+    """The two loops of the split form, with the base model's 12 heads of size 64."""
+    sized = row["operation"] == "packed_attention_vjp" and row["label"] in ("H=12 D=64 dk dv", "H=12 D=64 dq")
+    return sized and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
 def _gelu_gradient(row: Row) -> bool:
@@ -67,7 +75,7 @@ GATES = (
     ),
     Gate(
         "no tf32 in float32 attention",
-        lambda row: row["dtype"] == "float32" and row["operation"] == "packed_attention",
+        lambda row: row["dtype"] == "float32" and row["operation"] in ATTENTION,
         lambda row: row["tf32_dots"] == 0,
         Depth.MEMORY,
     ),
@@ -89,12 +97,12 @@ GATES = (
     Gate("no ptxas warnings", _half, lambda row: not row["warnings"]),
     Gate(
         "wgmma in attention",
-        lambda row: _half(row) and row["operation"] == "packed_attention" and row["target"] == "sm_90",
+        lambda row: _half(row) and row["operation"] in ATTENTION and row["target"] == "sm_90",
         lambda row: set(row["tensor_cores"]) == {"wgmma"},
     ),
     Gate(
         "tcgen05 in attention",
-        lambda row: _half(row) and row["operation"] == "packed_attention" and row["target"] == "sm_100",
+        lambda row: _half(row) and row["operation"] in ATTENTION and row["target"] == "sm_100",
         lambda row: set(row["tensor_cores"]) == {"tcgen05"},
     ),
     Gate(
@@ -113,6 +121,14 @@ GATES = (
         "at most 500 instructions per row of LayerNorm",
         _layer_norm,
         lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
+        Depth.LISTING,
+    ),
+    Gate(
+        "at most 13 instructions per score for dk and dv, 8 for dq: 21 together",
+        _attention_gradient,
+        lambda row: (
+            row["per"] == "element" and row["instructions_per"] <= (8.0 if row["label"].endswith("dq") else 13.0)
+        ),
         Depth.LISTING,
     ),
     Gate(

@@ -39,9 +39,9 @@ def exact(dy: torch.Tensor, qkv: torch.Tensor, ends: torch.Tensor) -> np.ndarray
 def allowed(dy: torch.Tensor, qkv: torch.Tensor, ends: torch.Tensor) -> np.ndarray:  # -> (T, 3, H, D)
     """A bound on every number's error, from float64 arithmetic on the rounded inputs.
 
-    A score is off by at most (D + 4) ε Σ|q||k|/√D, and so is the log-sum-exp that is subtracted; exp2 adds a few ε: P is
-    off relatively by r. dP and δ are sums of D products, and δ starts from the context, which was rounded to the dtype.
-    P and dS are rounded to the dtype for their products, and sums over n numbers add n ε.
+    A score is off by at most (D + 4) ε Σ|q||k|/√D, and so is the log-sum-exp that is subtracted; exp2 adds a few ε: P
+    is off relatively by r. dP and δ are sums of D products, and δ starts from the context, which was rounded. P and dS
+    are rounded to the dtype for their products, and sums over n numbers add n ε.
     """
     u = torch.finfo(dy.dtype).eps / 2
     x, g = qkv.double().numpy(), dy.double().numpy()
@@ -199,7 +199,11 @@ FAULTS = {
     "δ of the next head": ("delta_kernel", "delta + i_head.to(tl.int64) * T", "delta + ((i_head + 1) % H) * T"),
     "the scale twice": ("keys_kernel", "dk * scale", "dk * scale * scale"),
     "a key of the next sequence": ("queries_kernel", "m_n = whole + o_n < n", "m_n = whole + o_n < n + 1"),
-    "the last keys not masked in the short form": ("short_kernel", "m_m[None, :], scores, -1.0e38", "True, scores, 0.0"),
+    "the last keys not masked in the short form": (
+        "short_kernel",
+        "m_m[None, :], scores, -1.0e38",
+        "True, scores, 0.0",
+    ),
     "a cotangent read as ones": ("keys_kernel", "load_rows(p_dy, o_m, m_m, H * D, D)", "b_q * 0 + 1"),
     "the last query left out": ("keys_kernel", "m_m = o_m < n\n            b_q", "m_m = o_m < n - 1\n            b_q"),
     "the last block of queries left out": ("keys_kernel", "tl.range(0, n, BM)", "tl.range(0, n - BM, BM)"),

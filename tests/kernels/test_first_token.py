@@ -12,9 +12,9 @@ from rounding import U32, U64, attention_bound
 
 import ernie_m.reference as reference
 from ernie_m.kernels import first_token as kernel
-from ernie_m.kernels.sequences import HEAD_SIZES
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.sequences import HEAD_SIZES
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -102,10 +102,17 @@ GOOD = {
 GELU = {"operation": "bias_gelu", "label": "F=3072", "loop": False, "tensor_cores": {}, "instructions_per": 28.0}
 SLOPE = {**GELU, "operation": "bias_gelu_vjp", "loop": True, "instructions_per": 40.0}
 ROW = {"operation": "add_layer_norm", "label": "E=768", "loop": False, "instructions_per": 500.0, "per": "row"}
+KEYS = {"operation": "packed_attention_vjp", "label": "H=12 D=64 dk dv", "instructions_per": 13.0}
+QUERIES = {**KEYS, "label": "H=12 D=64 dq", "instructions_per": 8.0}
 BACK = {**ROW, "operation": "add_layer_norm_vjp", "loop": True, "instructions_per": 900.0}
 
 
-@pytest.mark.parametrize("good", [{}, {"target": "sm_100", "tensor_cores": {"tcgen05": 8}}, GELU, ROW, SLOPE, BACK])
+SCORES = "at most 13 instructions per score for dk and dv, 8 for dq: 21 together"
+
+
+@pytest.mark.parametrize(
+    "good", [{}, {"target": "sm_100", "tensor_cores": {"tcgen05": 8}}, GELU, ROW, SLOPE, BACK, KEYS, QUERIES]
+)
 def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
     assert failures({**GOOD, **good}) == []
 
@@ -129,6 +136,9 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({"instructions_per": 9.01}, "at most 9.0 instructions per attention score"),
         ({**GELU, "instructions_per": 28.01}, "at most 28 instructions per element of GELU"),
         ({**ROW, "instructions_per": 501.0}, "at most 500 instructions per row of LayerNorm"),
+        ({**KEYS, "instructions_per": 13.01}, SCORES),
+        ({**QUERIES, "instructions_per": 8.01}, SCORES),
+        ({**KEYS, "tensor_cores": {}}, "wgmma in attention"),
         ({**SLOPE, "instructions_per": 40.01}, "at most 40 instructions per element of GELU's gradient"),
         ({**BACK, "instructions_per": 901.0}, "at most 900 instructions per row of LayerNorm's gradient"),
     ],

@@ -1,0 +1,103 @@
+"""Error bounds for the gradients of attention, head by head, as in `attention_bounds.py`.
+
+A probability is off by at most e_P. With w the error of the softmax there, it is w + P Σ w. Computed from saved
+log-sum-exps instead, whose errors do not cancel, it is P (e^r − 1), with r the error of the score, that of the
+log-sum-exp, a mean of the scores' errors, and (3n + 16 + 4 |lse| + 4 max |score|) ε. The larger of the two counts. Then
+
+    dP = dO vᵀ             off by 2D ε |dO||v|ᵀ, a product whose additions may truncate
+    δ = Σ dO O             off by what O may be off by, rounded to the format, and by 2D ε Σ |dO||O|;
+      = Σ P dP             or by Σ (e_P |dP| + P e_dP) and 2n ε Σ P |dP|: the larger of the two
+    dS = P (dP − δ)        off by e_P |dP − δ| + (P + e_P) (e_dP + e_δ + ε (|dP| + |δ|)) + ε |dS|
+    dq = dS k / √D         off by e_dS |k| / √D, by 2n ε |dS||k| / √D, and by the rounding of dS to the format
+    dk = dSᵀ q / √D        likewise
+    dv = Pᵀ dO             off by e_Pᵀ |dO|, by 2n ε Pᵀ |dO|, and by the rounding of P to the format
+
+and each result is rounded once more.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from ernie_m import reference
+from ernie_m.reference.array import Array
+
+from .attention_bounds import _scores, attention_head
+from .bounds import EPS, FLUSHED, Expected, expected, several, softmax_error
+from .formats import Format
+
+
+def head_gradients(
+    format: Format, dy: Array, q: Array, k: Array, v: Array
+) -> tuple[Array, Array, Array]:  # (N, D) x 2, (S, D) x 2 -> (N, D), (S, D) x 2
+    """Bounds on the errors of dq, dk and dv, before their last rounding, of N queries over S keys."""
+    (N, D), S, u = q.shape, len(k), format.u
+    scores, probs, delta, _ = _scores(q, k)
+    w = softmax_error(scores, delta, probs)
+    largest = scores.max(-1, keepdims=True)
+    lse = largest + np.log(np.exp(scores - largest).sum(-1, keepdims=True))
+    r = delta + (probs * delta).sum(-1, keepdims=True)
+    r += (3 * S + 16 + 4 * np.abs(lse) + 4 * np.abs(scores).max(-1, keepdims=True)) * EPS
+    e_probs = np.maximum(np.minimum(w + probs * w.sum(-1, keepdims=True), 1.0), probs * np.expm1(np.minimum(r, 300)))
+    d_probs, e_d_probs = dy @ v.T, 2 * D * EPS * (np.abs(dy) @ np.abs(v).T)
+    context = attention_head(format, q, k, v)
+    d = (dy * context.exact).sum(-1, keepdims=True)
+    e_outer = (np.abs(dy) * (context.limit + 2 * D * EPS * np.abs(context.exact))).sum(-1, keepdims=True)
+    e_inner = (e_probs * np.abs(d_probs) + probs * (e_d_probs + 2 * S * EPS * np.abs(d_probs))).sum(-1, keepdims=True)
+    e_d = np.maximum(e_outer, e_inner)
+
+    d_scores = probs * (d_probs - d)
+    e_scores = e_probs * np.abs(d_probs - d) + EPS * np.abs(d_scores)
+    e_scores += (probs + e_probs) * (e_d_probs + e_d + EPS * (np.abs(d_probs) + np.abs(d)))
+    size = np.abs(d_scores) + e_scores
+    off = e_scores + u * size + format.smallest / 2 + FLUSHED
+    root = math.sqrt(D)
+    e_q = (off + 2 * S * EPS * size) @ np.abs(k) / root
+    e_k = (off + 2 * N * EPS * size).T @ np.abs(q) / root
+    weights = probs + e_probs
+    e_v = (e_probs + (u + 2 * N * EPS) * weights + format.smallest / 2 + FLUSHED).T @ np.abs(dy)
+    # Multiplying by 1/√D rounds twice.
+    return e_q * (1 + 3 * EPS), e_k * (1 + 3 * EPS), e_v
+
+
+def packed_attention_vjp(
+    format: Format, d_context: Array, qkv: Array, cu_seqlens: Array
+) -> Expected:  # (T, H, D), (T, 3, H, D), (B + 1,) -> (T, 3, H, D)
+    """The gradient of queries, keys and values within each sequence, head by head."""
+    exact = reference.packed_attention_vjp(d_context, qkv, cu_seqlens)
+    error = np.zeros_like(exact)
+    for start, end in pairwise(cu_seqlens.tolist()):
+        for h in range(qkv.shape[2] if start < end else 0):
+            rows = d_context[start:end, h], *qkv[start:end, :, h].swapaxes(0, 1)
+            error[start:end, :, h] = np.stack(head_gradients(format, *rows), axis=1)
+    longest = int(np.diff(cu_seqlens).max(initial=0))
+    large = _largest(d_context, qkv) * max(longest, 1)
+    return expected(format, exact, error, large, roundings=3, terms=longest + qkv.shape[3])
+
+
+def first_token_attention_vjp(
+    format: Format, d_context: Array, q: Array, kv: Array, cu_seqlens: Array
+) -> Expected:  # (B, H, D) x 2, (T, 2, H, D), (B + 1,) -> (B, H, D), (T, 2, H, D)
+    """The gradients of one query per sequence, and of its keys and values."""
+    dq, dkv = reference.first_token_attention_vjp(d_context, q, kv, cu_seqlens)
+    e_q, e_kv = np.zeros_like(dq), np.zeros_like(dkv)
+    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        for h in range(q.shape[1] if start < end else 0):
+            rows = d_context[b, None, h], q[b, None, h], *kv[start:end, :, h].swapaxes(0, 1)
+            found = head_gradients(format, *rows)
+            e_q[b, h], e_kv[start:end, :, h] = found[0][0], np.stack(found[1:], axis=1)
+    longest = int(np.diff(cu_seqlens).max(initial=0))
+    large, terms = _largest(d_context, q, kv) * max(longest, 1), longest + q.shape[2]
+    return several(
+        dq=expected(format, dq, e_q, large, roundings=3, terms=terms),
+        dkv=expected(format, dkv, e_kv, large, roundings=3, terms=terms),
+    )
+
+
+def _largest(*arrays: Array) -> float:
+    """At least every intermediate: products of three of the largest numbers, times D."""
+    largest = max(1.0, *(float(np.abs(x).max(initial=0.0)) for x in arrays))
+    return largest**3 * arrays[0].shape[-1]
