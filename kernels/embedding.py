@@ -133,6 +133,7 @@ def plain_embed_vjp(
     v = (widen(word[ids]) + widen(position[places])).masked_fill(outside, 0)
     wide = widen(dy).reshape(-1, E).masked_fill(outside, 0)
     variance, means = torch.var_mean(v, -1, correction=0)
+    variance = variance.masked_fill(outside[:, 0], 1)
     d, dgamma, dbeta = plain_layer_norm_vjp(wide, v, widen(gamma), means, (variance + eps).rsqrt())
     d = d.masked_fill(outside, 0)
     d_word, d_position = (

@@ -63,8 +63,9 @@ def embed_vjp_kernel(
         v += tl.load(position + i_position[:, None] * E + o_e[None, :], mask=m_te, other=0.0).to(tl.float32)
         mean = tl.sum(v, 1) / E
         centred = tl.where(m_te, v - mean[:, None], 0.0)
-        # 0 in rows that are left out: with an ε of 0, it would be infinite there.
-        rstd = tl.where(m_known, 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / E + eps), 0.0)
+        # Not 0 in rows that are left out, where an ε of 0 would make rstd infinite.
+        variance = tl.where(m_known, tl.sum(centred * centred, 1) / E, 1.0)
+        rstd = 1.0 / tl.sqrt(variance + eps)
         b_dy = tl.load(dy + o_te, mask=m_te, other=0.0).to(tl.float32)
         b_d, n = normalised_vjp(b_dy, v, mean, rstd, b_gamma, E)
         tl.store(d + o_te, b_d, mask=m_t[:, None] & m_e[None, :])
