@@ -15,13 +15,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kernel_changes import Change, changed_kernels, same, without, without_int64
 from torch import Tensor
 
 from ernie_m import kernels
-from ernie_m.kernels import attention, embedding, first_token, gelu, layer_norm
+from ernie_m.kernels import (
+    attention,
+    embedding,
+    embedding_backward,
+    first_token,
+    gelu,
+    gelu_backward,
+    layer_norm,
+    layer_norm_backward,
+)
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.coverage import normal_numbers, rounded
 from ernie_m.kernels.checking.families import family
@@ -39,9 +49,25 @@ PAGES = {
     "bias_gelu": gelu,
     "add_layer_norm": layer_norm,
     "embed": embedding,
+    "bias_gelu_vjp": gelu_backward,
+    "add_layer_norm_vjp": layer_norm_backward,
+    "embed_vjp": embedding_backward,
     "packed_attention": attention,
     "first_token_attention": first_token,
 }
+
+
+def small_inputs(op: str) -> dict[str, Any]:
+    """Inputs of a small size; for gradients of tables, 70 tokens of few ids, whose sums have several pieces; that
+    of the last word too, and the last position has one."""
+    known = family(op)
+    assert known is not None
+    inputs = known.small(normal_numbers(0))
+    if op == "embed_vjp":
+        words, places = np.arange(70) % 3, np.arange(70) % 2
+        words[-20:], places[-1] = 299, 511
+        inputs |= {"dy": normal_numbers(9)(70, 65), "input_ids": words, "position_ids": places}
+    return inputs
 
 
 @contextmanager
@@ -58,15 +84,19 @@ def noticed(op: str, change: Change, folder: Path) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for call, functions in changed_kernels(PAGES[op], change, folder):
         runner = Runner(OPERATIONS[op].kernel, "torch", "cpu")  # type: ignore[arg-type]
-        known = family(op)
-        assert known is not None and call not in found
+        assert call not in found
         found[call] = None
         with replaced(PAGES[op], functions):
             try:
-                runner.verdicts(rounded(op, "float32", known.small(normal_numbers(0)), "fixed inputs"))
+                runner.verdicts(rounded(op, "float32", small_inputs(op), "fixed inputs"))
             except Failure as failure:
                 found[call] = failure.reason
     return found
+
+
+# Stores of a partial sum's first vectors: the program's next store writes the numbers past their ends again, here. On a
+# GPU the two would race.
+WRITTEN_AGAIN = ("tl.store(p_partial, d_", "tl.store(p_partial + E, d_gamma")
 
 
 @pytest.mark.parametrize("op", PAGES)
@@ -75,8 +105,8 @@ def test_every_mask_is_needed(op: str, tmp_path: Path) -> None:
     found = noticed(op, without("mask", "other"), tmp_path)
     assert len(found) >= 2
     for call, reason in found.items():
-        assert reason is not None, call
-        if call.startswith("tl.store"):
+        assert (reason is None) == call.startswith(WRITTEN_AGAIN), call
+        if call.startswith("tl.store") and reason is not None and not op.endswith("_vjp"):
             assert reason.startswith("the kernel wrote past the end of")
     if op == "bias_gelu":
         assert found["tl.load(bias + o_f, mask=m_f, other=0.0)"] == "the kernel read past the end of bias"
@@ -84,13 +114,16 @@ def test_every_mask_is_needed(op: str, tmp_path: Path) -> None:
 
 # Loads whose masked numbers reach nothing that is stored or summed: keys get a score of -inf, the rest is masked again.
 HARMLESS = {"bias + o_f", "x + o_nf", "gamma + o_e", "beta + o_e", "p_k", "p_block", "p_q"}
+# In gradients, columns of 0 past the end are what keeps sums right; ids only select what a mask leaves out again.
+HARMLESS_IN_GRADIENTS = {"bias + o_f", "ids + o_t", "order + o_s", "starts + o_s", "ends + o_s"}
 
 
 @pytest.mark.parametrize("op", PAGES)
 def test_every_other_is_needed_unless_it_is_harmless(op: str, tmp_path: Path) -> None:
     """What a mask leaves out is NaN here, as it may be on a GPU. Upstream's interpreter has 0, and notices nothing."""
+    pointers = HARMLESS_IN_GRADIENTS if op.endswith("_vjp") else HARMLESS
     for call, reason in noticed(op, without("other"), tmp_path).items():
-        harmless = any(call.startswith((f"tl.load({pointer},", f"tl.load({pointer} + o_m")) for pointer in HARMLESS)
+        harmless = any(call.startswith((f"tl.load({pointer},", f"tl.load({pointer} + o_m")) for pointer in pointers)
         assert (reason is None) == harmless, (call, reason)
 
 
