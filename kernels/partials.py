@@ -58,7 +58,7 @@ def count_partials(tiles: int) -> int:
 def sum_partials(partials: Tensor, dtype: torch.dtype) -> list[Tensor]:  # (P, VECTORS, E) -> (E,) x VECTORS
     """The sums of up to three vectors' float32 partials, rounded once to `dtype`."""
     P, vectors, E = partials.shape
-    sums = [torch.empty(E, dtype=dtype, device=partials.device) for _ in range(vectors)]
+    sums = [torch.empty((E,), dtype=dtype, device=partials.device) for _ in range(vectors)]
     arguments = (partials, *[sums[min(i, vectors - 1)] for i in range(3)], P)
     grid = (vectors * -(-E // CHOSEN.blocks["COLUMNS"]),)
     launch(sum_partials_kernel, grid, partials, *arguments, E=E, VECTORS=vectors, **CHOSEN.blocks, **CHOSEN.options)

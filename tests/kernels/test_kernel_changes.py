@@ -186,6 +186,17 @@ def large_layer_norm() -> None:
     kernels.add_layer_norm(empty(LONG, WIDE), vector, empty(LONG, WIDE), vector, vector, 1e-5)
 
 
+def large_gelu_gradient() -> None:
+    gelu._bias_gelu_vjp(empty(LONG, WIDE), empty(LONG, WIDE), empty(WIDE))
+
+
+def large_layer_norm_gradient() -> None:
+    rows, vector = (empty(LONG, WIDE) for _ in range(3)), empty(WIDE)
+    dy, x, residual = rows
+    statistics = (empty(LONG, dtype=torch.float32) for _ in range(2))
+    layer_norm._add_layer_norm_vjp(dy, x, vector, residual, vector, *statistics)
+
+
 def large_embedding() -> None:
     ids = torch.full((LONG,), LONG - 1, dtype=torch.int32)
     kernels.embed(ids, ids * 0, empty(LONG, WIDE), empty(3, WIDE), empty(WIDE), empty(WIDE), 1e-5)
@@ -220,6 +231,8 @@ LARGE: dict[ModuleType, tuple[Callable[[], None], ...]] = {
     gelu: (large_gelu,),
     layer_norm: (large_layer_norm,),
     embedding: (large_embedding,),
+    gelu_backward: (large_gelu_gradient,),
+    layer_norm_backward: (large_layer_norm_gradient,),
     attention: (partial(large_attention, 0), partial(large_attention, 1400)),
     first_token: (partial(large_first_token, 0), partial(large_first_token, 2100)),
 }
