@@ -102,8 +102,8 @@ def packed_attention_backward(
     scale, target = 1.0 / math.sqrt(D), target_of(qkv.device)
     short = short_configuration(qkv.dtype, D)
     if max_seqlen <= short.blocks["BM"] and d_lse is None:
-        arguments = (d_context, qkv, cu_seqlens, d_qkv, T, scale)
-        launch(short_kernel, (B * H,), qkv, *arguments, H=H, D=D, **short.blocks, **short.options)
+        given = (d_context, qkv, cu_seqlens, d_qkv, T, scale)
+        launch(short_kernel, (B * H,), qkv, *given, H=H, D=D, **short.blocks, **short.options)
         return d_qkv
     delta = torch.empty_like(lse)
     grid = (-(-T // DELTA_ROWS) * H,)
@@ -131,8 +131,8 @@ def _packed_attention_vjp(
     lse: Tensor,
     d_lse: Tensor | None,
 ) -> Tensor:
-    tensors = (x.contiguous() for x in (d_context, qkv, cu_seqlens))
-    return packed_attention_backward(*tensors, max_seqlen, context, lse, d_lse)
+    d_context, qkv, cu_seqlens = (x.contiguous() for x in (d_context, qkv, cu_seqlens))
+    return packed_attention_backward(d_context, qkv, cu_seqlens, max_seqlen, context, lse, d_lse)
 
 
 @_packed_attention_vjp.register_fake

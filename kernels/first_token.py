@@ -203,10 +203,10 @@ def first_token_attention_vjp(
         dq, dkv = _first_token_attention_vjp(d_context, q, kv, cu_seqlens)
         return dq, dkv
     with torch.enable_grad():
-        wanted = [x if x.requires_grad else x.detach().requires_grad_() for x in (q, kv)]
-        context = plain_first_token_attention(*wanted, cu_seqlens)
+        x, y = (x if x.requires_grad else x.detach().requires_grad_() for x in (q, kv))
+        context = plain_first_token_attention(x, y, cu_seqlens)
         create_graph = q.requires_grad or kv.requires_grad
-        dq, dkv = torch.autograd.grad(context, wanted, d_context, create_graph=create_graph)
+        dq, dkv = torch.autograd.grad(context, (x, y), d_context, create_graph=create_graph)
     return dq, dkv
 
 
