@@ -1,4 +1,4 @@
-"""`python -m ernie_m.kernels verify`: every kernel against its twin in NumPy, then a whole model layer by layer."""
+"""`python -m ernie_m.kernels verify`: every kernel against its twin in NumPy, then a model, then a training step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ernie_m.reference.cli.command import DIFFERENCE
 
-from ..checking import verify, verify_model
+from ..checking import verify, verify_model, verify_training
 from ..checking.report import Failure
 from ..runtime.dtypes import TORCH_DTYPES
 from .interpreted import run_interpreted
@@ -18,7 +18,9 @@ from .interpreted import run_interpreted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.description = "Verify every kernel against its twin in NumPy, then a whole model, layer by layer."
+    parser.description = (
+        "Verify every kernel against its twin in NumPy, then a whole model and a training step, layer by layer."
+    )
     parser.epilog = "exit codes: 0 all errors within bounds; 1 some are not; 2 the kernels could not be verified"
     parser.add_argument("--quick", action="store_true", help="fewer drawn inputs and sentences: under a minute")
     parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
@@ -39,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     write.line("")
     write.line(verify_model.TITLE)
     passed &= write.rows(verify_model.HEADINGS, verify_model.rows(dtypes, arguments.quick))
+    write.line("")
+    write.line(verify_training.TITLE)
+    passed &= write.rows(verify_training.HEADINGS, verify_training.rows(dtypes, arguments.quick))
     covered = f"{', '.join(dtypes)}; {'quick: few drawn inputs' if arguments.quick else 'in full'}"
     write.line("")
     write.line(f"{'all errors within bounds' if passed else 'FAILED'} ({covered}; {time.perf_counter() - start:.0f} s)")

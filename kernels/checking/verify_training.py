@@ -1,0 +1,107 @@
+"""One training step, layer by layer: the last part of `verify`.
+
+The demo checkpoint with a head for tokens, made-up labels and dropout. Three computations with the same weights,
+rounded to the dtype, and the same seeds of dropout:
+
+    exact     the reference's `value_and_gradients`, float64
+    plain     the torch model in the dtype, forward and backward in plain torch
+    kernels   the torch model in the dtype, forward and backward on the kernels
+
+For each parameter's gradient, the kernels' error may be as large as `verify_model` allows for a value after twice as
+many operations, those of the forward pass and as many on the way back, times 1 + 2/√N for N numbers: an error's rms over
+a few is less certain. Left out are gradients that are 0 in exact arithmetic, such as a key bias's: what remains of them
+is rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ernie_m import reference
+from ernie_m.reference import demo
+from ernie_m.reference.array import Array
+from ernie_m.reference.dropout import draw_seeds
+from ernie_m.reference.parameters import flatten, initialise, unflatten
+
+from ..dropout import seed_tensor
+from ..runtime.dispatch import INTERPRETED
+from ..runtime.dtypes import TORCH_DTYPES
+from .bounds import EPS
+from .formats import FORMATS
+from .verify_model import HEADINGS as HEADINGS
+from .verify_model import HEADS, OPERATIONS_PER_LAYER, QUICK_SENTENCES, ROOM, Compared, LayerRow
+
+TITLE = "one training step with dropout: gradients in plain torch and on the kernels against float64"
+LABELS = 3
+SEED = 0
+# Relative to the largest gradient: below, it is 0 but for rounding.
+ZERO = 1e-12
+
+
+def rows(dtypes: tuple[str, ...], quick: bool) -> Iterator[LayerRow]:
+    """One row for each layer and dtype."""
+    input_ids, mask = demo.batch(QUICK_SENTENCES if quick else None)
+    config = reference.ErnieMConfig.from_pretrained(demo.directory())
+    config = config.replace(num_attention_heads=HEADS, num_labels=LABELS)
+    base = flatten(reference.ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64).parameters)
+    arrays = {path: array for path, array in base.items() if not path.startswith("pooler")}
+    head = {"head.classifier.weight": (LABELS, config.hidden_size), "head.classifier.bias": (LABELS,)}
+    arrays |= initialise(head, config, SEED, np.dtype(np.float64))
+    call = {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids % LABELS}
+    for dtype in dtypes:
+        rounded = {path: FORMATS[dtype].round(array) for path, array in arrays.items()}
+        model = reference.ErnieMForTokenClassification(config, unflatten(rounded))
+        _, gradients = reference.value_and_gradients(model, **call, rng=np.random.default_rng(SEED))
+        exact = reference.ErnieMForTokenClassification(config, gradients).state_dict()
+        yield from compare(dtype, config, exact, *torch_gradients(model, dtype, call))
+
+
+def torch_gradients(model: Any, dtype: str, call: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The torch model's gradients: in plain torch, which a trace of a training step uses, and with the kernels."""
+    from ..heads import ErnieMForTokenClassification
+
+    device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+    twin = ErnieMForTokenClassification.from_reference(model).to(device=device, dtype=TORCH_DTYPES[dtype]).train()
+    tensors = {name: torch.from_numpy(x).to(device) for name, x in call.items()}
+    seeds = seed_tensor(draw_seeds(np.random.default_rng(SEED), model.config.num_hidden_layers), device)
+
+    def gradients() -> dict[str, Array]:
+        twin.zero_grad()
+        twin(**tensors, dropout_seeds=seeds).loss.backward()
+        return {name: p.grad.double().cpu().numpy() for name, p in twin.named_parameters() if p.grad is not None}
+
+    with torch.enable_grad():
+        with reference.trace():
+            plain = gradients()
+        return plain, gradients()
+
+
+def compare(
+    dtype: str, config: Any, exact: Mapping[str, Array], plain: Mapping[str, Array], kernels: Mapping[str, Array]
+) -> Iterator[LayerRow]:
+    """One row per layer, from the head down. Raises ValueError if a gradient is missing."""
+    layers = ["classifier", *(f"encoder.layers.{i}." for i in reversed(range(config.num_hidden_layers))), "embeddings"]
+    terms = max(config.hidden_size, config.intermediate_size)
+    largest = max(float(np.abs(g).max()) for g in exact.values())
+    for i, layer in enumerate(layers):
+        found = []
+        for name in (name for name in exact if layer in name and np.abs(exact[name]).max() > ZERO * largest):
+            if name not in kernels or name not in plain:
+                raise ValueError(f"{name}: expected a gradient from the torch model, got {list(kernels)[:5]}...")
+            errors = [relative_error(x[name], exact[name]) for x in (kernels, plain)]
+            float32 = 4 * math.sqrt(terms * OPERATIONS_PER_LAYER * (config.num_hidden_layers + i + 1)) * EPS
+            few = 1 + 2 / math.sqrt(exact[name].size)
+            found.append(Compared(" ".join(name.rsplit(".", 1)), *errors, ROOM * few * errors[1] + float32))
+        yield LayerRow(layer.rstrip("."), dtype, tuple(found))
+
+
+def relative_error(got: Array, exact: Array) -> float:
+    """rms(got − exact) / rms(exact); infinite if the shapes differ."""
+    if got.shape != exact.shape:
+        return math.inf
+    return float(np.sqrt(np.square(got - exact).sum() / np.square(exact).sum()))
