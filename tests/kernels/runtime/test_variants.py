@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.kernels import attention, first_token, gelu, layer_norm
+from ernie_m.kernels import attention, embedding_backward, first_token, gelu, gelu_backward, layer_norm
+from ernie_m.kernels import layer_norm_backward as norm_backward
 from ernie_m.kernels.checking.operations import with_kernel
 from ernie_m.kernels.runtime import variants
 from ernie_m.kernels.runtime.dtypes import TRITON_TYPES
@@ -73,7 +74,11 @@ def test_rows_of_every_size_have_a_configuration() -> None:
         for columns in {2**exponent - 1, 2**exponent, min(2**exponent + 1, MOST_COLUMNS)} - {0}:
             chosen = layer_norm.configuration(columns)
             assert accepted(chosen) and columns <= chosen.blocks["BLOCK"] < 2 * columns
+            chosen = norm_backward.configuration(columns)
+            assert accepted(chosen) and columns <= chosen.blocks["BLOCK"] < 2 * columns
+            assert accepted(embedding_backward.table_configuration(columns))
             for target in TARGETS:
+                assert accepted(gelu_backward.configuration(columns, target))
                 chosen = gelu.configuration(columns, target)
                 assert accepted(chosen) and chosen.blocks["ROWS"] * chosen.blocks["COLUMNS"] == gelu.TILE
 
