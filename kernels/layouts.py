@@ -6,7 +6,7 @@
 Packed is fast. The rectangle is for attention maps, (B, S, S) masks and gradients. The rest of a layer works on the
 last axis and does not depend on the layout.
 
-Twin: reference/encoder.py, `Packed` and `Padded`.
+Twin: reference/layouts.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .trace import record, to_numpy, tracing
 class Padded:
     """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask.
 
-    plain: compute in plain torch, for gradients and dropout. drops: what to drop, in training.
+    plain: compute in plain torch, without kernels. drops: what to drop, in training.
     """
 
     valid: Tensor | None  # (B, S)

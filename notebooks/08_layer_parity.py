@@ -168,7 +168,7 @@ assert comparison.name == "encoder.layers.1.norm1"
 
 # %% [markdown]
 # There is nothing wrong with `norm1` itself. But the port records nothing between `context`, which is still right, and
-# `norm1`, and `out_proj` is between them. When gradients are enabled, the model takes its plain path, which fuses
+# `norm1`, and `out_proj` is between them. When gradients are enabled, a traced model takes its plain path, which fuses
 # nothing:
 
 # %%

@@ -8,9 +8,9 @@ rounded to the dtype, and the same seeds of dropout:
     kernels   the torch model in the dtype, forward and backward on the kernels
 
 For each parameter's gradient, the kernels' error may be as large as `verify_model` allows for a value after twice as
-many operations, those of the forward pass and as many on the way back, times 1 + 2/√N for N numbers: an error's rms over
-a few is less certain. Left out are gradients that are 0 in exact arithmetic, such as a key bias's: what remains of them
-is rounding.
+many operations, those of the forward pass and as many on the way back, times 1 + 2/√N for N numbers: an error's rms
+over a few is less certain. Left out are gradients that are 0 in exact arithmetic, such as a key bias's: what remains of
+them is rounding.
 """
 
 from __future__ import annotations
