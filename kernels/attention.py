@@ -24,22 +24,30 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .padding import check_cu_seqlens, check_max_seqlen
+from .dropping import ProbabilityDrops, probability_drops, threshold_and_scale
 from .rectangles import plain_packed_attention
-from .runtime.arguments import check_count, check_device, check_floats, check_integers, check_shape
-from .runtime.dispatch import runs_triton, should_validate, wants_plain
+from .runtime.arguments import check_floats
+from .runtime.dispatch import runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, target_of
-from .sequences import HEAD_SIZES, LOG2_E, sequence_bounds
+from .sequences import HEAD_SIZES, LOG2_E, check_arguments, probability_bits, sequence_bounds
 
 LN_2 = tl.constexpr(math.log(2))
+# Of variants with dropout: their label, and the types of what it needs.
+DROPS = " with dropout"
+DROP_SIGNATURE = {"seed": "*i64", "tokens": "*i64", "threshold": "i64", "keep": "fp32"}
 
 
 @triton.jit
-def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.constexpr):
-    """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; if MASKED, `m_n` (BN,) says which keys exist."""
+def attend_to_block(
+    q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, b_bits, threshold, keep, MASKED: tl.constexpr, DROP: tl.constexpr
+):
+    """One step: (BM, D) queries, (D, BN) keys, (BN, D) values; if MASKED, `m_n` (BN,) says which keys exist.
+
+    With DROP, probabilities whose bits are below the threshold are dropped, after they have been summed.
+    """
     scores = tl.dot(q, b_k, input_precision="ieee")
     if MASKED:
         scores = tl.where(m_n[None, :], scores, float("-inf"))
@@ -47,6 +55,8 @@ def attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, MASKED: tl.
     probs = tl.math.exp2(scores * scale2 - new[:, None])
     rescale = tl.math.exp2(row_max - new)
     row_sum = row_sum * rescale + tl.sum(probs, 1)
+    if DROP:
+        probs = tl.where(b_bits < tl.cast(threshold, tl.uint32), 0.0, probs * keep)
     acc = tl.dot(probs.to(b_v.dtype), b_v, acc * rescale[:, None], input_precision="ieee")
     return new, row_sum, acc
 
@@ -62,10 +72,10 @@ def mark_past(context, lse, start, first, n, i_head, T, H: tl.constexpr, D: tl.c
 
 @triton.jit
 def packed_attention_kernel(
-    qkv, cu_seqlens, context, lse, T, scale2, BLOCKS,
-    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LOOP: tl.constexpr,
-):  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)  # fmt: skip
-    """One of the BLOCKS blocks of one sequence's queries, in one head; `scale2` is log2(e)/√D."""
+    qkv, cu_seqlens, context, lse, seed, tokens, T, scale2, BLOCKS, threshold, keep,
+    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, LOOP: tl.constexpr, DROP: tl.constexpr,
+):  # (T, 3, H, D), (B + 1,), (), (T,) -> (T, H, D), (H, T)  # fmt: skip
+    """One of the BLOCKS blocks of one sequence's queries, in one head; `scale2` is log2(e)/√D, `keep` 1/(1 − p)."""
     i_block = tl.program_id(0) % BLOCKS
     i_row = tl.program_id(0) // BLOCKS
     i_head = i_row % H
@@ -84,18 +94,30 @@ def packed_attention_kernel(
         row_max = tl.full((BM,), float("-inf"), tl.float32)
         row_sum = tl.zeros((BM,), tl.float32)
         acc = tl.zeros((BM, D), tl.float32)
+        b_seed, b_tokens, b_bits = 0, o_m, 0
+        if DROP:
+            b_seed = tl.load(seed)
+            b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
         whole = n // BN * BN if LOOP else 0
-        for _ in tl.range(0, whole, BN):
+        for first in tl.range(0, whole, BN):
             b_k = tl.load(p_k)
             b_v = tl.load(p_v)
             p_k += BN * STRIDE
             p_v += BN * STRIDE
-            row_max, row_sum, acc = attend_to_block(q, b_k, b_v, row_max, row_sum, acc, o_n < BN, scale2, False)
+            if DROP:
+                b_bits = probability_bits(b_seed, b_tokens, first, i_head, BN)
+            row_max, row_sum, acc = attend_to_block(
+                q, b_k, b_v, row_max, row_sum, acc, o_n < BN, scale2, b_bits, threshold, keep, False, DROP
+            )
         if whole < n:
             m_n = whole + o_n < n
             b_k = tl.load(p_k, mask=m_n[None, :], other=0.0)
             b_v = tl.load(p_v, mask=m_n[:, None], other=0.0)
-            row_max, row_sum, acc = attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, True)
+            if DROP:
+                b_bits = probability_bits(b_seed, b_tokens, whole, i_head, BN)
+            row_max, row_sum, acc = attend_to_block(
+                q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, b_bits, threshold, keep, True, DROP
+            )
 
         p_out = context + (start + o_m[:, None]).to(tl.int64) * (H * D) + i_head * D + o_d[None, :]
         tl.store(p_out, (acc / row_sum[:, None]).to(context.dtype.element_ty), mask=m_m[:, None])
@@ -139,25 +161,33 @@ def variants(target: str) -> Iterator[Variant]:
             for longest in (64, 512) if dtype != torch.float32 else (512,):
                 chosen = configuration(target, dtype, D, longest)
                 tensors = {"qkv": f"*{kind}", "cu_seqlens": "*i32", "context": f"*{kind}", "lse": "*fp32"}
-                constants = {"H": H, "D": D, **chosen.blocks}
-                yield Variant(
-                    operation="packed_attention",
-                    dtype=name_of(dtype),
-                    label=f"H={H} D={D} S<={longest}",
-                    kernel=packed_attention_kernel,
-                    signature={**tensors, "T": "i32", "scale2": "fp32", "BLOCKS": "i32"},
-                    constants=constants,
-                    configuration=chosen,
-                    tile=chosen.blocks["BM"] * chosen.blocks["BN"],
-                    loop=bool(chosen.blocks["LOOP"]),
-                )
+                for drop in (False, True):
+                    constants = {"H": H, "D": D, **chosen.blocks, "DROP": drop}
+                    yield Variant(
+                        operation="packed_attention",
+                        dtype=name_of(dtype),
+                        label=f"H={H} D={D} S<={longest}{DROPS if drop else ''}",
+                        kernel=packed_attention_kernel,
+                        signature={**tensors, **DROP_SIGNATURE, "T": "i32", "scale2": "fp32", "BLOCKS": "i32"},
+                        constants=constants,
+                        configuration=chosen,
+                        tile=chosen.blocks["BM"] * chosen.blocks["BN"],
+                        loop=bool(chosen.blocks["LOOP"]),
+                    )
 
 
 @torch.library.custom_op("ernie_m::packed_attention", mutates_args=())
-def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+def _packed_attention(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     T, _, H, D = qkv.shape
     if not (runs_triton(qkv) and D in HEAD_SIZES):
-        return plain_packed_attention(qkv, cu_seqlens, max_seqlen)
+        return plain_packed_attention(qkv, cu_seqlens, max_seqlen, probability_drops(p, seed, tokens))
     context = torch.empty(T, H, D, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty(H, T, dtype=torch.float32, device=qkv.device)
     B = cu_seqlens.shape[0] - 1
@@ -167,18 +197,26 @@ def _packed_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple
             packed_attention_kernel,
             grid(B, H, max_seqlen, chosen),
             qkv,
-            *(qkv.contiguous(), cu_seqlens.contiguous(), context, lse, T, LOG2_E / math.sqrt(D)),
-            blocks_of(max_seqlen, chosen),
+            *(qkv.contiguous(), cu_seqlens.contiguous(), context, lse, seed, tokens, T, LOG2_E / math.sqrt(D)),
+            *(blocks_of(max_seqlen, chosen), *threshold_and_scale(p)),
             H=H,
             D=D,
             **chosen.blocks,
+            DROP=seed is not None,
             **chosen.options,
         )
     return context, lse
 
 
 @_packed_attention.register_fake
-def _(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
+def _(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     T, _, H, D = qkv.shape
     return qkv.new_empty(T, H, D), qkv.new_empty(H, T, dtype=torch.float32)
 
@@ -189,11 +227,16 @@ def prefers_plain(qkv: Tensor) -> bool:
 
 
 def packed_attention_unchecked(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, drops: ProbabilityDrops | None = None
 ) -> tuple[Tensor, Tensor]:  # (T, 3, H, D), (B + 1,) -> (T, H, D), (H, T)
-    """`packed_attention` for callers that have checked the arguments. Returns the context and the log-sum-exps."""
-    function = plain_packed_attention if prefers_plain(qkv) else _packed_attention
-    context, lse = function(qkv, cu_seqlens, max_seqlen)
+    """`packed_attention` for callers that have checked the arguments; `drops`: which probabilities to drop.
+
+    Returns the context and the log-sum-exps.
+    """
+    if prefers_plain(qkv):
+        return plain_packed_attention(qkv, cu_seqlens, max_seqlen, drops)
+    dropped = () if drops is None else (drops.p, drops.seed, drops.tokens)
+    context, lse = _packed_attention(qkv, cu_seqlens, max_seqlen, *dropped)
     return context, lse
 
 
@@ -213,18 +256,3 @@ def packed_attention(
     max_seqlen = check_arguments(qkv, cu_seqlens, max_seqlen, validate)
     context, lse = packed_attention_unchecked(qkv, cu_seqlens, max_seqlen)
     return (context, lse) if return_lse else context
-
-
-def check_arguments(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int | None, validate: bool) -> int:
-    """Check what the operation and its vjp share; returns the length of the longest sequence."""
-    check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
-    validate = should_validate(qkv, validate)
-    check_integers("cu_seqlens", cu_seqlens, (torch.int32,))
-    check_device("cu_seqlens", cu_seqlens, "qkv", qkv)
-    check_cu_seqlens(cu_seqlens, qkv.shape[0], validate)
-    if max_seqlen is None:
-        return int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
-    max_seqlen = check_count("max_seqlen", max_seqlen)
-    if validate:
-        check_max_seqlen(cu_seqlens, max_seqlen)
-    return max_seqlen

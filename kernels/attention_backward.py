@@ -13,7 +13,8 @@ written by one program, in a fixed order: the result does not depend on the orde
 Sequences of at most 64 tokens fit in one block. There, `short_kernel` holds all of P, needs neither δ nor
 log-sum-exps, and computes five products.
 
-P and dS are rounded to the inputs' dtype for their products; sums are float32.
+P and dS are rounded to the inputs' dtype for their products; sums are float32. With DROP, P is dropped where it weighs
+values, and dP likewise: from the same bits as in the forward pass, computed again.
 
 Twin: `packed_attention_vjp` in reference/attention.py. Source: T. Dao, "FlashAttention-2", arXiv:2307.08691, section
 3.2, which adds dq across programs instead.
@@ -22,7 +23,7 @@ Twin: `packed_attention_vjp` in reference/attention.py. Source: T. Dao, "FlashAt
 from __future__ import annotations
 
 from .runtime.optional_triton import tl, triton
-from .sequences import LOG2_E, sequence_bounds
+from .sequences import LOG2_E, probability_bits, sequence_bounds
 
 LOG2E = tl.constexpr(LOG2_E)
 
@@ -40,6 +41,12 @@ def store_rows(p, values, o_rows, m_rows, STRIDE: tl.constexpr, D: tl.constexpr)
     """The inverse of `load_rows`, rounded to the dtype of `p`."""
     o = o_rows[:, None].to(tl.int64) * STRIDE + tl.arange(0, D)[None, :]
     tl.store(p + o, values.to(p.dtype.element_ty), mask=m_rows[:, None])
+
+
+@triton.jit
+def drop(x, b_bits, threshold, keep):
+    """x / (1 − p), and 0 where the bits are below the threshold: of probabilities, and of their cotangents."""
+    return tl.where(b_bits < tl.cast(threshold, tl.uint32), 0.0, x * keep)
 
 
 @triton.jit
@@ -66,9 +73,9 @@ def delta_kernel(
 
 @triton.jit
 def keys_kernel(
-    d_context, qkv, cu_seqlens, lse, delta, d_qkv, T, scale, BLOCKS,
-    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # (T, H, D), (T, 3, H, D), (B + 1,), (H, T) x 2 -> (T, 3, H, D)  # fmt: skip
+    d_context, qkv, cu_seqlens, lse, delta, d_qkv, seed, tokens, T, scale, BLOCKS, threshold, keep,
+    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DROP: tl.constexpr,
+):  # (T, H, D), (T, 3, H, D), (B + 1,), (H, T) x 2, (), (T,) -> (T, 3, H, D)  # fmt: skip
     """dk and dv of one block of one sequence's keys, in one head; `scale` is 1/√D."""
     i_block = tl.program_id(0) % BLOCKS
     i_row = tl.program_id(0) // BLOCKS
@@ -95,8 +102,14 @@ def keys_kernel(
             b_delta = tl.load(delta + o_stats + o_m, mask=m_m, other=0.0)
             scores = tl.dot(b_k, tl.trans(b_q), input_precision="ieee")  # (BN, BM)
             probs = tl.math.exp2(scores * (scale * LOG2E) - b_lse[None, :])
-            dv = tl.dot(probs.to(b_dy.dtype), b_dy, dv, input_precision="ieee")
+            weights = probs
             d_probs = tl.dot(b_v, tl.trans(b_dy), input_precision="ieee")
+            if DROP:
+                b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
+                b_bits = tl.trans(probability_bits(tl.load(seed), b_tokens, i_block * BN, i_head, BN))
+                weights = drop(probs, b_bits, threshold, keep)
+                d_probs = drop(d_probs, b_bits, threshold, keep)
+            dv = tl.dot(weights.to(b_dy.dtype), b_dy, dv, input_precision="ieee")
             d_scores = probs * (d_probs - b_delta[None, :])
             dk = tl.dot(d_scores.to(b_q.dtype), b_q, dk, input_precision="ieee")
         p_out = d_qkv + start.to(tl.int64) * STRIDE + i_head * D
@@ -107,22 +120,39 @@ def keys_kernel(
 
 
 @triton.jit
-def add_to_queries(b_q, b_dy, b_k, b_v, b_lse, b_delta, dq, m_n, scale, MASKED: tl.constexpr):
+def add_to_queries(
+    b_q,
+    b_dy,
+    b_k,
+    b_v,
+    b_lse,
+    b_delta,
+    dq,
+    m_n,
+    scale,
+    b_bits,
+    threshold,
+    keep,
+    MASKED: tl.constexpr,
+    DROP: tl.constexpr,
+):
     """One step: (BM, D) queries and cotangents, (BN, D) keys and values; if MASKED, `m_n` says which keys exist."""
     scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
     if MASKED:
         scores = tl.where(m_n[None, :], scores, float("-inf"))
     probs = tl.math.exp2(scores * (scale * LOG2E) - b_lse[:, None])
     d_probs = tl.dot(b_dy, tl.trans(b_v), input_precision="ieee")
+    if DROP:
+        d_probs = drop(d_probs, b_bits, threshold, keep)
     d_scores = probs * (d_probs - b_delta[:, None])
     return tl.dot(d_scores.to(b_k.dtype), b_k, dq, input_precision="ieee")
 
 
 @triton.jit
 def queries_kernel(
-    d_context, qkv, cu_seqlens, lse, delta, d_qkv, T, scale, BLOCKS,
-    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # (T, H, D), (T, 3, H, D), (B + 1,), (H, T) x 2 -> (T, 3, H, D)  # fmt: skip
+    d_context, qkv, cu_seqlens, lse, delta, d_qkv, seed, tokens, T, scale, BLOCKS, threshold, keep,
+    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DROP: tl.constexpr,
+):  # (T, H, D), (T, 3, H, D), (B + 1,), (H, T) x 2, (), (T,) -> (T, 3, H, D)  # fmt: skip
     """dq of one block of one sequence's queries, in one head; `scale` is 1/√D."""
     i_block = tl.program_id(0) % BLOCKS
     i_row = tl.program_id(0) // BLOCKS
@@ -141,24 +171,37 @@ def queries_kernel(
         b_delta = tl.load(delta + o_stats + o_m, mask=m_m, other=0.0)
         p_k = p_q + H * D + o_n[:, None] * STRIDE + tl.arange(0, D)[None, :]
         dq = tl.zeros((BM, D), tl.float32)
+        b_seed, b_tokens, b_bits = 0, o_m, 0
+        if DROP:
+            b_seed = tl.load(seed)
+            b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
         whole = n // BN * BN
-        for _ in tl.range(0, whole, BN):
+        for first in tl.range(0, whole, BN):
             b_k = tl.load(p_k)
             b_v = tl.load(p_k + H * D)
             p_k += BN * STRIDE
-            dq = add_to_queries(b_q, b_dy, b_k, b_v, b_lse, b_delta, dq, o_n < BN, scale, False)
+            if DROP:
+                b_bits = probability_bits(b_seed, b_tokens, first, i_head, BN)
+            dq = add_to_queries(
+                b_q, b_dy, b_k, b_v, b_lse, b_delta, dq, o_n < BN, scale, b_bits, threshold, keep, False, DROP
+            )
         if whole < n:
             m_n = whole + o_n < n
             b_k = tl.load(p_k, mask=m_n[:, None], other=0.0)
             b_v = tl.load(p_k + H * D, mask=m_n[:, None], other=0.0)
-            dq = add_to_queries(b_q, b_dy, b_k, b_v, b_lse, b_delta, dq, m_n, scale, True)
+            if DROP:
+                b_bits = probability_bits(b_seed, b_tokens, whole, i_head, BN)
+            dq = add_to_queries(
+                b_q, b_dy, b_k, b_v, b_lse, b_delta, dq, m_n, scale, b_bits, threshold, keep, True, DROP
+            )
         store_rows(d_qkv + start.to(tl.int64) * STRIDE + i_head * D, dq * scale, o_m, m_m, STRIDE, D)
 
 
 @triton.jit
 def short_kernel(
-    d_context, qkv, cu_seqlens, d_qkv, T, scale, H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr
-):  # (T, H, D), (T, 3, H, D), (B + 1,) -> (T, 3, H, D)
+    d_context, qkv, cu_seqlens, d_qkv, seed, tokens, T, scale, threshold, keep,
+    H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, DROP: tl.constexpr,
+):  # (T, H, D), (T, 3, H, D), (B + 1,), (), (T,) -> (T, 3, H, D)  # fmt: skip
     """All of one sequence of at most BM tokens, in one head; `scale` is 1/√D."""
     i_head = tl.program_id(0) % H
     start, n = sequence_bounds(cu_seqlens, tl.program_id(0) // H, T)
@@ -175,8 +218,14 @@ def short_kernel(
     scores = tl.where(m_m[None, :], scores, -1.0e38)
     probs = tl.math.exp2(scores - tl.max(scores, 1)[:, None])
     probs = probs / tl.sum(probs, 1)[:, None]
-    dv = tl.dot(tl.trans(probs.to(b_dy.dtype)), b_dy, input_precision="ieee")
+    weights = probs
     d_probs = tl.dot(b_dy, tl.trans(b_v), input_precision="ieee")
+    if DROP:
+        b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
+        b_bits = probability_bits(tl.load(seed), b_tokens, 0, i_head, BM)
+        weights = drop(probs, b_bits, threshold, keep)
+        d_probs = drop(d_probs, b_bits, threshold, keep)
+    dv = tl.dot(tl.trans(weights.to(b_dy.dtype)), b_dy, input_precision="ieee")
     d_scores = (probs * (d_probs - tl.sum(probs * d_probs, 1)[:, None])).to(b_q.dtype)
     dq = tl.dot(d_scores, b_k, input_precision="ieee") * scale
     dk = tl.dot(tl.trans(d_scores), b_q, input_precision="ieee") * scale

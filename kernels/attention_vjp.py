@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention import DROP_SIGNATURE, DROPS, prefers_plain
 from .attention import _packed_attention as packed_attention_operation
-from .attention import check_arguments, prefers_plain
 from .attention_backward import delta_kernel, keys_kernel, queries_kernel, short_kernel
+from .dropping import threshold_and_scale
 from .rectangles import plain_packed_attention
 from .runtime.arguments import check_floats, check_shape
 from .runtime.derivative import refuse_second_derivatives
@@ -22,7 +23,7 @@ from .runtime.dispatch import runs_triton
 from .runtime.dtypes import TRITON_TYPES, name_of
 from .runtime.launch import launch
 from .runtime.variants import Configuration, Variant, target_of
-from .sequences import HEAD_SIZES
+from .sequences import HEAD_SIZES, check_arguments
 
 # Rows of a program for δ.
 DELTA_ROWS = 32
@@ -62,23 +63,25 @@ def variants_backward(target: str) -> Iterator[Variant]:
                 keys_configuration(target, dtype, D),
                 queries_configuration(target, dtype, D),
             )
-            name, label = name_of(dtype), f"H={H} D={D}"
-            yield Variant(
-                *("packed_attention_vjp", name, f"{label} S<={short.blocks['BM']}", short_kernel),
-                {**tensors, "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"},
-                {"H": H, "D": D, **short.blocks},
-                short,
-                tile=short.blocks["BM"] ** 2,
-            )
-            for part, kernel, chosen in (("dk dv", keys_kernel, keys), ("dq", queries_kernel, queries)):
+            parts = (("dk dv", keys_kernel, keys), ("dq", queries_kernel, queries))
+            for drop in (False, True):
+                name, label, end = name_of(dtype), f"H={H} D={D}", DROPS if drop else ""
                 yield Variant(
-                    *("packed_attention_vjp", name, f"{label} {part}", kernel),
-                    {**tensors, **stats, "BLOCKS": "i32"},
-                    {"H": H, "D": D, **chosen.blocks},
-                    chosen,
-                    tile=chosen.blocks["BM"] * chosen.blocks["BN"],
-                    loop=True,
+                    *("packed_attention_vjp", name, f"{label} S<={short.blocks['BM']}{end}", short_kernel),
+                    {**tensors, "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32", **DROP_SIGNATURE},
+                    {"H": H, "D": D, **short.blocks, "DROP": drop},
+                    short,
+                    tile=short.blocks["BM"] ** 2,
                 )
+                for part, kernel, chosen in parts:
+                    yield Variant(
+                        *("packed_attention_vjp", name, f"{label} {part}{end}", kernel),
+                        {**tensors, **stats, "BLOCKS": "i32", **DROP_SIGNATURE},
+                        {"H": H, "D": D, **chosen.blocks, "DROP": drop},
+                        chosen,
+                        tile=chosen.blocks["BM"] * chosen.blocks["BN"],
+                        loop=True,
+                    )
 
 
 def packed_attention_backward(
@@ -89,6 +92,9 @@ def packed_attention_backward(
     context: Tensor,
     lse: Tensor,
     d_lse: Tensor | None = None,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> Tensor:  # (T, H, D), (T, 3, H, D), (B + 1,), (T, H, D), (H, T) x 2 -> (T, 3, H, D)
     """d_qkv of contiguous tensors on which the kernels run.
 
@@ -102,8 +108,8 @@ def packed_attention_backward(
     scale, target = 1.0 / math.sqrt(D), target_of(qkv.device)
     short = short_configuration(qkv.dtype, D)
     if max_seqlen <= short.blocks["BM"] and d_lse is None:
-        given = (d_context, qkv, cu_seqlens, d_qkv, T, scale)
-        launch(short_kernel, (B * H,), qkv, *given, H=H, D=D, **short.blocks, **short.options)
+        given = (d_context, qkv, cu_seqlens, d_qkv, seed, tokens, T, scale, *threshold_and_scale(p))
+        launch(short_kernel, (B * H,), qkv, *given, H=H, D=D, **short.blocks, DROP=seed is not None, **short.options)
         return d_qkv
     delta = torch.empty_like(lse)
     grid = (-(-T // DELTA_ROWS) * H,)
@@ -116,8 +122,9 @@ def packed_attention_backward(
     ):
         chosen = configuration(target, qkv.dtype, D)
         blocks = -(-max_seqlen // chosen.blocks[size])
-        arguments = (d_context, qkv, cu_seqlens, lse, delta, d_qkv, T, scale, blocks)
-        launch(kernel, (B * H * blocks,), qkv, *arguments, H=H, D=D, **chosen.blocks, **chosen.options)
+        arguments = (d_context, qkv, cu_seqlens, lse, delta, d_qkv, seed, tokens, T, scale, blocks)
+        constants = {"H": H, "D": D, **chosen.blocks, "DROP": seed is not None, **chosen.options}
+        launch(kernel, (B * H * blocks,), qkv, *arguments, *threshold_and_scale(p), **constants)
     return d_qkv
 
 
@@ -130,9 +137,12 @@ def _packed_attention_vjp(
     context: Tensor,
     lse: Tensor,
     d_lse: Tensor | None,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> Tensor:
     d_context, qkv, cu_seqlens = (x.contiguous() for x in (d_context, qkv, cu_seqlens))
-    return packed_attention_backward(d_context, qkv, cu_seqlens, max_seqlen, context, lse, d_lse)
+    return packed_attention_backward(d_context, qkv, cu_seqlens, max_seqlen, context, lse, d_lse, p, seed, tokens)
 
 
 @_packed_attention_vjp.register_fake
@@ -144,6 +154,9 @@ def _(
     context: Tensor,
     lse: Tensor,
     d_lse: Tensor | None,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 
@@ -151,16 +164,17 @@ def _(
 refuse_second_derivatives(_packed_attention_vjp)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
-    qkv, cu_seqlens, ctx.max_seqlen = inputs
-    ctx.save_for_backward(qkv, cu_seqlens, *output)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, cu_seqlens, ctx.max_seqlen, ctx.p, seed, tokens = inputs
+    ctx.save_for_backward(qkv, cu_seqlens, *output, seed, tokens)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, None, None]:
-    qkv, cu_seqlens, context, lse = ctx.saved_tensors
+def _backward(ctx: Any, d_context: Tensor | None, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    qkv, cu_seqlens, context, lse, *dropped = ctx.saved_tensors
     d_context = torch.zeros_like(context) if d_context is None else d_context
-    return _packed_attention_vjp(d_context, qkv, cu_seqlens, ctx.max_seqlen, context, lse, d_lse), None, None
+    given = (d_context, qkv, cu_seqlens, ctx.max_seqlen, context, lse, d_lse, ctx.p, *dropped)
+    return _packed_attention_vjp(*given), None, None, None, None, None
 
 
 packed_attention_operation.register_autograd(_backward, setup_context=_keep)

@@ -38,9 +38,9 @@ PIECE = 32768
 
 
 @triton.jit
-def bits_of(seed, tokens, groups):  # (), (N, 1), (1, G) -> (N, 4 G) uint32
+def bits_of(seed, tokens, groups, head=0):  # (), (N, 1), (1, G) -> (N, 4 G) uint32
     """The bits of each token's columns, in order; `groups`: ⌊column / 4⌋."""
-    w0, w1, w2, w3 = tl.philox(seed, tokens.to(tl.uint32), groups.to(tl.uint32), 0, 0)
+    w0, w1, w2, w3 = tl.philox(seed, tokens.to(tl.uint32), groups.to(tl.uint32), head, 0)
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 

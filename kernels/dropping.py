@@ -20,7 +20,7 @@ from torch import Tensor
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.dropout import PLACES_PER_LAYER
 
-from .dropout import draw_seeds, drop_probabilities, dropout_unchecked
+from .dropout import draw_seeds, drop_probabilities, dropout_unchecked, threshold_of
 from .runtime.arguments import check_count, check_device, check_integers, check_shape
 
 # The places of a layer, in the order of their seeds, and of the seeds of a call.
@@ -104,3 +104,13 @@ def check_seeds(seeds: Any, layers: int, like: Tensor) -> None:
     check_integers("dropout_seeds", seeds, (torch.int64,))
     check_shape("dropout_seeds", seeds, (PLACES_PER_LAYER * layers + 2,), "(4 L + 2,)")
     check_device("dropout_seeds", seeds, "the model", like)
+
+
+def threshold_and_scale(p: float) -> tuple[int, float]:
+    """What the attention kernels need to know of a dropout rate."""
+    return threshold_of(p), 1.0 / (1.0 - p) if p < 1.0 else 0.0
+
+
+def probability_drops(p: float, seed: Tensor | None, tokens: Tensor | None) -> ProbabilityDrops | None:
+    """The arguments of the attention operation as plain torch takes them."""
+    return None if seed is None or tokens is None else ProbabilityDrops(p, seed, tokens)

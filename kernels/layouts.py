@@ -137,10 +137,10 @@ class Packed:
             mask = valid[:, None, :, None] & valid[:, None, None, :]
             drop = None if drops is None else drops.of(self.on_rectangle(drops.tokens), sequence_positions(valid))
             return self.keep(padded_attention(self.on_rectangle(qkv), mask, head_mask, drop, name)[0]), None
-        elif drops is not None:
+        elif self.plain and drops is not None:
             context, _ = plain_packed_attention(qkv, self.cu_seqlens, self.length, drops)
         else:
-            context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length)
+            context, _ = packed_attention_unchecked(qkv, self.cu_seqlens, self.length, drops)
         return context if head_mask is None else context * head_mask[:, None], None
 
     @property
