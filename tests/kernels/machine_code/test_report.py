@@ -83,7 +83,7 @@ def test_compile_turns_the_interpreter_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--operation", "softmax"), "--operation: expected one of add_layer_norm, bias_gelu, embed, "),
+        (("--operation", "softmax"), "--operation: expected one of add_layer_norm, add_layer_norm_vjp, bias_gelu, "),
         (("--target", "sm_70"), "argument --target: invalid choice: 'sm_70' (choose from "),
     ],
 )
