@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.library import CustomOpDef
 
 from .dispatch import wants_derivative
 from .dtypes import widen
@@ -72,7 +71,7 @@ def with_derivative(value: Elementwise, derivative: Elementwise) -> Elementwise:
     return function
 
 
-def refuse_second_derivatives(operation: CustomOpDef) -> None:
+def refuse_second_derivatives(operation: Any) -> None:
     """Make a backward through `operation`, which is itself a backward, raise RuntimeError."""
     name = operation._name
 

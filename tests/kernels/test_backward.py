@@ -13,6 +13,7 @@ import torch
 from guards import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shuffled_grid import shuffled_grid
 from torch import Tensor
 from vjp_checks import assert_same_bits, assert_within, bits, worst
 
@@ -125,13 +126,20 @@ def test_gradients_are_the_same_bits_always_and_in_any_order(op: Op) -> None:
 
 @every_op
 def test_the_number_of_partials_depends_on_the_rows_alone(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing asks a device for its number of multiprocessors."""
+    """One for each tile of 8 rows, up to 256, on every device: nothing asks for its number of multiprocessors."""
 
     def asked(*arguments: Any) -> Any:
         raise AssertionError("a launch asks for the device's properties")
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", asked)
-    op.vjp(*op.inputs(300, 5, torch.float32))
+    inputs = op.inputs(300, 5, torch.float32)
+    if not INTERPRETED:
+        op.vjp(*inputs)
+        return
+    with shuffled_grid(0) as launches:
+        op.vjp(*inputs)
+    assert 38 in [len(places) for places in launches]
+    assert [partials.count_partials(tiles) for tiles in (1, 38, 256, 257, 10**6)] == [1, 38, 256, 256, 256]
 
 
 FAULTS = [(name, fault) for name, faults in planted_gradients.FAULTS.items() for fault in faults]
