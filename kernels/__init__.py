@@ -4,8 +4,9 @@ Twins share a file name: open `reference/attention.py` and `kernels/attention.py
 of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers) and
 b_ (blocks).
 
-Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token`; then how the model stays packed
-(`padding`, `encoder`, `model`), and how it is checked against the reference (`checking/`: `bounds`, `check`, `verify`).
+Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token`, `dropout`; then how the model stays
+packed (`padding`, `encoder`, `model`), and how it is checked against the reference (`checking/`: `bounds`, `check`,
+`verify`).
 
     python -m ernie_m.kernels verify | bench | compile | check
 """
