@@ -10,10 +10,14 @@ import torch
 from helpers import ids_like, masks, random_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rounding import MODEL_BOUND, U32
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch_models import CLASSES, IGNORED, arrays_of, tensors
 
+from ernie_m.kernels import dropout
 from ernie_m.kernels.dropout import seed_tensor
+from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.reference import compare, trace
 from ernie_m.reference.checkpoint.names import HUGGINGFACE, PREFIX, file_name
 from ernie_m.reference.dropout import draw_seeds
 from ernie_m.reference.gradients import value_and_gradients, value_and_vjp
@@ -123,6 +127,19 @@ def test_the_rectangle_drops_what_the_packed_batch_drops(cls: Any, kind: str) ->
     seeds = seeds_of(twin, 6)
     packed, padded = (model(**tensors(batch), dropout_seeds=seeds, output_attentions=x).loss for x in (False, True))
     torch.testing.assert_close(packed, padded, rtol=OUTPUT, atol=OUTPUT)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_every_traced_value_equals_the_references(kind: str) -> None:
+    """While a trace records, the packed batch attends on a rectangle, and drops the same there too."""
+    twin, model = models(CLASSES[1])
+    batch = batch_of(CLASSES[1], MASKS[kind])
+    with trace() as theirs:
+        twin(**batch, rng=np.random.default_rng(7))
+    with trace() as ours:
+        model(**tensors(batch), dropout_seeds=seeds_of(twin, 7))
+    found = compare(theirs, ours, MASKS[kind], tolerance=MODEL_BOUND)
+    assert found and set(found.errors) == set(theirs) == set(ours), found
 
 
 @settings(max_examples=60)
@@ -326,3 +343,58 @@ def test_twenty_steps_of_adamw_equal_the_references(cls: Any) -> None:
     for path, x in arrays.items():
         atol = sum(rates) if exactly_zero(names[path], cls) else STEPS
         np.testing.assert_allclose(own[names[path]].detach().numpy(), x, rtol=0, atol=atol, err_msg=path)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the model is on the CPU, where kernels run only in the interpreter")
+def test_the_kernel_drops_the_same_in_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 where kernels run: dropout's is launched at each place, forward and backward.
+
+    The error of the loss and of each gradient against float64 is at most twice that of the reference in float32, and
+    16 u of the largest. An element dropped here and not there would cost thousands of times as much.
+    """
+    cls = CLASSES[1]
+    twin = models(cls)[0].astype(np.float32)
+    model, batch, launched = cls.from_reference(twin).train(), batch_of(cls, RIGHT), []
+    original = dropout.launch
+    monkeypatch.setattr(dropout, "launch", lambda *a, **k: (launched.append(1), original(*a, **k)))
+    found = []
+    for one in (twin.astype(np.float64), twin):
+        output, gradients = value_and_gradients(one, **batch, rng=np.random.default_rng(8))
+        found.append(by_name(gradients, cls) | {"loss": output.loss})
+    out = model(**tensors(batch), dropout_seeds=seeds_of(twin, 8))
+    out.loss.backward()
+    assert len(launched) == 2 * (1 + 3 * 2 + 1)
+    ours = gradients_of(model) | {"loss": out.loss.detach().numpy()}
+    exact, reference = found
+    largest = max(1.0, *(float(np.abs(x).max()) for x in exact.values()))
+    for name, truth in exact.items():
+        errors = [float(np.abs(x[name] - truth).max()) for x in (ours, reference)]
+        assert errors[0] <= 2 * errors[1] + 16 * U32 * largest, name
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_and_autocast_drop_the_same(half: torch.dtype, autocast: bool) -> None:
+    """Close to float64 with the same seeds; farther by far with others. The same bits each time."""
+    cls = CLASSES[3]
+    twin, exact = models(cls)
+    batch, seeds = tensors(batch_of(cls, RIGHT)), seeds_of(twin, 9)
+    model = cls.from_reference(twin, dtype=torch.float32 if autocast else half).train()
+    real = batch["attention_mask"] == 1
+    wanted, other = (exact(**batch, dropout_seeds=x).logits[real].detach() for x in (seeds, seeds + 1))
+    found = []
+    for _ in range(2):
+        with torch.autocast("cpu", half, enabled=autocast):
+            out = model(**batch, dropout_seeds=seeds)
+        out.loss.backward()
+        assert all(np.isfinite(x).all() for x in half_gradients(model))
+        found.append(out.logits[real].detach())
+    assert torch.equal(*found)
+    distances = [float((found[0].double() - x).square().mean().sqrt()) for x in (wanted, other)]
+    assert 10 * distances[0] < distances[1]
+
+
+def half_gradients(model: Any) -> list[np.ndarray]:
+    found = [x.grad.float().numpy() for x in model.parameters() if x.grad is not None]
+    model.zero_grad()
+    return found
