@@ -1,12 +1,12 @@
-"""Random bits from a counter, without a kernel: Philox 4x32-10, in torch, and in NumPy where it is much faster.
+"""Random bits from a counter, without a kernel: Philox 4x32-10, in torch, and in NumPy where it is faster.
 
     a round:    c0, c1, c2, c3 = high(c2 M₁) ^ c1 ^ k0,  low(c2 M₁),  high(c0 M₀) ^ c3 ^ k1,  low(c0 M₀)
 
 In torch, words are int64, of which the low 32 bits count: it has no other type with 64-bit products everywhere. Those
 that overflow wrap around, so they have the right bits, but their sign fills what is shifted in.
 
-On a CPU, NumPy takes the same memory as unsigned integers, in pieces that fit the cache, on as many threads as torch
-uses. The first rounds are computed once for each token and once for each column, as in the reference; in the others,
+On a CPU, NumPy takes the same memory as unsigned integers, in pieces that fit the cache; its operations cost less to
+call. The first rounds are computed once for each token and once for each column, as in the reference; in the others,
 the two products of a round are one operation.
 
 Twin: reference/dropout.py, `philox`. Source: Parallel Random Numbers: As Easy as 1, 2, 3 (Salmon et al., 2011).
@@ -14,8 +14,6 @@ Twin: reference/dropout.py, `philox`. Source: Parallel Random Numbers: As Easy a
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,22 +68,11 @@ def dropped_on_cpu(threshold: int, seed: int, tokens: Array, columns: int, H: in
     first = np.array([seed & LOW_HALF, seed >> 32], np.uint64)
     keys = (first + np.arange(ROUNDS, dtype=np.uint64)[:, None] * np.array(KEY_STEPS, np.uint64)) & LOW  # (ROUNDS, 2)
     rows = max(1, PIECE // max(1, H * G))
-
-    def work(first: int, end: int) -> None:
-        buffers = np.empty((4, 2, H, min(rows, end - first), G), np.uint64)
-        for start in range(first, end, rows):
-            piece = slice(start, min(start + rows, end))
-            own = tokens[piece].astype(np.uint64)
-            _write(own, keys, threshold, buffers[:, :, :, : len(own)], found[:, piece])
-
-    threads = max(1, min(torch.get_num_threads(), -(-N // rows)))
-    parts = list(pairwise(N * i // threads for i in range(threads + 1)))
-    if threads == 1:
-        work(*parts[0])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for part in [pool.submit(work, *part) for part in parts]:
-                part.result()
+    buffers = np.empty((4, 2, H, min(rows, N), G), np.uint64)
+    for start in range(0, N, rows):
+        piece = slice(start, start + rows)
+        own = tokens[piece].astype(np.uint64)
+        _write(own, keys, threshold, buffers[:, :, :, : len(own)], found[:, piece])
     return found.reshape(H, N, 4 * G)[..., :columns]
 
 
