@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from planted_attention import attention, attention_head, first_token_attention, store
+from planted_attention_gradients import KERNELS as ATTENTION_GRADIENTS
 from planted_gradients import KERNELS as GRADIENTS
 from torch import Tensor
 from torch.nn.functional import gelu as torch_gelu
@@ -182,4 +183,5 @@ KERNELS: dict[str, Any] = {
     "first_token_attention": first_token_attention,
     "attention_head": attention_head,
     **GRADIENTS,
+    **ATTENTION_GRADIENTS,
 }

@@ -159,6 +159,24 @@ def _first(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
     return {"q": normal(len(lengths), heads, size), "kv": normal(int(ends[-1]), 2, heads, size), "cu_seqlens": ends}
 
 
+def _packed_vjp(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
+    inputs = _packed(normal, lengths, heads, size)
+    return {"d_context": normal(len(inputs["qkv"]), heads, size), **inputs}
+
+
+def _first_vjp(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
+    return {"d_context": normal(len(lengths), heads, size), **_first(normal, lengths, heads, size)}
+
+
+def _whole(known: Family) -> Family:
+    """The same cases where one launch reads what another wrote: all programs run, and no rows are judged alone."""
+
+    def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
+        yield from ((inputs, None) for inputs, _ in known.large(normal, times))
+
+    return Family(known.small, large)
+
+
 # (keys, head size, when).
 HEADS = ((33, 128, ALWAYS), (64, 64, ALWAYS), (512, 64, ONCE), (2050, 16, FULL), (2050, 128, THOROUGH))
 
@@ -174,6 +192,8 @@ FAMILIES = {
     "embed_vjp": _rows(_embedding_vjp, None, None),
     "packed_attention": _sequences(_packed, 3, lambda inputs, rows: _own_tokens(inputs, rows, "qkv")),
     "first_token_attention": _sequences(_first, 2, _own_sequences),
+    "packed_attention_vjp": _whole(_sequences(_packed_vjp, 3, _own_sequences)),
+    "first_token_attention_vjp": _whole(_sequences(_first_vjp, 2, _own_sequences)),
     "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
 }
 

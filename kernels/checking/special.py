@@ -23,6 +23,10 @@ from .operations import Case, Operation, find, one_number, one_row
 from .tails import TAILS
 from .verdicts import Verdict
 
+LARGEST = "the largest finite numbers"
+# These multiply three inputs, and round a product of two to the format for the next product: it may overflow there.
+OVERFLOWING = ("packed_attention_vjp", "first_token_attention_vjp")
+
 
 def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Trial]:
     """Each kind of special value, in the operation's inputs of a small size.
@@ -35,6 +39,8 @@ def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Tria
     inputs = known.small(normal_numbers(4))
     floats = [n for n, x in inputs.items() if isinstance(x, np.ndarray) and x.dtype == np.float64]
     for words, values in finite_values(format).items():
+        if words == LARGEST and operation.name in OVERFLOWING:
+            continue
         changed = {name: _scattered(inputs[name], values, seed) for seed, name in enumerate(floats)}
         yield rounded(op, dtype, {**inputs, **changed}, f"fixed inputs with {words}")
     for name in floats:
@@ -56,7 +62,7 @@ def finite_values(format: Format) -> dict[str, Array]:
     return {
         "zeros of both signs": np.array([0.0, -0.0]),
         "subnormal numbers": np.concatenate([below, -below, [2.0**format.lowest]]),
-        "the largest finite numbers": np.array([format.largest, -format.largest, format.largest / 2]),
+        LARGEST: np.array([format.largest, -format.largest, format.largest / 2]),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_attention_gradients
 import pytest
 import torch
 from hypothesis import given, settings
@@ -269,3 +271,14 @@ def test_planted_faults_are_seen(
     with np.errstate(all="ignore"):
         found = kernels.packed_attention_vjp(dy, qkv, ends, 32 if short else 70).double().numpy()
     assert not (np.abs(found - exact(dy, qkv, ends)) <= allowed(dy, qkv, ends)).all()
+
+
+FAULTS_OF_CHECK = [(op, fault) for op, faults in planted_attention_gradients.FAULTS.items() for fault in faults]
+
+
+@pytest.mark.parametrize(("op", "fault"), FAULTS_OF_CHECK)
+def test_check_refuses_gradients_with_faults(op: str, fault: str) -> None:
+    """In bfloat16, where bounds are widest."""
+    function = functools.partial(planted_attention_gradients.KERNELS[op], fault=fault)
+    with pytest.raises(kernels.Failure):
+        kernels.check(function, op, dtypes=["bfloat16"], quick=True)

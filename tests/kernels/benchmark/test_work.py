@@ -126,6 +126,8 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
     assert isinstance(found["ours"], Timing), found["ours"]
     others = {
         "packed_attention": {"SDPA math"},
+        "packed_attention_vjp": {"SDPA, padded"},
+        "first_token_attention_vjp": {"SDPA, padded"},
         "first_token_attention": {"SDPA, padded", "SDPA, padded, compile"},
     }.get(what, {"eager", "compile"})
     apart = differences(made, found)

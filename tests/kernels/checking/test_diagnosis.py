@@ -228,7 +228,7 @@ def test_an_operation_of_ones_own_has_no_hint() -> None:
 def test_telling_inputs_tell(op: str) -> None:
     """Every operation with one result has some; the first has numbers that are all different, in its format, and
     neither 0 nor 1."""
-    assert {name for name, operation in OPERATIONS.items() if not operation.results} == set(MISTAKES)
+    assert {name for name in OPERATIONS if not name.endswith("_vjp")} == set(MISTAKES)
     for dtype in DTYPES:
         inputs = telling(op, FORMATS[dtype], 7)[0].inputs
         for name, x in inputs.items():

@@ -152,7 +152,7 @@ def test_watching_samples_a_grid_and_records_it_in_full() -> None:
     assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("op", [name for name, operation in OPERATIONS.items() if not operation.results])
+@pytest.mark.parametrize("op", [name for name in OPERATIONS if not name.endswith("_vjp")])
 def test_wrong_calls_are_told_in_one_line(op: str) -> None:
     """Arity, an exception of many lines, a wrong shape: how the operation is called, and what it got."""
     call = OPERATIONS[op].call

@@ -39,7 +39,7 @@ def drawn(names: list[str], i: int, count: int) -> str:
 
 def test_the_catalogue_has_faults_and_right_functions_for_everything() -> None:
     # The faults of gradients are in planted_gradients.py, and tests/kernels/test_backward.py meets them all.
-    everything = {*(name for name, operation in OPERATIONS.items() if not operation.results), *EXAMPLES}
+    everything = {*(name for name in OPERATIONS if not name.endswith("_vjp")), *EXAMPLES}
     assert {fault.op for fault in FAULTS.values()} == {right.op for right in RIGHTS.values()} == everything
 
 

@@ -81,6 +81,36 @@ def heads(q: Array, kv: Array, cu_seqlens: Array) -> Array:
     return np.concatenate(found)
 
 
+def head_gradients(dy: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """Of dq, dk and dv: as in `head`, with errors of D ε |dO||v| for each number of dP, and those of δ."""
+    root = np.sqrt(D)
+    probs = reference.softmax(q @ k.T / root)
+    w = probs * (1 + D * (np.abs(q) @ np.abs(k).T) / root)
+    d_probs, products = dy @ v.T, D * (np.abs(dy) @ np.abs(v).T)
+    delta = np.abs((probs * d_probs).sum(-1, keepdims=True))
+    terms = w * (np.abs(d_probs) + delta) + probs * products
+    terms = terms + probs * (w * np.abs(d_probs) + probs * products).sum(-1, keepdims=True)
+    return terms @ np.abs(k) / root, terms.T @ np.abs(q) / root, w.T @ np.abs(dy)
+
+
+def packed_terms(d_context: Array, qkv: Array, cu_seqlens: Array) -> Array:
+    found = np.zeros_like(qkv)
+    for start, end in pairwise(cu_seqlens):
+        for h in range(qkv.shape[2]):
+            rows = d_context[start:end, h], *qkv[start:end, :, h].swapaxes(0, 1)
+            found[start:end, :, h] = np.stack(head_gradients(*rows), 1)
+    return found
+
+
+def first_terms(d_context: Array, q: Array, kv: Array, cu_seqlens: Array) -> Array:
+    dq, dkv = np.zeros_like(q), np.zeros_like(kv)
+    for b, (start, end) in enumerate(pairwise(cu_seqlens)):
+        for h in range(q.shape[1]):
+            own, *others = head_gradients(d_context[b, None, h], q[b, None, h], *kv[start:end, :, h].swapaxes(0, 1))
+            dq[b, h], dkv[start:end, :, h] = own[0], np.stack(others, 1)
+    return np.concatenate([dq.ravel(), dkv.ravel()])
+
+
 def sums(dy: Array, g: Array, n: Array, s: Array, additions: int) -> tuple[Array, Array, Array]:
     """Of LayerNorm's gradients: the terms of dx, and those of γ's and β's; n = ±1 comes from so many additions."""
     mean = np.abs(g).mean(-1, keepdims=True)
@@ -147,6 +177,19 @@ CONDITIONS = {
     "first_token_attention": Condition(
         lambda normal: {"q": normal(2, 2, D), "kv": normal(KEYS, 2, 2, D), "cu_seqlens": ENDS},
         heads,
+    ),
+    "packed_attention_vjp": Condition(
+        lambda normal: {"d_context": normal(KEYS, 2, D), "qkv": normal(KEYS, 3, 2, D), "cu_seqlens": ENDS},
+        packed_terms,
+    ),
+    "first_token_attention_vjp": Condition(
+        lambda normal: {
+            "d_context": normal(2, 2, D),
+            "q": normal(2, 2, D),
+            "kv": normal(KEYS, 2, 2, D),
+            "cu_seqlens": ENDS,
+        },
+        first_terms,
     ),
 }
 
