@@ -165,7 +165,7 @@ def test_verify_starts_the_interpreter_by_itself() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == len(operations.with_kernel()) + len(LAYERS) and all(row["passed"] for row in rows)
+    assert len(rows) == len(operations.with_kernel()) + 2 * len(LAYERS) and all(row["passed"] for row in rows)
 
 
 @pytest.mark.parametrize("op", operations.with_kernel())
