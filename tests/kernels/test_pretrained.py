@@ -256,7 +256,8 @@ def test_from_config_has_the_references_weights(cls: Any) -> None:
 
 def test_from_reference_requires_the_same_class() -> None:
     twin = pair(CLASSES[1])[0]
-    text = "model: expected ernie_m.reference.ErnieMModel, got ernie_m.reference.heads.pooled.ErnieMForSequenceClassification"
+    head = "ernie_m.reference.heads.pooled.ErnieMForSequenceClassification"
+    text = f"model: expected ernie_m.reference.ErnieMModel, got {head}"
     with pytest.raises(TypeError, match=text):
         ErnieMModel.from_reference(twin)
     half = ErnieMModel.from_reference(pair()[0], dtype=torch.bfloat16)
