@@ -175,6 +175,7 @@ def queries_kernel(
         if DROP:
             b_seed = tl.load(seed)
             b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
+            b_bits = tl.zeros((BM, BN), tl.uint32)
         whole = n // BN * BN
         for first in tl.range(0, whole, BN):
             b_k = tl.load(p_k)

@@ -93,10 +93,10 @@ def compare(
         for name in (name for name in exact if layer in name and np.abs(exact[name]).max() > ZERO * largest):
             if name not in kernels or name not in plain:
                 raise ValueError(f"{name}: expected a gradient from the torch model, got {list(kernels)[:5]}...")
-            errors = [relative_error(x[name], exact[name]) for x in (kernels, plain)]
+            own, other = (relative_error(x[name], exact[name]) for x in (kernels, plain))
             float32 = 4 * math.sqrt(terms * OPERATIONS_PER_LAYER * (config.num_hidden_layers + i + 1)) * EPS
             few = 1 + 2 / math.sqrt(exact[name].size)
-            found.append(Compared(" ".join(name.rsplit(".", 1)), *errors, ROOM * few * errors[1] + float32))
+            found.append(Compared(" ".join(name.rsplit(".", 1)), own, other, ROOM * few * other + float32))
         yield LayerRow(layer.rstrip("."), dtype, tuple(found))
 
 

@@ -27,8 +27,8 @@ def _half(row: Row) -> bool:
 
 
 def _attention_loop(row: Row) -> bool:
-    """The loop over whole blocks of keys, with the base model's 12 heads of size 64."""
-    sized = row["operation"] == "packed_attention" and row["label"].startswith("H=12 D=64 ")
+    """The loop over whole blocks of keys, with the base model's 12 heads of size 64, without dropout."""
+    sized = row["operation"] == "packed_attention" and row["label"] in ("H=12 D=64 S<=64", "H=12 D=64 S<=512")
     return sized and row["loop"] and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
