@@ -25,6 +25,18 @@ from ernie_m.kernels.machine_code.report import all_variants
 from ernie_m.kernels.runtime.variants import TARGETS
 
 VARIANTS = [(target, x.operation, x.dtype, x.label) for target in TARGETS for x in all_variants(target)]
+FORWARD = sorted({name[1] for name in VARIANTS if not name[1].endswith("_vjp")})
+GRADIENTS = sorted({name[1] for name in VARIANTS if name[1].endswith("_vjp")})
+# What `make test` compiles: gradients, of which there are many, in bfloat16 for the target with most gates.
+QUICK = (
+    [x for name in FORWARD for x in ("--operation", name)],
+    [*(x for name in GRADIENTS for x in ("--operation", name)), "--dtype", "bfloat16", "--target", "sm_90"],
+)
+
+
+def is_quick(name: tuple[str, ...]) -> bool:
+    """Whether `make test` compiles a variant."""
+    return name[1] in FORWARD or (name[2] == "bfloat16" and name[0] == "sm_90")
 
 
 def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -33,11 +45,11 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True)
 
 
-def inputs_hash() -> str:
+def inputs_hash(arguments: list[str]) -> str:
     """A hash of all that the machine code depends on: sources (kernels use constants of the reference), versions, and
     Triton's environment variables."""
     variables = sorted(item for item in os.environ.items() if item[0].startswith("TRITON_"))
-    texts = [sys.version, torch.__version__, triton.__version__, repr(variables)]
+    texts = [sys.version, torch.__version__, triton.__version__, repr(variables), *arguments]
     for room in (kernels, reference):
         texts += [path.read_text("utf-8") for path in sorted(Path(room.__file__).parent.rglob("*.py"))]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
@@ -45,6 +57,17 @@ def inputs_hash() -> str:
 
 @pytest.fixture(scope="session")
 def report() -> dict[tuple[str, ...], dict[str, Any]]:
+    """What `make test` compiles: see QUICK."""
+    return {name: row for arguments in QUICK for name, row in compiled(arguments).items()}
+
+
+@pytest.fixture(scope="session")
+def whole_report() -> dict[tuple[str, ...], dict[str, Any]]:
+    """Everything."""
+    return compiled([])
+
+
+def compiled(arguments: list[str]) -> dict[tuple[str, ...], dict[str, Any]]:
     """The output of `compile --gates --json`, by target, operation, dtype and label.
 
     If all gates hold, it is kept in a temporary folder: pytest-xdist's workers compile once between them, and later
@@ -52,13 +75,13 @@ def report() -> dict[tuple[str, ...], dict[str, Any]]:
     """
     folder = Path(tempfile.gettempdir()) / f"ernie_m-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"gates-{inputs_hash()}.json"
+    path = folder / f"gates-{inputs_hash(arguments)}.json"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             text = path.read_text()
         else:
-            done = run_python(["-m", "ernie_m.kernels", "compile", "--gates", "--json"], folder)
+            done = run_python(["-m", "ernie_m.kernels", "compile", "--gates", "--json", *arguments], folder)
             assert done.returncode in (0, 1), done.stderr
             text = done.stdout
             if done.returncode == 0:
@@ -69,9 +92,15 @@ def report() -> dict[tuple[str, ...], dict[str, Any]]:
     return {(row["target"], row["operation"], row["dtype"], row["label"]): row for row in rows}
 
 
-@pytest.mark.parametrize("name", VARIANTS, ids=" ".join)
+@pytest.mark.parametrize("name", list(filter(is_quick, VARIANTS)), ids=" ".join)
 def test_gates_hold_for_every_variant(name: tuple[str, ...], report: dict[tuple[str, ...], dict[str, Any]]) -> None:
     assert not failures(report[name]), report[name]
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not is_quick(name)], ids=" ".join)
+def test_gates_hold_for_the_others(name: tuple[str, ...], whole_report: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    assert not failures(whole_report[name]), whole_report[name]
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
