@@ -22,6 +22,18 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI", "").lower() in ("1", "true") else "default")
 
 
+# Files that hold the tests of gradients themselves; elsewhere gradients are further rows of tests about the checks.
+OF_GRADIENTS = ("test_backward.py", "test_attention_backward.py", "test_twins.py", "test_gates.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the rows of gradients to `make test-all`: a check of five operations more, in each test of the checks."""
+    for item in items:
+        if "_vjp" in item.name.partition("[")[2] and item.path.name not in OF_GRADIENTS:
+            item.add_marker("all")
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Verify every kernel against its twin in NumPy, then a whole model and a training step, layer by layer."
     )
     parser.epilog = "exit codes: 0 all errors within bounds; 1 some are not; 2 the kernels could not be verified"
-    parser.add_argument("--quick", action="store_true", help="fewer drawn inputs and sentences: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer drawn inputs and sentences")
     parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
     parser.add_argument("--json", action="store_true", help="print each row as a JSON object on one line")
 

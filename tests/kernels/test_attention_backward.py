@@ -276,6 +276,7 @@ def test_planted_faults_are_seen(
 FAULTS_OF_CHECK = [(op, fault) for op, faults in planted_attention_gradients.FAULTS.items() for fault in faults]
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(("op", "fault"), FAULTS_OF_CHECK)
 def test_check_refuses_gradients_with_faults(op: str, fault: str) -> None:
     """In bfloat16, where bounds are widest."""
