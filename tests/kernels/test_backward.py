@@ -22,6 +22,9 @@ from ernie_m.kernels.checking import gradient_bounds
 from ernie_m.kernels.runtime import dispatch
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
+# Slow in the interpreter; `verify`, in `make test`, checks the same kernels with fewer inputs.
+pytestmark = pytest.mark.all
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 EPS = 1e-5

@@ -12,6 +12,9 @@ from ernie_m.kernels import embedding
 from ernie_m.kernels.embedding_backward import PIECE, sum_by_row
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
+# Slow in the interpreter; `verify`, in `make test`, checks the same kernels with fewer inputs.
+pytestmark = pytest.mark.all
+
 DEVICE = "cpu" if INTERPRETED else "cuda"
 P = PIECE
 # Around one piece, several, and more than PIECE of them, which one step of the second sum adds.

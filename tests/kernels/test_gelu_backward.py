@@ -16,6 +16,9 @@ from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.reference.erf import TAIL_END, normal_tail
 from ernie_m.reference.gelu import gelu_slope
 
+# Slow in the interpreter; `verify`, in `make test`, checks the same kernels with fewer inputs.
+pytestmark = pytest.mark.all
+
 DEVICE = "cpu" if INTERPRETED else "cuda"
 U = 2.0**-24
 
