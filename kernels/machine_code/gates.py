@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..attention import DROPS
 from ..runtime.variants import Variant
 from .compiler import Depth
 
@@ -45,6 +46,11 @@ def _attention_gradient(row: Row) -> bool:
     """The two loops of the split form, with the base model's 12 heads of size 64."""
     sized = row["operation"] == "packed_attention_vjp" and row["label"] in ("H=12 D=64 dk dv", "H=12 D=64 dq")
     return sized and row["dtype"] in HALF and row["target"] == "sm_90"
+
+
+def _dropping_gradient(row: Row) -> bool:
+    """The same two loops with dropout."""
+    return _attention_gradient({**row, "label": row["label"].removesuffix(DROPS)}) and row["label"].endswith(DROPS)
 
 
 def _gelu_gradient(row: Row) -> bool:
@@ -129,6 +135,12 @@ GATES = (
         lambda row: (
             row["per"] == "element" and row["instructions_per"] <= (8.0 if row["label"].endswith("dq") else 13.0)
         ),
+        Depth.LISTING,
+    ),
+    Gate(
+        "with dropout, at most 35 instructions per score for dk and dv, 25 for dq: 60 together",
+        _dropping_gradient,
+        lambda row: row["per"] == "element" and row["instructions_per"] <= (25.0 if " dq" in row["label"] else 35.0),
         Depth.LISTING,
     ),
     Gate(
