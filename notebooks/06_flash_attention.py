@@ -227,11 +227,13 @@ assert rms < 2**-8
 
 # %%
 def show(function, first: str, last: str) -> None:
-    """Print the lines from the one that contains `first` to the next that contains `last`."""
+    """Print the lines from the one that contains `first` to the end of the statement that contains `last`."""
     lines = inspect.getsource(getattr(function, "fn", function)).splitlines()
     begin = next(i for i, line in enumerate(lines) if first in line)
     end = next(i for i, line in enumerate(lines) if i >= begin and last in line)
-    print("\n".join(lines[begin : end + 1]))
+    while (text := "\n".join(lines[begin : end + 1])).count("(") > text.count(")"):
+        end += 1
+    print(text)
 
 
 show(reference.attention, "D = q.shape", "return")
@@ -261,10 +263,11 @@ show(kernel, "row_max = ", "acc = ")
 
 # %% [markdown]
 # **The loop.** Full blocks need no mask: every key exists. Only the last block, if it is not full, has to mask what
-# follows the sequence: the next sequence's keys, or memory that is not part of the array.
+# follows the sequence: the next sequence's keys, or memory that is not part of the array. `DROP` is for training, where
+# some probabilities are dropped; without it, the compiler leaves those lines out.
 
 # %%
-show(kernel, "whole = ", "attend_to_block(q, b_k, b_v, row_max, row_sum, acc, m_n, scale2, True)")
+show(kernel, "whole = ", "m_n, scale2, b_bits, threshold, keep, True, DROP")
 
 # %% [markdown]
 # **One step.** These are the lines of `online` above, with three differences:

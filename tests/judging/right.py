@@ -82,12 +82,13 @@ def _eager_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])[0, 0]
 
 
-# In half precision, sums of two arrays round twice, which is a fault. On a CPU, torch's GELU has no tail, and in
-# float32 turns -0.0 into 0.0. Its LayerNorm there is x · rstd − mean · rstd: not right where the mean is large.
+# In half precision, sums of two arrays round twice, which is a fault. On a CPU, torch's GELU has no tail, turns -0.0
+# into 0.0 in float32, and on some processors infinity into NaN. Its LayerNorm there is x · rstd − mean · rstd: not
+# right where the mean is large.
 EAGER = {
-    "gelu": Right("gelu", F.gelu, ("float16", "bfloat16"), tail=False),
+    "gelu": Right("gelu", F.gelu, ("float16", "bfloat16"), tail=False, plain=True),
     "gelu in float32": Right("gelu", F.gelu, FLOAT32, tail=False, plain=True),
-    "bias_gelu": Right("bias_gelu", lambda x, bias: F.gelu(x + bias), FLOAT32, tail=False),
+    "bias_gelu": Right("bias_gelu", lambda x, bias: F.gelu(x + bias), FLOAT32, tail=False, plain=True),
     "softmax": Right("softmax", lambda scores: torch.softmax(scores, -1)),
     "add_layer_norm": Right(
         "add_layer_norm", lambda x, bias, r, *rest: F.layer_norm(x + bias + r, x.shape[-1:], *rest), FLOAT32

@@ -80,9 +80,14 @@ def replaced(page: ModuleType, functions: dict[str, Any]) -> Iterator[None]:
 
 
 def noticed(op: str, change: Change, folder: Path) -> dict[str, str | None]:
-    """What a check of a small case says about each change to the operation's page; None for nothing."""
+    """What a check of a small case says about each change to the operation's page; None for nothing.
+
+    Checks are without dropout, and do not load tokens.
+    """
     found: dict[str, str | None] = {}
     for call, functions in changed_kernels(PAGES[op], change, folder):
+        if call.startswith("tl.load(tokens"):
+            continue
         runner = Runner(OPERATIONS[op].kernel, "torch", "cpu")  # type: ignore[arg-type]
         assert call not in found
         found[call] = None
@@ -110,6 +115,22 @@ def test_every_mask_is_needed(op: str, tmp_path: Path) -> None:
             assert reason.startswith("the kernel wrote past the end of")
     if op == "bias_gelu":
         assert found["tl.load(bias + o_f, mask=m_f, other=0.0)"] == "the kernel read past the end of bias"
+
+
+def test_the_mask_of_tokens_is_needed(tmp_path: Path) -> None:
+    """Without it, attention with dropout reads past their end."""
+
+    def damage() -> str | None:
+        with watching() as watch:
+            tokens = torch.arange(5)
+            attention._packed_attention(torch.ones(5, 3, 1, 16), ends(0, 5), 5, 0.25, torch.tensor(7), tokens)
+        return watch.damage
+
+    assert damage() is None
+    changes = [c for c in changed_kernels(attention, without("mask", "other"), tmp_path) if "(tokens" in c[0]]
+    assert len(changes) == 1
+    with replaced(attention, changes[0][1]):
+        assert damage() == "the kernel read past the end of the array `tokens`"
 
 
 # Loads whose masked numbers reach nothing that is stored or summed: keys get a score of -inf, the rest is masked again.
@@ -207,14 +228,14 @@ def large_attention(start: int) -> None:
     n, T = 66 * 64 + 2, 2**16 + 64
     chosen = attention.configuration("sm_90", torch.float16, D, 64)
     arrays = empty(start + n, 3, H, D), ends(0, start, start + n), empty(start + n, H, D)
-    lse = empty(H * T, dtype=torch.float32)
+    lse, seed, tokens = empty(H * T, dtype=torch.float32), torch.tensor(7), torch.zeros(T, dtype=torch.int64)
     attention.launch(
         attention.packed_attention_kernel,
         attention.grid(2, H, 66 * 64, chosen),
-        *(lse, *arrays, lse, T, 1.0, 66),
+        *(lse, *arrays, lse, seed, tokens, T, 1.0, 66, 2**30, 4 / 3),
         H=H,
         D=D,
-        **{**chosen.blocks, "LOOP": True},
+        **{**chosen.blocks, "LOOP": True, "DROP": True},
         **chosen.options,
     )
 

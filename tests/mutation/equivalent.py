@@ -35,11 +35,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "SERIES = [2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(21, 0, -1)]",
     ): "one more term of the series, below 3e-20, where float64 has 2e-16",
     (
-        "reference/heads.py",
-        "call = dict(zip(ARGUMENTS, given, strict=True)) | options",
-        "call = dict(zip(ARGUMENTS, given, strict=False)) | options",
-    ): SAME_LENGTH,
-    (
         "reference/inputs.py",
         "vectors = vectors.astype(dtype, copy=False)",
         "vectors = vectors.astype(dtype)",
