@@ -122,7 +122,7 @@ def packed_attention_backward(
         (keys_kernel, keys_configuration(target, qkv.dtype, D, seed is not None), "BN"),
         (queries_kernel, queries_configuration(target, qkv.dtype, D, seed is not None), "BM"),
     ):
-        blocks = -(-max_seqlen // chosen.blocks[size])
+        blocks = max(-(-max_seqlen // chosen.blocks[size]), 1)
         arguments = (d_context, qkv, cu_seqlens, lse, delta, d_qkv, seed, tokens, T, scale, blocks)
         constants = {"H": H, "D": D, **chosen.blocks, "DROP": seed is not None, **chosen.options}
         launch(kernel, (B * H * blocks,), qkv, *arguments, *threshold_and_scale(p), **constants)

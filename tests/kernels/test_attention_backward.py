@@ -240,18 +240,24 @@ def test_attention_drops_what_the_reference_drops(
 
 
 def test_operations_pass_opcheck() -> None:
+    """With dropout and without, and the gradients' own operations."""
     dy, qkv, ends = drawn([20, 5], 2, 16, torch.float32, 0)
     x = qkv.clone().requires_grad_()
-    torch.library.opcheck(attention_vjp.packed_attention_operation, (x, ends, 20))
+    ops = torch.ops.ernie_m
+    for drops in ((), (0.25, seed_tensor(7), torch.arange(25))):
+        torch.library.opcheck(attention_vjp.packed_attention_operation, (x, ends, 20, *drops))
+        context, lse = attention_vjp.packed_attention_operation(qkv, ends, 20, *drops)
+        torch.library.opcheck(ops.packed_attention_vjp.default, (dy, qkv, ends, 20, context, lse, None, *drops))
     q, kv = dy[:2].clone().requires_grad_(), qkv[:, 1:].clone().requires_grad_()
-    torch.library.opcheck(torch.ops.ernie_m.first_token_attention.default, (q, kv, ends))
+    torch.library.opcheck(ops.first_token_attention.default, (q, kv, ends))
+    torch.library.opcheck(ops.first_token_attention_vjp.default, (dy[2:4], q.detach(), kv.detach(), ends))
 
 
 def test_sequences_longer_than_promised_get_nan() -> None:
     """As in the forward pass, the tokens that no program covers are nan, and no other."""
     dy, qkv, ends = drawn([150, 5], 1, 16, torch.float16, 0)
     context, lse = attention_vjp.packed_attention_operation(qkv, ends, 150)
-    for longest, covered in ((20, 64), (70, 128)):
+    for longest, covered in ((0, 64), (20, 64), (70, 128)):
         found = attention_vjp.packed_attention_backward(dy, qkv, ends, longest, context, lse).isnan()
         assert found[covered:150].all()
         assert not found[:covered].any()
