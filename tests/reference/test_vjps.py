@@ -203,7 +203,7 @@ def test_packed_and_first_token_attention_vjps_are_derivatives(seed: int, length
 
 @given(SEEDS, st.sampled_from([(0,), (1,), (5,), (2, 9)]))
 def test_embed_vjp_is_the_derivative(seed: int, shape: tuple[int, ...]) -> None:
-    """Ids repeat. Seen red with positions that forget the offset of 2, and with repeated ids that overwrite each other."""
+    """Seen red with positions that forget the offset of 2, and with repeated ids that overwrite one another."""
     rng = np.random.default_rng(seed)
     ids, positions = rng.integers(0, 4, shape), rng.integers(0, 3, shape)
     word, position, gamma, beta, vectors = normal(seed, (4, 6), (5, 6), (6,), (6,), (*shape, 6))
