@@ -10,10 +10,10 @@ rounded to the dtype, and the same seeds of dropout:
 For each parameter's gradient, the kernels' error may be as large as `verify_model` allows for a value after twice as
 many operations, those of the forward pass and as many on the way back. An rms over few numbers is uncertain, and the
 numbers of one gradient share their errors: between right computations, the logarithm of the ratio of two rms varied by
-0.24 for vectors of 32 numbers, as it would for 17 independent ones. So the squares of `DRAWS` drawn masks of dropout
-are added, and for rows of N numbers the bound on the ratio is 1 + 5/√(DRAWS N/2) times as large: five standard
-deviations. Left out are gradients that are 0 in exact arithmetic, such as a key bias's: what remains of them is
-rounding.
+0.24 for vectors of 32 numbers, as it would for 17 independent ones. So the squares of `DRAWS` draws of dropout are
+added (of `QUICK_DRAWS`, in a quick run), and for rows of N numbers and K draws the bound on the ratio is 1 + 5/√(K N/2)
+times as large: five standard deviations. Left out are gradients that are 0 in exact arithmetic, such as a key bias's:
+what remains of them is rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .verify_model import HEADS, OPERATIONS_PER_LAYER, QUICK_SENTENCES, ROOM, Co
 
 TITLE = "one training step with dropout: gradients in plain torch and on the kernels against float64"
 LABELS = 3
-DRAWS = 4
+DRAWS, QUICK_DRAWS = 4, 2
 SEED = 0  # of the first draw
 # Relative to the largest gradient: below, it is 0 but for rounding.
 ZERO = 1e-12
@@ -61,7 +61,7 @@ def rows(dtypes: tuple[str, ...], quick: bool) -> Iterator[LayerRow]:
     for dtype in dtypes:
         rounded = {path: FORMATS[dtype].round(array) for path, array in arrays.items()}
         model = reference.ErnieMForTokenClassification(config, unflatten(rounded))
-        draws = [gradients(model, dtype, call, seed) for seed in range(SEED, SEED + DRAWS)]
+        draws = [gradients(model, dtype, call, SEED + i) for i in range(QUICK_DRAWS if quick else DRAWS)]
         yield from compare(dtype, config, draws)
 
 
