@@ -21,6 +21,7 @@ except ModuleNotFoundError:
 from ernie_m.reference.compat import announce
 
 from .attention import packed_attention
+from .attention_groups import group_attention
 from .attention_vjp import packed_attention_vjp
 from .checking.check import check
 from .checking.operations import Operation
@@ -39,9 +40,11 @@ from .layer_norm import add_layer_norm, add_layer_norm_vjp
 from .model import ErnieMModel
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .runtime.moved import MOVED
+from .words import ErnieMForMaskedLM
 
 __all__ = [
     "ErnieMForInformationExtraction",
+    "ErnieMForMaskedLM",
     "ErnieMForMultipleChoice",
     "ErnieMForQuestionAnswering",
     "ErnieMForSequenceClassification",
@@ -60,6 +63,7 @@ __all__ = [
     "embed_vjp",
     "first_token_attention",
     "first_token_attention_vjp",
+    "group_attention",
     "packed_attention",
     "packed_attention_vjp",
     "pad",

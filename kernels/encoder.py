@@ -29,6 +29,7 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.embedding import POSITION_OFFSET
 
 from .activations import EXACT_GELU, activate
+from .dropped_layer_norm import dropped_layer_norm_unchecked, fuses_dropout
 from .dropping import ACTIVATION, ATTENTION, EMBEDDINGS, OUTPUT, drop
 from .embedding import clamped, embed_unchecked
 from .gelu import bias_gelu_unchecked
@@ -155,12 +156,17 @@ class EncoderLayer(Module):
         norm: LayerNorm = getattr(self, norm_name)
         if layout.plain or not (untouched(linear, Linear, x) and untouched(norm, LayerNorm, residual)):
             return self._norm(record(f"{self.name}.{name}", linear(x), layout), residual, norm_name, layout)
-        if layout.drops is not None and self.training and self.p_hidden > 0.0:
-            # Dropout comes after the bias.
-            y, bias = self._dropped(linear(x), norm_name, layout), torch.zeros_like(linear.bias)
+        bias, affine = linear.bias, (norm.weight, norm.bias, norm.eps)
+        drops = layout.drops if self.training and self.p_hidden > 0.0 else None
+        if drops is None:
+            x = add_layer_norm_unchecked(F.linear(x, linear.weight), bias, residual, *affine)[0]
+        elif fuses_dropout(x):
+            seed = drops.seeds[ATTENTION if norm_name == "norm1" else OUTPUT]
+            y = F.linear(x, linear.weight)
+            x = dropped_layer_norm_unchecked(y, bias, residual, *affine, self.p_hidden, seed, drops.tokens)
         else:
-            y, bias = F.linear(x, linear.weight), linear.bias
-        x = add_layer_norm_unchecked(y, bias, residual, norm.weight, norm.bias, norm.eps)[0]
+            y = self._dropped(linear(x), norm_name, layout)
+            x = add_layer_norm_unchecked(y, torch.zeros_like(bias), residual, *affine)[0]
         return record(f"{self.name}.{norm_name}", layout.zero_padding(x), layout)
 
     def _norm(

@@ -1,6 +1,6 @@
 """The loss of a large vocabulary: a linear map and a cross-entropy together, without keeping the logits.
 
-    loss = Σ over rows that count of (logsumexp(z) − z[label]) / n,    z = h Wᵀ + b
+    loss = Σ over rows that count of (logsumexp(z) − z[label]) / n,    z = h Wᵀ + b        or Σ w (...) / Σ w
 
 With 250,002 words, the logits of a few thousand rows are gigabytes, and autograd would keep them, their softmax and
 their gradient. Here rows are computed in a few chunks. A chunk's logits become their own gradient in place,
@@ -45,11 +45,13 @@ WORDS, ROWS = 16384, 16
 
 
 @triton.jit
-def cross_entropy_kernel(logits, labels, losses, V, STRIDE, scale, BLOCK: tl.constexpr):  # (N, STRIDE), (N,) -> (N,)
-    """One row: its loss, and its logits replaced by their gradient times `scale`."""
+def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.constexpr):
+    # (N, STRIDE), (N,) x 2 -> (N,)
+    """One row: its loss times its scale, and its logits replaced by their gradient."""
     i_row = tl.program_id(0).to(tl.int64)
     p_row = logits + i_row * STRIDE
     label = tl.load(labels + i_row)
+    scale = tl.load(scales + i_row)
     o_v = tl.arange(0, BLOCK)
     row_max = float("-inf")
     row_sum = 0.0
@@ -59,7 +61,7 @@ def cross_entropy_kernel(logits, labels, losses, V, STRIDE, scale, BLOCK: tl.con
         row_sum = row_sum * tl.exp(row_max - new) + tl.sum(tl.exp(z - new), 0)
         row_max = new
     lse = row_max + tl.log(row_sum)
-    tl.store(losses + i_row, lse - tl.load(p_row + label).to(tl.float32))
+    tl.store(losses + i_row, (lse - tl.load(p_row + label).to(tl.float32)) * scale)
     # Every thread has to have read the label's logit before one replaces it.
     tl.debug_barrier()
     for start in tl.range(0, V, BLOCK):
@@ -69,20 +71,19 @@ def cross_entropy_kernel(logits, labels, losses, V, STRIDE, scale, BLOCK: tl.con
         tl.store(p_row + start + o_v, gradient.to(logits.dtype.element_ty), mask=m_v)
 
 
-def cross_entropy_in_place(logits: Tensor, labels: Tensor, scale: float) -> Tensor:  # (N, V), (N,) -> (N,)
-    """The rows' losses, (N,), float32 or wider; `logits` become their gradient times `scale`."""
+def cross_entropy_in_place(logits: Tensor, labels: Tensor, scales: Tensor) -> Tensor:  # (N, V), (N,) x 2 -> (N,)
+    """The rows' losses times their scales, in the dtype of these; `logits` become their gradient."""
+    losses = torch.empty_like(scales)
     if runs_triton(logits):
-        losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-        arguments = (logits, labels, losses, logits.shape[1], logits.stride(0), scale)
+        arguments = (logits, labels, scales, losses, logits.shape[1], logits.stride(0))
         launch(cross_entropy_kernel, (len(logits),), logits, *arguments, BLOCK=BLOCK, num_warps=16)
         return losses
-    losses = torch.empty(len(logits), dtype=wide_dtype(logits), device=logits.device)
     for start in range(0, len(logits), ROWS):
         rows = logits[start : start + ROWS]
-        own = labels[start : start + ROWS, None]
+        own, scale = labels[start : start + ROWS, None], scales[start : start + ROWS, None]
         z = rows.to(losses.dtype)
         lse = z.logsumexp(dim=1, keepdim=True)
-        losses[start : start + ROWS] = (lse - z.gather(1, own))[:, 0]
+        losses[start : start + ROWS] = ((lse - z.gather(1, own)) * scale)[:, 0]
         z.sub_(lse).exp_().scatter_add_(1, own, torch.full_like(lse, -1.0))
         rows.copy_(z.mul_(scale))
     return losses
@@ -93,7 +94,7 @@ class _LinearCrossEntropy(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, chunks: int, count: float
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, scales: Tensor, chunks: int
     ) -> Tensor:
         N, V = len(hidden), len(weight)
         wide = wide_dtype(weight)
@@ -107,7 +108,7 @@ class _LinearCrossEntropy(Function):
             rows = slice(start, min(start + size, N))
             logits = buffer[: rows.stop - rows.start, :V]
             torch.addmm(bias, hidden[rows], weight.T, out=logits)
-            loss += cross_entropy_in_place(logits, labels[rows], 1.0 / count).sum()
+            loss += cross_entropy_in_place(logits, labels[rows], scales[rows]).sum()
             torch.mm(logits, weight, out=d_hidden[rows])
             for first in range(0, V, WORDS):
                 words = slice(first, first + WORDS)
@@ -115,7 +116,7 @@ class _LinearCrossEntropy(Function):
                 d_bias[words] += logits[:, words].sum(dim=0, dtype=wide)
         ctx.gradients = (d_hidden, d_weight, d_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype)
-        return (loss / count).to(wide)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,12 +130,19 @@ class _LinearCrossEntropy(Function):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, chunks: int | None = None, count: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    chunks: int | None = None,
+    count: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:  # (N, E), (V, E), (V,), (N,) -> ()
     """The mean cross-entropy of `linear(hidden)` over the rows whose label is not -100; nan if there are none.
 
     chunks: how many parts the rows are computed in; by default as many as keep a part's logits below 2 GiB.
     count: what the sum is divided by instead of the number of those rows, for one process of several.
+    weights: (N,) numbers of at least 0; the sum is that of w · cross-entropy, divided by Σ w unless `count` is given.
 
     The loss is float32, or float64 for float64. Its gradients are computed with it; one backward pass is possible.
     Raises TypeError or ValueError, naming the argument.
@@ -150,11 +158,17 @@ def linear_cross_entropy(
     wrong = labels[(labels < 0) | (labels >= len(weight))]
     if len(wrong):
         raise ValueError(f"labels: expected values in [0, {len(weight)}) or {IGNORE_INDEX}, got {int(wrong[0])}")
-    if not len(rows):
+    scales = torch.ones(len(rows), dtype=wide_dtype(weight), device=weight.device)
+    if weights is not None:
+        check_shape("weights", weights, (len(hidden),), "(N,)")
+        scales = weights[rows].to(scales.dtype)
+    if not (len(rows) and scales.any()):
         return hidden.sum() * 0.0 + weight.sum() * 0.0 + bias.sum() * 0.0 + float("nan")
     if chunks is None:
         chunks = -(-len(rows) * len(weight) * weight.element_size() // BUDGET)
     loss: Tensor = _LinearCrossEntropy.apply(
-        hidden[rows], weight, bias, labels, check_count("chunks", chunks), len(rows) if count is None else count
+        *(hidden[rows], weight, bias, labels),
+        scales / (scales.sum() if count is None else count),
+        check_count("chunks", chunks),
     )
     return loss

@@ -14,12 +14,19 @@ from torch.utils import _pytree as pytree
 from ernie_m.reference.outputs import (
     ClassifierOutput,
     InformationExtractionOutput,
+    MaskedLMOutput,
     ModelOutput,
     Output,
     QuestionAnsweringOutput,
 )
 
-__all__ = ["ClassifierOutput", "InformationExtractionOutput", "ModelOutput", "QuestionAnsweringOutput"]
+__all__ = [
+    "ClassifierOutput",
+    "InformationExtractionOutput",
+    "MaskedLMOutput",
+    "ModelOutput",
+    "QuestionAnsweringOutput",
+]
 
 
 def _register(cls: type[Output[Any]]) -> None:
@@ -41,5 +48,11 @@ def _register(cls: type[Output[Any]]) -> None:
     )
 
 
-for _output in (ModelOutput, ClassifierOutput, QuestionAnsweringOutput, InformationExtractionOutput):
+for _output in (
+    ModelOutput,
+    ClassifierOutput,
+    MaskedLMOutput,
+    QuestionAnsweringOutput,
+    InformationExtractionOutput,
+):
     _register(_output)

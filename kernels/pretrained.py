@@ -1,4 +1,4 @@
-"""What the six model classes share: loading, saving and exporting weights.
+"""What the model classes share: loading, saving and exporting weights.
 
 `state_dict()` and `load_state_dict()` use Hugging Face's names. The reference's loader and writer read and write files,
 and weights can be copied to and from the reference's class of the same name. `surgery` changes the vocabulary and the
@@ -21,7 +21,7 @@ from torch.nn import Embedding, LayerNorm, Module
 
 from ernie_m.reference.array import Array
 from ernie_m.reference.checkpoint import load_parameters, save_checkpoint
-from ernie_m.reference.checkpoint.names import HUGGINGFACE, PREFIX, file_name, from_huggingface
+from ernie_m.reference.checkpoint.names import HUGGINGFACE, ON_TOP, PREFIX, file_name, from_huggingface
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten, unflatten
 
@@ -102,9 +102,8 @@ class PretrainedModel(Module):
         dtype, device = chosen_dtype(dtype, torch_dtype), one_device(device, device_map)
         numpy_dtype = None if dtype is None else NUMPY_TYPES.get(dtype, np.float32)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
-        head, pooler = cls.twin.head_sizes(config), cls.twin.has_pooler
         arrays, report = load_parameters(
-            *(directory, config, head, pooler),
+            *(directory, config, cls.twin.shapes(config)),
             dtype=numpy_dtype,
             strict=strict,
             seed=seed,
@@ -122,7 +121,7 @@ class PretrainedModel(Module):
         build: Any = cls
         model: Model = build(config, device="meta", dtype=dtype).to_empty(device=device or torch.get_default_device())
         state = model.state_dict()
-        prefix = PREFIX if cls.twin.head_sizes(config) else ""
+        prefix = PREFIX if any(path.startswith(ON_TOP) for path in arrays) else ""
         with torch.no_grad(), warnings.catch_warnings():
             # Arrays that are views of a file are read-only, and are only read here.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -51,6 +51,13 @@ def probabilities(name: str, values: Tensor, validate: bool) -> Tensor:
     return values
 
 
+def weights(name: str, values: Any, shape: Shape, like: Tensor, validate: bool) -> None:
+    """Raise TypeError or ValueError unless these are finite numbers of at least 0 in that shape."""
+    numbers(name, values, (shape,), like, validate)
+    if validate:
+        shared.check_weights(name, values.numpy(force=True))
+
+
 def merge_choices(call: dict[str, Any]) -> tuple[int, int]:
     """Fold the choices of a multiple-choice call into its rows, (B, C, ...) -> (B·C, ...), in place; return (B, C)."""
     for name in shared.CHOICE_AXES:

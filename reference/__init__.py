@@ -9,13 +9,15 @@ The letters used in shapes, here and in the other packages:
 
 Read in this order: `embedding`, `layer_norm`, `softmax`, `attention`, `gelu`, `encoder`, `model`, `heads`, `losses`;
 then the same pages for the gradients that stand beside each function as its `_vjp` (`gradients`, `dropout`,
-`training`); then how padding is skipped (`padding`, `inputs`), how to look inside a pass (`trace`, `compare`), and
-where weights come from (`parameters`, `checkpoint`).
+`training`), and what the model is pretrained with (`objectives`, `attention_groups`); then how padding is skipped
+(`padding`, `inputs`), how to look inside a pass (`trace`, `compare`), and where weights come from (`parameters`,
+`checkpoint`).
 """
 
 from .compat import quiet_interrupt  # noqa: F401  # isort: skip  # first: see there
 from .activations import activation
 from .attention import attention, attention_vjp, packed_attention, packed_attention_vjp
+from .attention_groups import group_attention, group_attention_vjp
 from .compare import compare
 from .compat import MOVED, announce
 from .config import ErnieMConfig
@@ -27,6 +29,7 @@ from .gelu import bias_gelu, bias_gelu_vjp, gelu, gelu_vjp
 from .gradients import value_and_gradients, value_and_vjp
 from .heads import (
     ErnieMForInformationExtraction,
+    ErnieMForMaskedLM,
     ErnieMForMultipleChoice,
     ErnieMForQuestionAnswering,
     ErnieMForSequenceClassification,
@@ -44,6 +47,7 @@ from .trace_torch import trace_torch
 __all__ = [
     "ErnieMConfig",
     "ErnieMForInformationExtraction",
+    "ErnieMForMaskedLM",
     "ErnieMForMultipleChoice",
     "ErnieMForQuestionAnswering",
     "ErnieMForSequenceClassification",
@@ -67,6 +71,8 @@ __all__ = [
     "first_token_attention_vjp",
     "gelu",
     "gelu_vjp",
+    "group_attention",
+    "group_attention_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "linear",

@@ -13,6 +13,7 @@ Source: Learning representations by back-propagating errors (Rumelhart, Hinton, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from .parameters import Linear, Parameters
 from .trace import scope
 
 TARGETS = ("labels", "start_positions", "end_positions")
+OPTIONAL = ("label_weights",)
 
 
 def value_and_gradients(model: Head, *given: Any, **call: Any) -> tuple[Any, Parameters]:
@@ -33,7 +35,8 @@ def value_and_gradients(model: Head, *given: Any, **call: Any) -> tuple[Any, Par
 
     The arguments are those of the call, with its targets: `labels`, or `start_positions` and `end_positions`. With
     `rng`, dropout drops the same elements on the way back. If no target counts, the loss is nan and the gradients are
-    0. The padding token's rows of the tables get 0, as in torch. While a trace runs, it records every value's cotangent
+    0. The padding token's rows of the tables get 0, as in torch; in a masked language model, what the head reads of
+    the words' table counts nevertheless. While a trace runs, it records every value's cotangent
     too, as `grad:` and the value's name.
 
     Raises TypeError for the bare model, which has no loss, ValueError if the call has no targets, and whatever the call
@@ -42,16 +45,20 @@ def value_and_gradients(model: Head, *given: Any, **call: Any) -> tuple[Any, Par
     if not isinstance(model, Head):
         raise TypeError(f"model: expected one with a head, whose call has a loss, got {type(model).__name__}")
     arguments, options, targets = _sorted(type(model).__name__, given, call)
-    if all(value is None for value in targets.values()):
+    if all(targets.get(name) is None for name in TARGETS):
         raise ValueError(f"targets: expected {' or '.join(TARGETS)}, as the gradients are those of the loss; got none")
     encoded = model.encode(arguments, options, keep_states=True)
     output = model.answer(encoded, **targets)
     d_loss = np.ones((), model.dtype)
-    d_hidden, pooler, head = model.loss_vjp(d_loss, encoded, **targets)
+    top = model.loss_vjp(d_loss, encoded, **targets)
+    pooler = top.pooler
     if pooler is None and model.parameters.pooler is not None:
         pooler = Linear(*map(np.zeros_like, (model.parameters.pooler.weight, model.parameters.pooler.bias)))
     with scope("ernie_m"):
-        return returned(output, options), encode_vjp(d_hidden, model, encoded.steps, pooler, head)
+        gradients = encode_vjp(top.hidden, model, encoded.steps, pooler, top.head)
+    if top.word_embeddings is not None:
+        gradients.word_embeddings[:] += top.word_embeddings
+    return returned(output, options), replace(gradients, prediction=top.prediction)
 
 
 def value_and_vjp(
@@ -88,8 +95,8 @@ def _sorted(
     if len(given) > len(ARGUMENTS) or named.keys() & call.keys():
         got = f"{len(given)} by position and {', '.join(call)}"
         raise TypeError(f"{owner}: expected each of {', '.join(ARGUMENTS)} at most once, got {got}")
-    check_options(owner, dict(call), (*ARGUMENTS, *OPTIONS, "rng", *TARGETS))
+    check_options(owner, dict(call), (*ARGUMENTS, *OPTIONS, "rng", *TARGETS, *OPTIONAL))
     arguments = tuple((named | dict(call)).get(name) for name in ARGUMENTS)
-    targets = {name: value for name, value in call.items() if name in TARGETS}
-    options = {name: value for name, value in call.items() if name not in (*ARGUMENTS, *TARGETS)}
+    targets = {name: value for name, value in call.items() if name in (*TARGETS, *OPTIONAL)}
+    options = {name: value for name, value in call.items() if name not in (*ARGUMENTS, *TARGETS, *OPTIONAL)}
     return arguments, options, targets

@@ -42,13 +42,21 @@ def log_softmax(logits: Array) -> Array:  # (..., C) -> (..., C)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def cross_entropy(logits: Array, labels: Array, counted: Array | None = None) -> Array:  # (N, C), (N,) -> ()
-    """Mean over the rows whose label is not -100 (and where `counted` (N,) is True, if given)."""
+def cross_entropy(
+    logits: Array, labels: Array, counted: Array | None = None, weights: Array | None = None
+) -> Array:  # (N, C), (N,) x 3 -> ()
+    """Mean over the rows whose label is not -100 (and where `counted` (N,) is True, if given).
+
+    With `weights` (N,), Σ w · cross-entropy / Σ w over these rows.
+    """
     keep = labels != IGNORE_INDEX
     keep = keep if counted is None else keep & counted
     targets = np.where(keep, labels, 0)
     losses = -np.take_along_axis(log_softmax(logits), targets[:, None], axis=-1)[:, 0]
-    return mean_of(losses, keep)
+    if weights is None:
+        return mean_of(losses, keep)
+    total = weights[keep].sum()
+    return np.asarray((weights * losses)[keep].sum() / total if total > 0 else np.nan, losses.dtype)
 
 
 def binary_cross_entropy(logits: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
@@ -88,16 +96,21 @@ def mean_of_vjp(d_loss: Array, counted: Array, dtype: Any) -> Array:  # (), (...
 
 
 def cross_entropy_vjp(
-    d_loss: Array, logits: Array, labels: Array, counted: Array | None = None
-) -> Array:  # (), (N, C), (N,), (N,) -> (N, C)
-    """The gradient of the logits: (softmax − one-hot target) · d_loss / n, and 0 in rows that do not count."""
+    d_loss: Array, logits: Array, labels: Array, counted: Array | None = None, weights: Array | None = None
+) -> Array:  # (), (N, C), (N,) x 3 -> (N, C)
+    """The gradient of the logits: (softmax − one-hot target) · d_loss / n, and 0 in rows that do not count.
+
+    With weights, each row's w / Σ w takes the place of 1 / n.
+    """
     keep = labels != IGNORE_INDEX
     keep = keep if counted is None else keep & counted
     d_logits = softmax(logits)
     d_logits[np.arange(len(labels)), np.where(keep, labels, 0)] -= 1.0
-    return np.where(keep[:, None], d_logits * mean_of_vjp(d_loss, keep, logits.dtype)[:, None], 0.0).astype(
-        logits.dtype, copy=False
-    )
+    share = mean_of_vjp(d_loss, keep, logits.dtype)
+    if weights is not None:
+        total = float(weights[keep].sum())
+        share = (float(d_loss) / total * weights if total > 0 else 0.0 * weights).astype(logits.dtype)
+    return np.where(keep[:, None], d_logits * share[:, None], 0.0).astype(logits.dtype, copy=False)
 
 
 def binary_cross_entropy_vjp(

@@ -85,6 +85,16 @@ class ClassifierOutput(Output[A]):
 
 
 @dataclass(frozen=True, eq=False)
+class MaskedLMOutput(Output[A]):
+    """Output of the masked language model: `logits` (B, S, V) of a call without labels, `loss` of one with them."""
+
+    loss: A | None = None
+    logits: A | None = None
+    hidden_states: tuple[A, ...] | None = None
+    attentions: tuple[A, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class QuestionAnsweringOutput(Output[A]):
     """`start_logits` and `end_logits` (B, S), for the start and end of the answer."""
 

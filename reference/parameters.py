@@ -52,6 +52,15 @@ class EncoderLayer:
 
 
 @dataclass(frozen=True)
+class PredictionHead:
+    """The head that predicts words. Its last map is the word embeddings' table, with a bias of its own."""
+
+    dense: Linear  # (E, E)
+    layer_norm: LayerNorm
+    bias: Array  # (V,)
+
+
+@dataclass(frozen=True)
 class Parameters:
     """All weights of a model."""
 
@@ -61,13 +70,17 @@ class Parameters:
     layers: tuple[EncoderLayer, ...]
     pooler: Linear | None  # (E, E); token-wise heads have none
     head: Mapping[str, Linear]  # name -> (outputs, E); empty for the bare model
+    prediction: PredictionHead | None = None  # of a masked language model
 
 
-def shapes(config: ErnieMConfig, head: Mapping[str, int], pooler: bool) -> dict[str, tuple[int, ...]]:
+def shapes(
+    config: ErnieMConfig, head: Mapping[str, int], pooler: bool, prediction: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Path and shape of every array of a model, in forward-pass order.
 
-    `head` maps the name of each linear map on top to its number of outputs, such as `{"classifier": 3}`; `pooler` says
-    whether the model has a pooler. Layers in `config.pruned_heads` are narrower by the heads removed.
+    `head` maps the name of each linear map on top to its number of outputs, such as `{"classifier": 3}`; `pooler` and
+    `prediction` say whether the model has a pooler and a `PredictionHead`. Layers in `config.pruned_heads` are narrower
+    by the heads removed.
     """
     E, F = config.hidden_size, config.intermediate_size
     D = E // config.num_attention_heads
@@ -94,6 +107,10 @@ def shapes(config: ErnieMConfig, head: Mapping[str, int], pooler: bool) -> dict[
         linear("pooler", E, E)
     for name, outputs in head.items():
         linear(f"head.{name}", outputs, E)
+    if prediction:
+        linear("prediction.dense", E, E)
+        found["prediction.layer_norm.weight"] = found["prediction.layer_norm.bias"] = (E,)
+        found["prediction.bias"] = (config.vocab_size,)
     return found
 
 
@@ -159,6 +176,13 @@ def unflatten(arrays: Mapping[str, Array]) -> Parameters:
         layers=tuple(layer(f"layers.{i}") for i in range(layers)),
         pooler=linear("pooler") if "pooler.weight" in arrays else None,
         head={name: linear(f"head.{name}") for name in head_names},
+        prediction=PredictionHead(
+            dense=linear("prediction.dense"),
+            layer_norm=norm("prediction.layer_norm"),
+            bias=arrays["prediction.bias"],
+        )
+        if "prediction.bias" in arrays
+        else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the six model classes share: a configuration, parameters, loading and saving.
+"""What the model classes share: a configuration, parameters, loading and saving.
 
 Models are immutable: `astype`, `resize_token_embeddings` and `prune_heads` return a new model, which shares the
 unchanged arrays.
@@ -38,16 +38,17 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 class PretrainedModel:
     """A configuration and its parameters.
 
-    `head_sizes(config)` lists the linear maps on top of the encoder, and `has_pooler` says whether there is a pooler;
-    the other parameters are the same in all classes.
+    `head_sizes(config)` lists the linear maps on top of the encoder, `has_pooler` and `predicts_words` say whether
+    there is a pooler, and a masked language model's head; the other parameters are the same in all classes.
     """
 
     has_pooler = True
+    predicts_words = False
 
     def __init__(self, config: ErnieMConfig, parameters: Parameters) -> None:
         """Raises ValueError if the paths or shapes of the parameters do not match the configuration."""
         found = {path: array.shape for path, array in flatten(parameters).items()}
-        wanted = self._shapes(config)
+        wanted = self.shapes(config)
         for path in sorted(found.keys() | wanted.keys()):
             if found.get(path) != wanted.get(path):
                 raise ValueError(f"parameters: {path}: expected shape {wanted.get(path)}, got {found.get(path)}")
@@ -60,13 +61,14 @@ class PretrainedModel:
         return {}
 
     @classmethod
-    def _shapes(cls, config: ErnieMConfig) -> dict[str, tuple[int, ...]]:
-        return shapes(config, cls.head_sizes(config), cls.has_pooler)
+    def shapes(cls, config: ErnieMConfig) -> dict[str, tuple[int, ...]]:
+        """Path and shape of every array, see `parameters.shapes`."""
+        return shapes(config, cls.head_sizes(config), cls.has_pooler, cls.predicts_words)
 
     @classmethod
     def from_config(cls: type[Model], config: ErnieMConfig, seed: int = 0, dtype: Any = np.float32) -> Model:
         """A model with random weights, drawn from the seed (see `parameters.initialise`)."""
-        return cls(config, unflatten(initialise(cls._shapes(config), config, seed, float_dtype(dtype))))
+        return cls(config, unflatten(initialise(cls.shapes(config), config, seed, float_dtype(dtype))))
 
     @classmethod
     def from_pretrained(
@@ -94,7 +96,7 @@ class PretrainedModel:
         wanted = None if dtype is None else float_dtype(dtype)
         config = ErnieMConfig.from_pretrained(directory).replace(**changes)
         arrays, report = load_parameters(
-            *(directory, config, cls.head_sizes(config), cls.has_pooler),
+            *(directory, config, cls.shapes(config)),
             dtype=wanted,
             strict=strict,
             seed=seed,
@@ -135,6 +137,9 @@ class PretrainedModel:
         """The model with a vocabulary of `size`: rows are cut off, or added and initialised from `seed`."""
         config = self.config.replace(vocab_size=size)
         arrays = flatten(self.parameters)
+        if "prediction.bias" in arrays:
+            bias = arrays["prediction.bias"][:size]
+            arrays["prediction.bias"] = np.concatenate([bias, np.zeros(size - len(bias), bias.dtype)])
         kept = arrays["word_embeddings"][:size]
         rows = {"added": (size - len(kept), config.hidden_size)}
         # No new row needs to be 0: the padding token is always in the old vocabulary.

@@ -62,6 +62,12 @@ SOURCES = {
     "linear2": ("activation",),
     "norm2": ("norm1", "linear2"),
 }
+# The same in the head that predicts words; `dense` is computed from the last hidden state.
+PREDICTION = {
+    "prediction.activation": "dense",
+    "prediction.layer_norm": "activation",
+    "prediction.decoder": "layer_norm",
+}
 
 
 def layer_of(name: str) -> str:
@@ -81,10 +87,12 @@ def sources(name: str, names: Iterable[str]) -> tuple[str, ...]:
         return f"{prefix}.word_embeddings", f"{prefix}.position_embeddings"
     if name.endswith("pooler.activation"):
         return (f"{prefix}.dense",)
+    if name in PREDICTION:
+        return (f"{prefix}.{PREDICTION[name]}",)
     names = [x for x in names if not x.startswith(GRADIENT)]
     hidden = [x for x in names if x.endswith("embeddings.layer_norm") or (LAYER.fullmatch(x) and x.endswith(".norm2"))]
     pooled = [x for x in names if x.endswith("pooler.activation")] if name == "classifier" else []
-    heads = ("classifier", "qa_outputs", "linear_start", "linear_end")
+    heads = ("classifier", "qa_outputs", "linear_start", "linear_end", "prediction.dense")
     return tuple((pooled or hidden)[-1:]) if name in heads or prefix.endswith("pooler") else ()
 
 

@@ -49,7 +49,13 @@ FORWARD = {
     f"{INNER}.k_proj": (f"{INNER}.q_proj",),
     f"{INNER}.v_proj": (f"{INNER}.probs",),
 }
-HEADS = ("classifier", "qa_outputs", "linear_start", "linear_end")
+# The readers and the forward values in the head that predicts words.
+PREDICTION = {
+    "prediction.layer_norm": ("prediction.decoder", ()),
+    "prediction.activation": ("prediction.layer_norm", ("prediction.layer_norm",)),
+    "prediction.dense": ("prediction.activation", ("prediction.dense",)),
+}
+HEADS = ("classifier", "qa_outputs", "linear_start", "linear_end", "prediction.decoder")
 
 
 def readers(name: str, judge: Judge) -> tuple[list[str], list[str]]:
@@ -60,6 +66,9 @@ def readers(name: str, judge: Judge) -> tuple[list[str], list[str]]:
     prefix, found = value.rpartition(".")[0], LAYER.fullmatch(value)
     if value in HEADS:
         return [], [value]
+    if value in PREDICTION:
+        reader, forward = PREDICTION[value]
+        return [GRADIENT + reader], list(forward)
     if prefix.endswith("pooler") and value.endswith("activation"):
         return [f"{GRADIENT}classifier"], []
     if prefix.endswith("pooler"):
@@ -73,7 +82,7 @@ def readers(name: str, judge: Judge) -> tuple[list[str], list[str]]:
     start = found[1] if found else value.removesuffix("embeddings.layer_norm")
     above = f"{start}encoder.layers.{int(found[2]) + 1 if found else 0}"
     inside = [f"{GRADIENT}{above}.{part}" for part in INPUT]
-    heads = [f"{GRADIENT}{head}" for head in (f"{start}pooler" + ".dense", *HEADS)]
+    heads = [f"{GRADIENT}{head}" for head in (f"{start}pooler" + ".dense", "prediction.dense", *HEADS)]
     known = [other for other in inside if other in judge.a] or [other for other in heads if other in judge.a]
     return known, []
 

@@ -115,6 +115,13 @@ def check_finite(name: str, values: Array) -> None:
         raise ValueError(f"{name}: expected finite numbers, got {wrong[0]}")
 
 
+def check_weights(name: str, values: Array) -> None:
+    """Raise ValueError, with the first offending value, if any is below 0."""
+    wrong = values[values < 0]
+    if wrong.size:
+        raise ValueError(f"{name}: expected numbers of at least 0, got {wrong[0]}")
+
+
 def check_probabilities(name: str, values: Array) -> None:
     """Raise ValueError, with the first offending value, unless all are in [0, 1]."""
     wrong = values[(values < 0) | (values > 1)]

@@ -17,7 +17,10 @@ CLASSES = (
     ernie.ErnieMForTokenClassification,
     ernie.ErnieMForQuestionAnswering,
     ernie.ErnieMForInformationExtraction,
+    ernie.ErnieMForMaskedLM,
 )
+# Those that transformers and Paddle have too.
+PUBLISHED = CLASSES[:6]
 SMALL: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 24,

@@ -14,7 +14,18 @@ from helpers import random_model
 from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
-from ernie_m.kernels import attention, dropout, embedding, first_token, gelu, heads, layer_norm, model
+from ernie_m.kernels import (
+    attention,
+    dropout,
+    dropped_layer_norm,
+    embedding,
+    first_token,
+    gelu,
+    heads,
+    layer_norm,
+    model,
+    words,
+)
 from ernie_m.kernels.runtime import dispatch
 
 CLASSES = (
@@ -24,6 +35,7 @@ CLASSES = (
     heads.ErnieMForTokenClassification,
     heads.ErnieMForQuestionAnswering,
     heads.ErnieMForInformationExtraction,
+    words.ErnieMForMaskedLM,
 )
 BY_NAME = {cls.__name__: cls for cls in CLASSES}
 # One head of size 16: there is a kernel for it, and it takes the fewest programs in the interpreter.
@@ -52,7 +64,7 @@ def tensors(batch: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def way(name: str) -> Iterator[None]:
     """In this context, models compute in the named way."""
-    operations = (attention, dropout, embedding, first_token, gelu, layer_norm)
+    operations = (attention, dropout, dropped_layer_norm, embedding, first_token, gelu, layer_norm)
     modules = {"plain operations": operations, "without kernels": (*operations, dispatch, model)}.get(name, ())
     patches = [mock.patch.object(module, "runs_triton", lambda x: False) for module in modules]
     with torch.set_grad_enabled(name == "gradients"):

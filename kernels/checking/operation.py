@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -146,3 +147,8 @@ def one_token(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
 def one_head(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
     """For packed attention: one head of all sequences."""
     return inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}
+
+
+def joined(*parts: Callable[[str], Iterator[Variant]]) -> Callable[[str], Iterator[Variant]]:
+    """The variants of several pages."""
+    return lambda target: chain.from_iterable(part(target) for part in parts)

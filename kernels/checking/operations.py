@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import attention, attention_vjp, embedding, first_token, gelu, layer_norm
+from .. import attention, attention_groups, attention_vjp, dropped_layer_norm, embedding, first_token, gelu, layer_norm
 from . import attention_bounds, attention_gradient_bounds, bounds, drawing, gradient_bounds
 from .bounds import Expected
 from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
 from .operation import Inputs as Inputs
 from .operation import Operation as Operation
+from .operation import joined
 from .operation import one_head as one_head
 from .operation import one_number as one_number
 from .operation import one_row as one_row
@@ -84,7 +85,7 @@ OPERATIONS: dict[str, Operation] = {
         },
         crop=one_row,
         kernel=layer_norm.add_layer_norm,
-        variants=layer_norm.variants,
+        variants=joined(layer_norm.variants, dropped_layer_norm.variants),
     ),
     "add_layer_norm_vjp": Operation(
         call="f(dy, x, bias, residual, gamma, eps)",
@@ -93,7 +94,7 @@ OPERATIONS: dict[str, Operation] = {
         draw=drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0),
         fixed=lambda normal: drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0).at(normal, 16, 4096),
         kernel=layer_norm.add_layer_norm_vjp,
-        variants=layer_norm.variants_backward,
+        variants=joined(layer_norm.variants_backward, dropped_layer_norm.variants_backward),
         examples=12,
     ),
     "embed": Operation(
@@ -122,7 +123,7 @@ OPERATIONS: dict[str, Operation] = {
         fixed=lambda normal: {"qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
         crop=one_head,
         kernel=attention.packed_attention,
-        variants=attention.variants,
+        variants=joined(attention.variants, attention_groups.variants),
         examples=12,
     ),
     "first_token_attention": Operation(
@@ -140,7 +141,7 @@ OPERATIONS: dict[str, Operation] = {
         draw=drawing.draw_attention_vjp,
         fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
         kernel=attention_vjp.packed_attention_vjp,
-        variants=attention_vjp.variants_backward,
+        variants=joined(attention_vjp.variants_backward, attention_groups.variants_backward),
         examples=12,
     ),
     "first_token_attention_vjp": Operation(

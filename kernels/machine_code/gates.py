@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..attention import DROPS
+from ..attention_groups import GROUPS
 from ..runtime.variants import Variant
 from .compiler import Depth
 
@@ -33,6 +34,12 @@ def _attention_loop(row: Row) -> bool:
     return sized and row["loop"] and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
+def _group_loop(row: Row) -> bool:
+    """The same loop of group attention."""
+    sized = row["operation"] == "packed_attention" and row["label"] == f"H=12 D=64{GROUPS}"
+    return sized and row["dtype"] in HALF and row["target"] == "sm_90"
+
+
 def _gelu(row: Row) -> bool:
     sized = row["operation"] == "bias_gelu" and row["label"] == "F=3072"
     return sized and row["dtype"] == "bfloat16" and row["target"] in TUNED
@@ -43,8 +50,9 @@ def _layer_norm(row: Row) -> bool:
 
 
 def _attention_gradient(row: Row) -> bool:
-    """The two loops of the split form, with the base model's 12 heads of size 64."""
-    sized = row["operation"] == "packed_attention_vjp" and row["label"] in ("H=12 D=64 dk dv", "H=12 D=64 dq")
+    """The two loops of the split form, with the base model's 12 heads of size 64, of sequences or of groups."""
+    label = row["label"].removesuffix(GROUPS)
+    sized = row["operation"] == "packed_attention_vjp" and label in ("H=12 D=64 dk dv", "H=12 D=64 dq")
     return sized and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
@@ -118,6 +126,12 @@ GATES = (
         Depth.LISTING,
     ),
     Gate(
+        "at most 9.2 instructions per attention score of groups",
+        _group_loop,
+        lambda row: row["per"] == "element" and row["instructions_per"] <= 9.2,
+        Depth.LISTING,
+    ),
+    Gate(
         "at most 28 instructions per element of GELU",
         _gelu,
         lambda row: row["per"] == "element" and row["instructions_per"] <= 28.0,
@@ -132,9 +146,7 @@ GATES = (
     Gate(
         "at most 13 instructions per score for dk and dv, 8 for dq: 21 together",
         _attention_gradient,
-        lambda row: (
-            row["per"] == "element" and row["instructions_per"] <= (8.0 if row["label"].endswith("dq") else 13.0)
-        ),
+        lambda row: row["per"] == "element" and row["instructions_per"] <= (8.0 if " dq" in row["label"] else 13.0),
         Depth.LISTING,
     ),
     Gate(

@@ -15,7 +15,6 @@ from .. import heads
 from ..array import Array
 from ..config import ErnieMConfig
 from ..model import ErnieMModel
-from ..parameters import shapes
 from ..pretrained import PretrainedModel
 from . import names
 from .reading import Checkpoint, LoadReport, WeightsError, compare_names, note_on_default_mask, open_checkpoint
@@ -32,7 +31,7 @@ TOKENIZER_FILES = (
 
 
 def class_of(checkpoint: Checkpoint, config: ErnieMConfig) -> type[PretrainedModel]:
-    """Which of the six classes a checkpoint was saved from (see `names.architecture_of`)."""
+    """Which of the classes a checkpoint was saved from (see `names.architecture_of`)."""
     name = names.architecture_of(config, checkpoint.tensors)
     found: type[PretrainedModel] = ErnieMModel if name == "ErnieMModel" else getattr(heads, name)
     return found
@@ -44,7 +43,7 @@ def own_names(checkpoint: Checkpoint, config: ErnieMConfig) -> tuple[dict[str, s
     Unlike in `compare_names`, an absent head or pooler counts as missing.
     """
     cls = class_of(checkpoint, config)
-    stored, report = compare_names(checkpoint, shapes(config, cls.head_sizes(config), cls.has_pooler))
+    stored, report = compare_names(checkpoint, cls.shapes(config))
     missing = (*report.missing, *report.initialised)
     return stored, LoadReport(report.format, missing, report.unexpected, report.mismatched)
 

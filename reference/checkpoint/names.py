@@ -35,8 +35,14 @@ TABLE: dict[str, tuple[str, ...]] = {
     "head.qa_outputs": ("qa_outputs", "classifier"),
     "head.linear_start": ("linear_start",),
     "head.linear_end": ("linear_end",),
+    "prediction.dense": ("cls.predictions.transform.dense",),
+    "prediction.layer_norm": ("cls.predictions.transform.LayerNorm",),
+    "prediction": ("cls.predictions",),
 }
 NOT_LINEAR = ("embeddings", "norm", "norm1", "norm2")
+# How the paths of what is on top of the encoder begin; and the parts that a file may lack.
+ON_TOP = ("head.", "prediction.")
+OPTIONAL = ("head", "prediction", "pooler")
 # Buffers that older files contain besides the weights.
 IGNORED = ("embeddings.position_ids", "embeddings.token_type_ids")
 
@@ -48,6 +54,7 @@ CLASSES = {
     "ErnieMForQuestionAnswering": "ErnieMForQuestionAnswering",
     "ErnieMForInformationExtraction": "ErnieMForInformationExtraction",
     "UIEM": "ErnieMForInformationExtraction",
+    "ErnieMForMaskedLM": "ErnieMForMaskedLM",
 }
 
 
@@ -60,7 +67,7 @@ def file_name(path: str, format: str, prefix: str = "") -> str:
     last = "." + parts.pop() if parts[-1] in ("weight", "bias") else ""
     names = TABLE[".".join(parts)]
     name = names[-1] if format == PADDLE else names[0]
-    return ("" if parts[0] == "head" else prefix) + name.replace("{i}", layer) + last
+    return ("" if parts[0] + "." in ON_TOP else prefix) + name.replace("{i}", layer) + last
 
 
 def is_transposed(path: str, format: str) -> bool:
@@ -101,7 +108,7 @@ def orientation_of(stored: Mapping[str, tuple[int, ...]], format: str) -> str:
 
 def to_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Arrays by path as a `state_dict` with Hugging Face's names; not copied."""
-    prefix = PREFIX if any(path.startswith("head.") for path in arrays) else ""
+    prefix = PREFIX if any(path.startswith(ON_TOP) for path in arrays) else ""
     return {file_name(path, HUGGINGFACE, prefix): array for path, array in arrays.items()}
 
 
@@ -129,7 +136,7 @@ def from_huggingface(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
-    """Which of the six classes a checkpoint was saved from: from its configuration, else inferred from its names.
+    """Which of the classes a checkpoint was saved from: from its configuration, else inferred from its names.
 
     A classifier with a pooler is taken as sequence classification, although multiple choice looks the same.
     """
@@ -137,6 +144,8 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
         if name in CLASSES:
             return CLASSES[name]
     modules = {name.removeprefix(PREFIX).rpartition(".")[0] for name in names}
+    if "cls.predictions" in modules:
+        return "ErnieMForMaskedLM"
     if "linear_start" in modules:
         return "ErnieMForInformationExtraction"
     if "qa_outputs" in modules:
@@ -150,6 +159,6 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
 def unused(name: str, format: str) -> bool:
     """Whether a stored name is known but optional: a weight of a head or of the pooler, or a buffer."""
     plain = name.removeprefix(PREFIX)
-    modules = {file_name(path, format) for path in TABLE if path.startswith(("head.", "pooler"))}
+    modules = {file_name(path, format) for path in TABLE if path.startswith((*ON_TOP, "prediction", "pooler"))}
     module, _, last = plain.rpartition(".")
     return plain in IGNORED or (module in modules and last in ("weight", "bias"))

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..array import Array
 from ..config import ErnieMConfig
-from ..parameters import initialise, shapes
+from ..parameters import initialise
 from . import names
 from .stored_tensor import StoredTensor
 from .weight_files import find_weights, read_weights
@@ -163,7 +163,7 @@ def compare_names(
     for path, name in expected.items():
         if name not in checkpoint.tensors:
             part = path.partition(".")[0]
-            (new if part in ("head", "pooler") and part not in present else missing).append(name)
+            (new if part in names.OPTIONAL and part not in present else missing).append(name)
             continue
         shape = wanted[path][::-1] if checkpoint.is_transposed(path) else wanted[path]
         found = checkpoint.tensors[name].shape
@@ -180,14 +180,13 @@ def compare_names(
 def load_parameters(
     directory: str | PathLike[str],
     config: ErnieMConfig,
-    head: Mapping[str, int],
-    pooler: bool,
+    wanted: Mapping[str, Shape],
     dtype: Any = None,
     strict: bool = True,
     seed: int = 0,
     ignore_mismatched_sizes: bool = False,
 ) -> tuple[dict[str, Array], LoadReport]:
-    """The arrays, by path, of a model with this configuration, head and pooler, and a report.
+    """The arrays, by path, of a model with this configuration and these paths and shapes, and a report.
 
     dtype: by default that of the file, with half precision widened to float32. A weight that needs no conversion is a
     read-only view of the file. A head or pooler that the file lacks is initialised from `seed`, with a note on stderr.
@@ -198,7 +197,6 @@ def load_parameters(
     infinity.
     """
     checkpoint = open_checkpoint(directory)
-    wanted = shapes(config, head, pooler)
     stored, report = compare_names(checkpoint, wanted)
     errors = replace(report, mismatched=()) if ignore_mismatched_sizes else report
     if errors and strict:

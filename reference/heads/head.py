@@ -1,4 +1,4 @@
-"""What the five heads share: the encoder below, the pooler, dropout, and logits at padding.
+"""What the heads share: the encoder below, the pooler, dropout, and logits at padding.
 
 A call is `answer(encode(inputs), targets)`. Its backward pass starts at the loss: `loss_vjp` computes the logits again
 from the encoder's output, as a layer's does from its input.
@@ -6,7 +6,8 @@ from the encoder's output, as a layer's does from its input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,20 @@ from ..array import Array
 from ..dropout import dropout
 from ..linear import linear, linear_vjp
 from ..model import Encoded, encode, pool, pool_vjp
-from ..parameters import Linear
+from ..parameters import Linear, PredictionHead
 from ..pretrained import PretrainedModel
 from ..trace import recomputed, record, record_gradient, scope
 
-# The gradients of the encoder's output (B, S, E), of the pooler and of the head.
-HeadGradients = tuple[Array, "Linear | None", dict[str, Linear]]
+
+@dataclass(frozen=True)
+class HeadGradients:
+    """The gradients of the encoder's output, (B, S, E), and of everything above it; None where a model has no such."""
+
+    hidden: Array
+    pooler: Linear | None = None
+    head: Mapping[str, Linear] = field(default_factory=dict)
+    prediction: PredictionHead | None = None
+    word_embeddings: Array | None = None  # as far as the head reads the table
 
 
 def padded_logit(dtype: Any) -> float:
@@ -32,8 +41,8 @@ class Head(PretrainedModel):
     """A model with a head on top. The `options` of a call are the arguments of `ErnieMModel.__call__`.
 
     answer(encoded, **targets): the output of a call, given that of the encoder.
-    loss_vjp(d_loss, encoded, **targets): the gradients of `encoded.hidden`, of the pooler and of the head, given that
-        of the loss.
+    loss_vjp(d_loss, encoded, **targets): the gradients of `encoded.hidden` and of what is above it, given that of the
+        loss.
     """
 
     answer: Callable[..., Any]
@@ -65,4 +74,4 @@ class Head(PretrainedModel):
         dropped, gradients = linear_vjp(record_gradient("classifier", dy), self._drop(pooled, encoded), classifier)
         with scope("ernie_m"):
             d_hidden, d_pooler = pool_vjp(self._drop(dropped, encoded), pooled, encoded, pooler)
-        return d_hidden, d_pooler, {"classifier": gradients}
+        return HeadGradients(d_hidden, d_pooler, {"classifier": gradients})

@@ -78,7 +78,7 @@ class ErnieMForQuestionAnswering(Head):
         d_logits = np.stack([span_loss_vjp(d_loss / 2, x, wanted, encoded.valid) for x, wanted in both], axis=2)
         qa_outputs = self.parameters.head["qa_outputs"]
         d_hidden, gradients = linear_vjp(record_gradient("qa_outputs", d_logits), encoded.hidden, qa_outputs)
-        return d_hidden, None, {"qa_outputs": gradients}
+        return HeadGradients(d_hidden, head={"qa_outputs": gradients})
 
     def _logits(self, encoded: Encoded) -> tuple[Array, Array]:  # (B, S, E) -> (B, S), (B, S)
         both = record("qa_outputs", linear(encoded.hidden, self.parameters.head["qa_outputs"]))  # (B, S, 2)
@@ -141,7 +141,7 @@ class ErnieMForInformationExtraction(Head):
             d_logits, p = record_gradient(name, d_logits), self.parameters.head[name]
             d, gradients[name] = linear_vjp(d_logits, encoded.hidden, p)
             d_hidden += d
-        return d_hidden, None, gradients
+        return HeadGradients(d_hidden, head=gradients)
 
     def _logits(self, name: str, encoded: Encoded) -> Array:  # (B, S, E) -> (B, S)
         logits = record(name, linear(encoded.hidden, self.parameters.head[name]))[..., 0]

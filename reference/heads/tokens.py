@@ -60,7 +60,7 @@ class ErnieMForTokenClassification(Head):
         rows = logits.reshape(-1, logits.shape[-1])
         d_logits = cross_entropy_vjp(d_loss, rows, *self._targets(encoded, labels, logits)).reshape(logits.shape)
         d_hidden, gradients = linear_vjp(record_gradient("classifier", d_logits), hidden, classifier)
-        return self._drop(d_hidden, encoded), None, {"classifier": gradients}
+        return HeadGradients(self._drop(d_hidden, encoded), head={"classifier": gradients})
 
     def _targets(self, encoded: Encoded, labels: Any, logits: Array) -> tuple[Array, Array]:  # -> (B S,), (B S,)
         """The validated labels, and which of them count: those of real tokens."""

@@ -46,7 +46,7 @@ def test_a_changed_output_of_any_linear_norm_or_embedding_takes_effect(how: str)
 def test_a_changed_output_of_any_head_takes_effect(cls: Any, how: str) -> None:
     """At padding too, where a token classifier's logits are what it makes of a hidden state of 0."""
     given = batch(cls)
-    heads = [name for name in leaves(small(cls)) if "." not in name]
+    heads = [name for name in leaves(small(cls)) if not name.startswith("ernie_m.")]
     assert heads
     for name in heads:
         model, twin = small(cls), small(cls)

@@ -23,6 +23,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "ErnieMForMultipleChoice": {"labels": np.array([1])},
     "ErnieMForTokenClassification": {"labels": np.array([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])},
     "ErnieMForQuestionAnswering": SPANS,
+    "ErnieMForMaskedLM": {"labels": np.array([[7, -100, 9, 3], [-100, 8, 7, -100], [5, 5, 5, 5]])},
     "ErnieMForInformationExtraction": {"start_positions": FLAGS, "end_positions": FLAGS[::-1].copy()},
 }
 

@@ -1,4 +1,4 @@
-"""The five torch heads against the reference: logits, losses, padding rules, and what the last layer computes."""
+"""The torch heads against the reference: logits, losses, padding rules, and what the last layer computes."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def targets(name: str, problem: str | None, mask: np.ndarray, rng: np.random.Gen
         return {"labels": rng.integers(0, B, 1)}
     if "Token" in name:
         return {"labels": np.where(rng.random((B, S)) < 0.2, -100, rng.integers(0, 3, (B, S)))}
+    if "Masked" in name:
+        return {"labels": np.where(rng.random((B, S)) < 0.5, -100, rng.integers(0, 50, (B, S)))}
     if "Question" in name:
         return {"start_positions": rng.integers(-2, S + 2, B), "end_positions": rng.integers(0, S, (B, 1))}
     return {"start_positions": rng.integers(0, 2, (B, S)), "end_positions": rng.random((B, S))}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CLASSES, SMALL, random_model
+from helpers import PUBLISHED, SMALL, random_model
 
 import ernie_m.reference as ernie
 from ernie_m.reference import compare, trace, trace_torch
@@ -37,7 +37,7 @@ def both(cls: Any, directory: Path, plant: str | None = None) -> tuple[Any, Any,
     return ours, theirs, mask
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_trace_names_and_values_equal_transformers(cls: Any, tmp_path: Path) -> None:
     """Both traces have the same names, except values that are not module outputs in transformers."""
     ours, theirs, mask = both(cls, tmp_path / "checkpoint")

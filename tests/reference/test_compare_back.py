@@ -30,6 +30,8 @@ def call_of(cls: Any, mask: np.ndarray, seed: int = 0) -> dict[str, Any]:
         return {**call, "start_positions": mask.argmax(axis=1), "end_positions": mask.argmax(axis=1)}
     if cls is ernie.ErnieMForInformationExtraction:
         return {**call, "start_positions": rng.random((B, S)), "end_positions": rng.random((B, S))}
+    if cls is ernie.ErnieMForMaskedLM:
+        return {**call, "labels": np.where(rng.random((B, S)) < 0.5, ids, -100), "label_weights": rng.random((B, S))}
     shape = (B, S) if cls is ernie.ErnieMForTokenClassification else (B,)
     return {**call, "labels": rng.integers(0, 2, shape)}
 

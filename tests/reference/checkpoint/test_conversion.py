@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CLASSES, random_model
+from helpers import PUBLISHED, random_model
 
 import ernie_m.reference as ernie
 from ernie_m.reference.array import round_to_bfloat16
@@ -20,7 +20,7 @@ from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
 from ernie_m.reference.checkpoint.stored_tensor import FLOATS
 from ernie_m.reference.parameters import flatten
 
-BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), CLASSES, strict=True))
+BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), PUBLISHED, strict=True))
 
 
 @pytest.mark.parametrize("name", BY_FIXTURE)

@@ -19,7 +19,7 @@ STRAYS = (
     "ernie_m.word_embeddings",
     "embeddings.word_embeddings.weight.bias",
 )
-ALL_PATHS = [shapes(CONFIG, cls.head_sizes(CONFIG), True) for cls in CLASSES]
+ALL_PATHS = [shapes(CONFIG, cls.head_sizes(CONFIG), True, cls.predicts_words) for cls in CLASSES]
 
 
 def test_file_name_of_examples() -> None:
@@ -57,7 +57,7 @@ def test_file_name_is_unique_and_reveals_the_format(wanted: dict[str, tuple[int,
 def test_to_huggingface_from_huggingface_round_trip(wanted: dict[str, tuple[int, ...]]) -> None:
     arrays = {path: object() for path in wanted}
     state = names.to_huggingface(arrays)  # type: ignore[arg-type]
-    assert names.prefix_of(state) == (names.PREFIX if any("head." in path for path in wanted) else "")
+    assert names.prefix_of(state) == (names.PREFIX if any(path.startswith(names.ON_TOP) for path in wanted) else "")
     assert names.from_huggingface(state) == arrays
     assert names.from_huggingface({**state, "ernie_m.embeddings.position_ids": object()}) == arrays  # type: ignore[dict-item]
     for stray in STRAYS:

@@ -219,13 +219,11 @@ def test_load_parameters_ignores_mismatched_sizes_on_request(tmp_path: Path, cap
     cls, model = ernie.ErnieMForTokenClassification, MODELS[3]
     folder = write(tmp_path, model, FORMATS[0], dict(model.state_dict()))
     config = model.config.replace(num_labels=5)
-    head = cls.head_sizes(config)
+    shapes = cls.shapes(config)
     with pytest.raises(ValueError, match=r"wrong shape: classifier\.weight: expected \(5, 24\), got \(2, 24\)"):
-        load_parameters(folder, config, head, cls.has_pooler)
+        load_parameters(folder, config, shapes)
     for strict in (True, False):
-        arrays, report = load_parameters(
-            folder, config, head, cls.has_pooler, strict=strict, seed=7, ignore_mismatched_sizes=True
-        )
+        arrays, report = load_parameters(folder, config, shapes, strict=strict, seed=7, ignore_mismatched_sizes=True)
         assert [name for name, _, _ in report.mismatched] == ["classifier.weight", "classifier.bias"]
         assert "from seed 7: classifier.weight (expected (5, 24), stored (2, 24)), " in capsys.readouterr().err
         assert arrays["head.classifier.weight"].shape == (5, 24) and arrays["head.classifier.weight"].std() > 0
@@ -233,6 +231,4 @@ def test_load_parameters_ignores_mismatched_sizes_on_request(tmp_path: Path, cap
             assert path.startswith("head.") or np.array_equal(arrays[path], array)
     state = {name: array for name, array in model.state_dict().items() if not name.endswith("norm1.bias")}
     with pytest.raises(ValueError, match=r"match this model:\nmissing: ernie_m\.encoder\.layers\.0\.norm1\.bias$"):
-        load_parameters(
-            write(tmp_path, model, FORMATS[0], state), config, head, cls.has_pooler, ignore_mismatched_sizes=True
-        )
+        load_parameters(write(tmp_path, model, FORMATS[0], state), config, shapes, ignore_mismatched_sizes=True)
