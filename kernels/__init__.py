@@ -21,7 +21,6 @@ except ModuleNotFoundError:
 from ernie_m.reference.compat import announce
 
 from .attention import packed_attention
-from .attention_groups import group_attention
 from .attention_vjp import packed_attention_vjp
 from .checking.check import check
 from .checking.operations import Operation
@@ -63,7 +62,6 @@ __all__ = [
     "embed_vjp",
     "first_token_attention",
     "first_token_attention_vjp",
-    "group_attention",
     "packed_attention",
     "packed_attention_vjp",
     "pad",

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shuffled_grid import shuffled_grid
 
-from ernie_m import kernels, reference
+from ernie_m import reference
 from ernie_m.kernels import attention_groups as page
 from ernie_m.kernels import attention_groups_backward
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.reference.attention_groups import group_attention, group_attention_vjp
 from ernie_m.reference.objectives import Vocabulary, arrange, camlm, dense
 
 VOCABULARY = Vocabulary(size=50, mask=49)
@@ -82,7 +83,7 @@ def allowed(dy: torch.Tensor, qkv: torch.Tensor, groups: torch.Tensor) -> tuple[
     bound = np.stack(
         [e_scores @ np.abs(k), e_back.swapaxes(1, 2) @ np.abs(q), e_v.swapaxes(1, 2) @ np.abs(d)]
     ).transpose(2, 0, 1, 3)
-    truth = reference.group_attention_vjp(g, x, groups.cpu().numpy())
+    truth = group_attention_vjp(g, x, groups.cpu().numpy())
     tiny = torch.finfo(dy.dtype).tiny
     return out.swapaxes(0, 1) + tiny, bound + u * np.abs(truth) + tiny
 
@@ -92,7 +93,7 @@ def results(
 ) -> list[torch.Tensor]:
     """The context, and the gradient through autograd."""
     x = qkv.clone().requires_grad_()
-    context = kernels.group_attention(x, groups, longest)
+    context = page.group_attention(x, groups, longest)
     return [context.detach(), *torch.autograd.grad(context, x, dy)]
 
 
@@ -102,13 +103,13 @@ def ratios(dy: torch.Tensor, qkv: torch.Tensor, groups: torch.Tensor, longest: i
         assert [len(y) for y in results(dy, qkv, groups, longest)] == [0, 0]
         return [0.0]
     x, g, ranges = qkv.double().cpu().numpy(), dy.double().cpu().numpy(), groups.cpu().numpy()
-    truth = reference.group_attention(x, ranges), reference.group_attention_vjp(g, x, ranges)
+    truth = group_attention(x, ranges), group_attention_vjp(g, x, ranges)
     found = [y.double().cpu().numpy() for y in results(dy, qkv, groups, longest)]
     errors = zip(found, truth, allowed(dy, qkv, groups), strict=True)
     return [float(np.nan_to_num(np.abs(y - t) / bound, nan=math.inf).max(initial=0.0)) for y, t, bound in errors]
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(
     SIZES,
     st.sampled_from([0.0, 0.15, 0.5, 1.0]),
@@ -131,7 +132,7 @@ def test_pairs_are_computed_within_bounds(
     assert all(torch.equal(a, b) for a, b in zip(kept, (dy, qkv, groups), strict=True))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     st.lists(st.sampled_from([0, 1, 5, 63, 64, 65, 130]), min_size=1, max_size=3),
     st.sampled_from(DTYPES),
@@ -169,10 +170,10 @@ def test_plain_torch_computes_the_same(dtype: torch.dtype) -> None:
         (gradient,) = torch.autograd.grad(context, x, dy)
         bounds = allowed(dy, qkv, groups)
         given, ranges = (qkv.double().cpu().numpy(), dy.double().cpu().numpy()), groups.cpu().numpy()
-        truth = reference.group_attention(given[0], ranges), reference.group_attention_vjp(given[1], given[0], ranges)
+        truth = group_attention(given[0], ranges), group_attention_vjp(given[1], given[0], ranges)
         for y, t, bound in zip((context.detach(), gradient), truth, bounds, strict=True):
             assert (np.abs(y.double().cpu().numpy() - t) <= bound).all()
-    assert torch.isfinite(kernels.group_attention(drawn(groups, 2, 24, dtype, 0)[1], groups)).all()
+    assert torch.isfinite(page.group_attention(drawn(groups, 2, 24, dtype, 0)[1], groups)).all()
 
 
 def test_the_same_bits_in_any_order() -> None:
@@ -189,7 +190,7 @@ def test_the_same_bits_in_any_order() -> None:
 def test_what_is_past_the_promised_length_is_nan() -> None:
     groups = torch.tensor([[0, 150, 150, 0, 150], [150, 155, 155, 150, 155]], dtype=torch.int32, device=DEVICE)
     _, qkv = drawn(groups, 1, 16, torch.float16, 0)
-    found = kernels.group_attention(qkv, groups, 20).isnan()
+    found = page.group_attention(qkv, groups, 20).isnan()
     assert found[128:150].all() and not found[:128].any() and not found[150:].any()
 
 
@@ -200,7 +201,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(page._group_attention, (x, groups, 30))
     context, lse = page._group_attention(qkv, groups, 30)
     torch.library.opcheck(page._group_attention_vjp, (dy, qkv, groups, 30, context, lse))
-    context = kernels.group_attention(x, groups)
+    context = page.group_attention(x, groups)
     (gradient,) = torch.autograd.grad(context, x, dy, create_graph=True)
     with pytest.raises(RuntimeError, match="kernels have no second derivatives"):
         gradient.sum().backward()
@@ -228,7 +229,7 @@ def test_how_many_scores_are_computed() -> None:
 )
 def test_wrong_groups_get_one_clear_error(groups: torch.Tensor, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        kernels.group_attention(torch.zeros(5, 3, 1, 16), groups)
+        page.group_attention(torch.zeros(5, 3, 1, 16), groups)
 
 
 # Which kernel, what is changed in it, and into what.
@@ -269,5 +270,6 @@ def test_planted_faults_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(page, name, getattr(module, name))
     # Keys elsewhere than queries, in several blocks; some rows are no keys.
     groups = torch.tensor([[0, 90, 70, 100, 190], [90, 200, 195, 0, 70]], dtype=torch.int32, device=DEVICE)
-    found = ratios(*drawn(groups, 2, 32, torch.bfloat16, 0), groups)
+    with np.errstate(all="ignore"):
+        found = ratios(*drawn(groups, 2, 32, torch.bfloat16, 0), groups)
     assert (max(found) <= 1) == (not fault), found

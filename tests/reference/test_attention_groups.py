@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ernie_m.reference as ernie
+from ernie_m.reference.attention_groups import group_attention, group_attention_vjp
 from ernie_m.reference.objectives import Example, Vocabulary, arrange, btmlm_placeholders, camlm, dense, mmlm, tlm
 
 VOCABULARY = Vocabulary(size=50, mask=49)
@@ -56,7 +57,7 @@ def test_groups_compute_camlm(sizes: list[tuple[int, int]], seed: int, options: 
     found = examples(sizes, seed, options)
     groups = batch_groups(found)
     qkv = np.random.default_rng(seed).standard_normal((sum(len(e.input_ids) for e in found), 3, 2, 4))
-    context = ernie.group_attention(qkv, groups)
+    context = group_attention(qkv, groups)
     start = 0
     for e in found:
         order, n = arrange(e)[0], len(e.input_ids)
@@ -93,7 +94,7 @@ def drawn(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_drawn_groups_equal_a_dense_mask(case: tuple[np.ndarray, np.ndarray]) -> None:
     qkv, groups = case
     expected = under_mask(qkv, dense(groups, len(qkv)))
-    np.testing.assert_allclose(ernie.group_attention(qkv, groups), expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(group_attention(qkv, groups), expected, rtol=0, atol=1e-13)
 
 
 @given(drawn())
@@ -101,9 +102,9 @@ def test_the_vjp_is_the_derivative(case: tuple[np.ndarray, np.ndarray]) -> None:
     qkv, groups = case
     dy = np.random.default_rng(0).standard_normal(qkv[:, 0].shape)
     check_gradients(
-        lambda at: float((ernie.group_attention(at[0], groups) * dy).sum()),
+        lambda at: float((group_attention(at[0], groups) * dy).sum()),
         [qkv],
-        [ernie.group_attention_vjp(dy, qkv, groups)],
+        [group_attention_vjp(dy, qkv, groups)],
         seed=0,
     )
 
@@ -115,8 +116,8 @@ def test_packed_attention_is_a_special_case(lengths: list[int], seed: int) -> No
     qkv, dy = rng.standard_normal((ends[-1], 3, 2, 4)), rng.standard_normal((ends[-1], 2, 4))
     groups = np.stack([ends[:-1], ends[1:], ends[1:], ends[:-1], ends[1:]], axis=1)
     expected = ernie.packed_attention(qkv, ends), ernie.packed_attention_vjp(dy, qkv, ends)
-    np.testing.assert_allclose(ernie.group_attention(qkv, groups), expected[0], rtol=0, atol=1e-13)
-    np.testing.assert_allclose(ernie.group_attention_vjp(dy, qkv, groups), expected[1], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(group_attention(qkv, groups), expected[0], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(group_attention_vjp(dy, qkv, groups), expected[1], rtol=0, atol=1e-13)
 
 
 def test_what_is_no_rectangle_is_refused() -> None:
@@ -147,9 +148,9 @@ def test_what_is_no_rectangle_is_refused() -> None:
 )
 def test_wrong_groups_get_one_clear_error(groups: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        ernie.group_attention(np.zeros((5, 3, 1, 4)), groups)
+        group_attention(np.zeros((5, 3, 1, 4)), groups)
 
 
 def test_wrong_qkv_gets_one_clear_error() -> None:
     with pytest.raises(ValueError, match=r"qkv: expected shape \(T, 3, H, D\), got \(5, 2, 1, 4\)"):
-        ernie.group_attention(np.zeros((5, 2, 1, 4)), np.zeros((0, 5), int))
+        group_attention(np.zeros((5, 2, 1, 4)), np.zeros((0, 5), int))

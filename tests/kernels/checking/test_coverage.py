@@ -46,7 +46,7 @@ def test_rows_past_2048_are_checked(op: str) -> None:
     failure_of(past_row(planted.KERNELS[op], 2048), op, quick=False)
 
 
-@pytest.mark.parametrize("most", [300, 511, 2048])
+@pytest.mark.parametrize("most", [300, 511, pytest.param(2048, marks=pytest.mark.all)])
 def test_keys_past_a_limit_are_checked(most: int) -> None:
     def head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return planted.attention_head(q, k[:most], v[:most])
