@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ernie_m.reference.attention_groups import check_groups
 
-from .attention import attend_to_block, configuration, mark_past
+from .attention import LN_2, attend_to_block, configuration, mark_past
 from .attention_backward import delta_kernel
 from .attention_groups_backward import group_bounds, group_keys_kernel, group_queries_kernel
 from .attention_vjp import DELTA_ROWS, keys_configuration, queries_configuration
@@ -40,7 +40,6 @@ from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant, target_of
 from .sequences import HEAD_SIZES, LOG2_E
 
-LN_2 = tl.constexpr(math.log(2.0))
 # Longer than any block, so that configurations are those with a loop.
 LONG = 512
 # The end of the labels of these kernels.

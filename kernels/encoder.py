@@ -41,6 +41,9 @@ from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
 from .trace import record
 
+# Where the dropout before each normalisation has its seed.
+PLACES = {"norm1": ATTENTION, "norm2": OUTPUT}
+
 
 class Embeddings(Module):
     """Word and position tables, and the normalisation of their sum."""
@@ -161,7 +164,7 @@ class EncoderLayer(Module):
         if drops is None:
             x = add_layer_norm_unchecked(F.linear(x, linear.weight), bias, residual, *affine)[0]
         elif fuses_dropout(x):
-            seed = drops.seeds[ATTENTION if norm_name == "norm1" else OUTPUT]
+            seed = drops.seeds[PLACES[norm_name]]
             y = F.linear(x, linear.weight)
             x = dropped_layer_norm_unchecked(y, bias, residual, *affine, self.p_hidden, seed, drops.tokens)
         else:
@@ -178,8 +181,7 @@ class EncoderLayer(Module):
 
     def _dropped(self, y: Tensor, norm_name: str, layout: Layout | FirstTokens) -> Tensor:  # (..., E) -> (..., E)
         """Dropout before the sum that a normalisation takes."""
-        place = ATTENTION if norm_name == "norm1" else OUTPUT
-        return drop(y, self.p_hidden if self.training else 0.0, layout.drops, place)
+        return drop(y, self.p_hidden if self.training else 0.0, layout.drops, PLACES[norm_name])
 
 
 class Encoder(Module):

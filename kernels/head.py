@@ -1,4 +1,4 @@
-"""What the five heads share: the encoder below, the pooler, dropout, and logits at padding.
+"""What the heads share: the encoder below, the pooler, dropout, and logits at padding.
 
 Twin: reference/heads/head.py.
 """

@@ -162,7 +162,8 @@ def linear_cross_entropy(
     if weights is not None:
         check_shape("weights", weights, (len(hidden),), "(N,)")
         scales = weights[rows].to(scales.dtype)
-    if not (len(rows) and scales.any()):
+    # Weights are read on the host only where there are any.
+    if not len(rows) or (weights is not None and not scales.any()):
         return hidden.sum() * 0.0 + weight.sum() * 0.0 + bias.sum() * 0.0 + float("nan")
     if chunks is None:
         chunks = -(-len(rows) * len(weight) * weight.element_size() // BUDGET)

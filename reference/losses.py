@@ -29,11 +29,13 @@ from .softmax import softmax
 IGNORE_INDEX = -100
 
 
-def mean_of(values: Array, counted: Array) -> Array:  # two arrays of one shape -> ()
-    """Mean of the values that count; nan if none does."""
-    if not counted.any():
+def mean_of(values: Array, counted: Array, weights: Array | None = None) -> Array:  # arrays of one shape -> ()
+    """Mean of the values that count, weighted if there are weights; nan if none counts, or all weigh nothing."""
+    if not counted.any() or (weights is not None and not weights[counted].any()):
         return np.asarray(np.nan, values.dtype)
-    return np.asarray(values[counted].mean(), values.dtype)
+    if weights is None:
+        return np.asarray(values[counted].mean(), values.dtype)
+    return np.asarray((weights * values)[counted].sum() / weights[counted].sum(), values.dtype)
 
 
 def log_softmax(logits: Array) -> Array:  # (..., C) -> (..., C)
@@ -53,10 +55,7 @@ def cross_entropy(
     keep = keep if counted is None else keep & counted
     targets = np.where(keep, labels, 0)
     losses = -np.take_along_axis(log_softmax(logits), targets[:, None], axis=-1)[:, 0]
-    if weights is None:
-        return mean_of(losses, keep)
-    total = weights[keep].sum()
-    return np.asarray((weights * losses)[keep].sum() / total if total > 0 else np.nan, losses.dtype)
+    return mean_of(losses, keep, weights)
 
 
 def binary_cross_entropy(logits: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
@@ -89,10 +88,15 @@ def span_targets(positions: Array, valid: Array) -> tuple[Array, Array]:  # (B,)
     return targets, inside & valid[np.arange(B), targets]
 
 
-def mean_of_vjp(d_loss: Array, counted: Array, dtype: Any) -> Array:  # (), (...) -> (...)
-    """d_loss / n for each of the n values that count, and 0 for the others."""
-    share = float(d_loss) / max(1, int(np.count_nonzero(counted)))
-    return np.where(counted, share, 0.0).astype(dtype)
+def mean_of_vjp(
+    d_loss: Array, counted: Array, dtype: Any, weights: Array | None = None
+) -> Array:  # (), (...) x 2 -> (...)
+    """d_loss / n for each of the n values that count, and 0 for the others; with weights, d_loss w / Σ w."""
+    if weights is None:
+        share = float(d_loss) / max(1, int(np.count_nonzero(counted)))
+        return np.where(counted, share, 0.0).astype(dtype)
+    total = float(weights[counted].sum())
+    return np.where(counted, float(d_loss) / total * weights if total > 0 else 0.0, 0.0).astype(dtype)
 
 
 def cross_entropy_vjp(
@@ -106,10 +110,7 @@ def cross_entropy_vjp(
     keep = keep if counted is None else keep & counted
     d_logits = softmax(logits)
     d_logits[np.arange(len(labels)), np.where(keep, labels, 0)] -= 1.0
-    share = mean_of_vjp(d_loss, keep, logits.dtype)
-    if weights is not None:
-        total = float(weights[keep].sum())
-        share = (float(d_loss) / total * weights if total > 0 else 0.0 * weights).astype(logits.dtype)
+    share = mean_of_vjp(d_loss, keep, logits.dtype, weights)
     return np.where(keep[:, None], d_logits * share[:, None], 0.0).astype(logits.dtype, copy=False)
 
 

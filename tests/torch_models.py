@@ -37,6 +37,8 @@ CLASSES = (
     heads.ErnieMForInformationExtraction,
     words.ErnieMForMaskedLM,
 )
+# Those that transformers and Paddle have too.
+PUBLISHED = CLASSES[:6]
 BY_NAME = {cls.__name__: cls for cls in CLASSES}
 # One head of size 16: there is a kernel for it, and it takes the fewest programs in the interpreter.
 SMALL = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 24, "num_hidden_layers": 2}

@@ -159,6 +159,6 @@ def architecture_of(config: ErnieMConfig | None, names: Iterable[str]) -> str:
 def unused(name: str, format: str) -> bool:
     """Whether a stored name is known but optional: a weight of a head or of the pooler, or a buffer."""
     plain = name.removeprefix(PREFIX)
-    modules = {file_name(path, format) for path in TABLE if path.startswith((*ON_TOP, "prediction", "pooler"))}
+    modules = {file_name(path, format) for path in TABLE if path.startswith(OPTIONAL)}
     module, _, last = plain.rpartition(".")
     return plain in IGNORED or (module in modules and last in ("weight", "bias"))

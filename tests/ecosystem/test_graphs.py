@@ -11,7 +11,7 @@ import torch
 from ecosystem_helpers import LAYER, batch, close, gradients, infer, numbers, small, without_targets
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, stack_module_state, vmap
-from torch_models import CLASSES
+from torch_models import CLASSES, PUBLISHED
 
 from ernie_m.kernels import ErnieMModel
 
@@ -70,7 +70,7 @@ def test_trace(cls: Any, grad: bool) -> None:
     close({name: x.detach() for name, x in found.items()}, {name: x.detach() for name, x in wanted.items()})
 
 
-@pytest.mark.parametrize("cls", CLASSES[:6])
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_grad_of_a_function_of_the_weights(cls: Any) -> None:
     model, given = small(cls), batch(cls)
 

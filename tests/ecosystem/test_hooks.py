@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Embedding, Linear
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_map
-from torch_models import CLASSES
+from torch_models import PUBLISHED
 
 GIVEN = batch()
 
@@ -52,7 +52,7 @@ def test_a_pre_hook_may_change_the_input(name: str) -> None:
 
 @pytest.mark.parametrize("grad", [False, True])
 # In a masked language model, the words' module is called twice.
-@pytest.mark.parametrize("cls", CLASSES[:6])
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_every_module_s_hooks_fire_once_a_call(cls: Any, grad: bool) -> None:
     """Each on its own, so that a hook on one does not switch another's on."""
     given = without_targets(batch(cls))
@@ -68,7 +68,7 @@ def test_every_module_s_hooks_fire_once_a_call(cls: Any, grad: bool) -> None:
 
 @pytest.mark.parametrize("grad", [False, True])
 # In a masked language model, the words' module is called twice.
-@pytest.mark.parametrize("cls", CLASSES[:6])
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_global_hooks_fire_for_every_module(cls: Any, grad: bool) -> None:
     """As profilers and `torch.utils.module_tracker` use them."""
     model = small(cls)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from ecosystem_helpers import LAYER, QKV, batch, close, copied, gradients, infer, small, step, without_targets
 from safetensors.torch import load_model, save_model
-from torch_models import CLASSES
+from torch_models import CLASSES, PUBLISHED
 
 from ernie_m.kernels import ErnieMModel
 
 
-@pytest.mark.parametrize("cls", CLASSES[:6])
+@pytest.mark.parametrize("cls", PUBLISHED)
 def test_every_weight_has_one_name_and_it_is_transformers(cls: Any) -> None:
     """In this order too, which optimisers number their states by."""
     transformers = pytest.importorskip("transformers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from planting import plant
 from shuffled_grid import shuffled_grid
 
 from ernie_m import kernels, reference
@@ -310,25 +310,13 @@ FAULTS_OF_DROPOUT = {
 }
 
 
-def plant(kernel: str, old: str, new: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Have the operation launch a kernel that is changed."""
-    text = Path(attention_backward.__file__).read_text("utf-8").replace("from .", "from ernie_m.kernels.")
-    assert old in text
-    (folder / "planted.py").write_text(text.replace(old, new), "utf-8")
-    spec = importlib.util.spec_from_file_location("planted", folder / "planted.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    patch.setattr(attention_vjp, kernel, getattr(module, kernel))
-
-
 @pytest.mark.parametrize("fault", ["", *sorted(FAULTS_OF_DROPOUT)])
 def test_planted_faults_of_dropout_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each fault, in bfloat16, where bounds are widest; and none without a fault."""
     p, seed, short = 0.25, 2**40 + 7, False
     if fault:
         short = FAULTS_OF_DROPOUT[fault][0] == "short_kernel"
-        plant(*FAULTS_OF_DROPOUT[fault], tmp_path, monkeypatch)
+        plant(attention_backward, *FAULTS_OF_DROPOUT[fault], tmp_path, monkeypatch, attention_vjp)
     dy, qkv, ends = drawn([17, 30] if short else [70, 133], 2, 32, torch.bfloat16, 0)
     tokens = torch.arange(int(ends[-1])) + 7
     _, truth, factors = dropped(dy, qkv, ends, p, seed, tokens)
@@ -346,7 +334,7 @@ def test_planted_faults_of_dropout_are_seen(fault: str, tmp_path: Path, monkeypa
 def test_planted_faults_are_seen(
     fault: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(*FAULTS[fault], tmp_path, monkeypatch)
+    plant(attention_backward, *FAULTS[fault], tmp_path, monkeypatch, attention_vjp)
     short = FAULTS[fault][0] == "short_kernel"
     dy, qkv, ends = drawn([17, 30] if short else [70, 33], 2, 32, dtype, 0)
     with np.errstate(all="ignore"):

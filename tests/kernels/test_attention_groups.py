@@ -5,7 +5,6 @@ Seen red: see FAULTS.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import plant
 from shuffled_grid import shuffled_grid
 
 from ernie_m import reference
@@ -259,15 +259,7 @@ def test_planted_faults_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest
     if fault:
         name, old, new = FAULTS[fault]
         source = page if name == "group_attention_kernel" else attention_groups_backward
-        text = Path(str(source.__file__)).read_text("utf-8").replace("from .", "from ernie_m.kernels.")
-        assert old in text
-        text = text.replace(old, new).replace("ernie_m::", f"planted{sorted(FAULTS).index(fault)}::")
-        (tmp_path / "planted.py").write_text(text, "utf-8")
-        spec = importlib.util.spec_from_file_location("planted", tmp_path / "planted.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(page, name, getattr(module, name))
+        plant(source, name, old, new, tmp_path, monkeypatch, page)
     # Keys elsewhere than queries, in several blocks; some rows are no keys.
     groups = torch.tensor([[0, 90, 70, 100, 190], [90, 200, 195, 0, 70]], dtype=torch.int32, device=DEVICE)
     with np.errstate(all="ignore"):

@@ -5,7 +5,6 @@ Seen red: see FAULTS.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from guards import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import plant
 from torch import Tensor
 from vjp_checks import array, assert_same_bits, worst
 
@@ -201,16 +201,8 @@ def test_planted_faults_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest
     """In bfloat16, where bounds are widest; and none without a fault."""
     if fault:
         kind, old, new = FAULTS[fault]
-        text = Path(page.__file__).read_text("utf-8").replace("from .", "from ernie_m.kernels.")
-        assert old in text
-        text = text.replace(old, new).replace("ernie_m::", "planted_" + str(abs(hash(fault))) + "::")
-        (tmp_path / "planted.py").write_text(text, "utf-8")
-        spec = importlib.util.spec_from_file_location("planted", tmp_path / "planted.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         name = f"dropped_layer_norm{'_vjp' if kind else ''}_kernel"
-        monkeypatch.setattr(page, name, getattr(module, name))
+        plant(page, name, old, new, tmp_path, monkeypatch, page)
     tokens = torch.arange(12, device=DEVICE) + 5
     inputs = drawn(12, 65, torch.bfloat16, 0)
     found = worst(expectation(0.6, tokens), inputs, results(inputs, 0.6, tokens))

@@ -16,12 +16,12 @@ transformers = pytest.importorskip(
 )
 
 from rounding import MODEL_BOUND, U32  # noqa: E402
-from torch_models import BY_NAME, CLASSES, tensors, way  # noqa: E402
+from torch_models import BY_NAME, PUBLISHED, tensors, way  # noqa: E402
 
 from ernie_m.kernels.dropout import draw_seeds, drop_probabilities, dropout  # noqa: E402
 from ernie_m.reference.config import ErnieMConfig  # noqa: E402
 
-NAMES = tuple(cls.__name__ for cls in CLASSES[:6])
+NAMES = tuple(cls.__name__ for cls in PUBLISHED)
 
 
 def pair(name: str, seed: int, dtype: Any = torch.float64, **fields: Any) -> tuple[Any, Any]:
