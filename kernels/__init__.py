@@ -25,6 +25,7 @@ from .attention_vjp import packed_attention_vjp
 from .checking.check import check
 from .checking.operations import Operation
 from .checking.report import Failure, Report
+from .dropout import dropout_vjp
 from .embedding import embed, embed_vjp
 from .first_token import first_token_attention, first_token_attention_vjp
 from .gelu import bias_gelu, bias_gelu_vjp
@@ -58,6 +59,7 @@ __all__ = [
     "bias_gelu_vjp",
     "check",
     "cu_seqlens",
+    "dropout_vjp",
     "embed",
     "embed_vjp",
     "first_token_attention",

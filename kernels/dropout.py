@@ -77,14 +77,15 @@ def grid(N: int, E: int, chosen: Configuration) -> tuple[int, ...]:
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The kernel at the sizes of the base and large models."""
+    """The kernel, of both passes, at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024, 3072, 4096):
             chosen = configuration(E)
             signature = {"x": f"*{kind}", "seed": "*i64", "tokens": "*i64", "y": f"*{kind}"}
             signature |= {"N": "i32", "threshold": "i32", "scale": "fp32"}
             constants = {"E": E, **chosen.blocks}
-            yield Variant("dropout", name_of(dtype), f"E={E}", dropout_kernel, signature, constants, chosen, tile=TILE)
+            described = ("dropout_vjp", name_of(dtype), f"E={E}", dropout_kernel, signature)
+            yield Variant(*described, constants, chosen, tile=TILE)
 
 
 @torch.library.custom_op("ernie_m::dropout", mutates_args=())
@@ -208,6 +209,11 @@ def dropout(x: Tensor, p: float, seed: Any, tokens: Tensor | None = None) -> Ten
     check_device("tokens", tokens, "x", x)
     check_shape("tokens", tokens, tuple(x.shape[:-1]), "the shape of x without its last axis")
     return dropout_unchecked(x, p, seed, tokens.to(torch.int64))
+
+
+def dropout_vjp(dy: Tensor, p: float, seed: Any, tokens: Tensor | None = None) -> Tensor:  # (..., E), (...) -> (..., E)
+    """The gradient of x, if `dy` is that of `dropout(x, p, seed, tokens)`: dropout of `dy`, by the same kernel."""
+    return dropout(dy, p, seed, tokens)
 
 
 def drop_probabilities(

@@ -86,7 +86,7 @@ def dropped_layer_norm_vjp_kernel(
         mean = tl.load(means + o_n, mask=m_n, other=0.0)
         rstd = tl.load(rstds + o_n, mask=m_n, other=0.0)
         dv, n = normalised_vjp(b_dy, v, mean, rstd, b_gamma, E)
-        tl.store(d_residual + o_ne, dv.to(dx.dtype.element_ty), mask=m_ne)
+        tl.store(d_residual + o_ne, dv.to(d_residual.dtype.element_ty), mask=m_ne)
         b_dx = tl.where(dropped, 0.0, dv * keep)
         tl.store(dx + o_ne, b_dx.to(dx.dtype.element_ty), mask=m_ne)
         d_bias += tl.sum(b_dx, 0)
@@ -143,8 +143,8 @@ def _dropped_layer_norm(
     if not _launches(x, p):
         v = plain_dropout(widen(x) + widen(bias), p, seed, tokens) + widen(residual)
         y, means, rstds = plain_layer_norm(v, widen(gamma), widen(beta), eps)
-        return y.to(x.dtype), means, rstds
-    E, y = x.shape[-1], torch.empty_like(x)
+        return y.to(residual.dtype), means, rstds
+    E, y = x.shape[-1], torch.empty_like(residual)
     means, rstds = (torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():
         chosen = configuration(max(E, 4))
@@ -166,7 +166,7 @@ def _(
     tokens: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     means, rstds = (x.new_empty(x.shape[:-1], dtype=wide_dtype(x)) for _ in range(2))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), means, rstds
+    return torch.empty_like(residual, memory_format=torch.contiguous_format), means, rstds
 
 
 @torch.library.custom_op("ernie_m::dropped_layer_norm_vjp", mutates_args=())
@@ -190,8 +190,8 @@ def _dropped_layer_norm_vjp(
         dv, dgamma, dbeta = plain_layer_norm_vjp(widen(dy), v, widen(gamma), means, rstds)
         d_sum = plain_dropout(dv, p, seed, tokens)
         dbias, dgamma, dbeta = (g.to(gamma.dtype) for g in (d_sum.reshape(-1, E).sum(0), dgamma, dbeta))
-        return d_sum.to(x.dtype), dv.to(x.dtype), dbias, dgamma, dbeta
-    dx, d_residual = torch.empty_like(x), torch.empty_like(x)
+        return d_sum.to(x.dtype), dv.to(residual.dtype), dbias, dgamma, dbeta
+    dx, d_residual = torch.empty_like(x), torch.empty_like(residual)
     if not x.numel():
         dbias, dgamma, dbeta = (torch.zeros_like(gamma) for _ in range(3))
         return dx, d_residual, dbias, dgamma, dbeta
@@ -218,7 +218,7 @@ def _(
     seed: Tensor,
     tokens: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dx, d_residual = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+    dx, d_residual = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, residual))
     dbias, dgamma, dbeta = (gamma.new_empty(gamma.shape) for _ in range(3))
     return dx, d_residual, dbias, dgamma, dbeta
 
@@ -253,6 +253,7 @@ def fuses_dropout(x: Tensor) -> bool:
 
 
 def dropped_layer_norm_unchecked(*given: Any) -> Tensor:
-    """LayerNorm(dropout(x + bias) + residual) where `fuses_dropout`; the arguments of the operation, not checked."""
+    """LayerNorm(dropout(x + bias) + residual) where `fuses_dropout`; the arguments of the operation, not checked.
+    Dtypes are as in `add_layer_norm_unchecked`."""
     y, _, _ = _dropped_layer_norm(*given)
     return y

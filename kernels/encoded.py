@@ -16,14 +16,14 @@ from .layouts import Layout, Padded, packed
 from .padding import cu_seqlens_unchecked, token_indices_unchecked
 
 
-def choose_layout(inputs: Inputs[Tensor], plain: bool, rectangle: bool) -> Layout:
+def choose_layout(inputs: Inputs[Tensor], plain: bool, rectangle: bool, maps: bool) -> Layout:
     """Packed, unless a (B, S, S) mask or the caller, for attention maps or gradients, needs the rectangle."""
     valid, mask = inputs.valid, inputs.mask
     B, S = inputs.position_ids.shape
     if mask is not None or rectangle:
         if mask is None and valid is not None:
             mask = valid[:, None, :, None] & valid[:, None, None, :]
-        return Padded(valid, mask, plain)
+        return Padded(valid, mask, plain, maps=maps)
     if valid is None:
         ends = torch.arange(0, (B + 1) * S, S, dtype=torch.int32, device=inputs.position_ids.device)
         return packed(None, ends, B * S, S, plain)

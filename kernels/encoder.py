@@ -9,6 +9,11 @@ them (`runtime/modules.py`); any other module is called, and its neighbours are 
 gradients of their own. The plain path, without Triton and in float64, calls torch's own operations throughout. The
 layout decides which path is taken.
 
+Under autocast, of a model in float32, both take the same dtypes: products and what lies between two of them (queries,
+keys, values, attention, GELU) are in half precision; embeddings, sums, normalisations and their statistics, and so what
+a layer takes and returns, are float32. A parameter is read and gets its gradient in its own dtype; its copy in half
+precision is the product's alone, so the fused operations add biases unrounded.
+
 Modules are named as in Hugging Face's files.
 
 Twin: reference/encoder.py.
@@ -157,7 +162,9 @@ class EncoderLayer(Module):
     ) -> Tensor:  # (..., inputs), ..., (..., E) -> (..., E)
         """LayerNorm(residual + dropout(linear(x))), with padding reset to 0; fused if both modules may be."""
         norm: LayerNorm = getattr(self, norm_name)
-        if layout.plain or not (untouched(linear, Linear, x) and untouched(norm, LayerNorm, residual)):
+        # Autocast brings the product's operands to one dtype itself.
+        like = residual if torch.is_autocast_enabled(x.device.type) else x
+        if layout.plain or not (untouched(linear, Linear, like) and untouched(norm, LayerNorm, residual)):
             return self._norm(record(f"{self.name}.{name}", linear(x), layout), residual, norm_name, layout)
         bias, affine = linear.bias, (norm.weight, norm.bias, norm.eps)
         drops = layout.drops if self.training and self.p_hidden > 0.0 else None

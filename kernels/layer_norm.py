@@ -89,7 +89,7 @@ def _add_layer_norm(
     if not runs_triton(x):
         return plain_add_layer_norm(x, bias, residual, gamma, beta, eps)
     E = x.shape[-1]
-    y = torch.empty_like(x)
+    y = torch.empty_like(residual)
     means, rstds = (torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():
         chosen = configuration(E)
@@ -110,7 +110,7 @@ def _(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     means, rstds = (x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), means, rstds
+    return torch.empty_like(residual, memory_format=torch.contiguous_format), means, rstds
 
 
 def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +125,7 @@ def plain_add_layer_norm(
     """The same in plain torch, differentiable; half precision is computed in float32 here too."""
     v = widen(x) + widen(bias) + widen(residual)
     y, mean, rstd = plain_layer_norm(v, widen(gamma), widen(beta), eps)
-    return y.to(x.dtype), mean, rstd
+    return y.to(residual.dtype), mean, rstd
 
 
 def plain_layer_norm_vjp(
@@ -146,7 +146,7 @@ def plain_add_layer_norm_vjp(
     v = widen(x) + widen(bias) + widen(residual)
     dv, dgamma, dbeta = plain_layer_norm_vjp(widen(dy), v, widen(gamma), means, rstds)
     dbias = dv.reshape(-1, v.shape[-1]).sum(0)
-    return dv.to(x.dtype), dbias.to(bias.dtype), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
+    return dv.to(residual.dtype), dbias.to(bias.dtype), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
 
 
 @torch.library.custom_op("ernie_m::add_layer_norm_vjp", mutates_args=())
@@ -162,7 +162,7 @@ def _(
     dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias, dgamma, dbeta = (gamma.new_empty(gamma.shape) for _ in range(3))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), dbias, dgamma, dbeta
+    return torch.empty_like(residual, memory_format=torch.contiguous_format), dbias, dgamma, dbeta
 
 
 refuse_second_derivatives(_add_layer_norm_vjp)
@@ -175,8 +175,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    dx, dbias, dgamma, dbeta = _add_layer_norm_vjp(dy, *ctx.saved_tensors)
-    return dx, dbias, dx, dgamma, dbeta, None
+    # Read once: gradient checkpointing computes again what was saved, and refuses to do so twice.
+    x, *rest = ctx.saved_tensors
+    d_residual, dbias, dgamma, dbeta = _add_layer_norm_vjp(dy, x, *rest)
+    return d_residual.to(x.dtype), dbias, d_residual, dgamma, dbeta, None
 
 
 _add_layer_norm.register_autograd(_backward, setup_context=_keep)
@@ -185,7 +187,10 @@ _add_layer_norm.register_autograd(_backward, setup_context=_keep)
 def add_layer_norm_unchecked(
     x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E), (...), (...)
-    """`add_layer_norm` with statistics, for callers that have checked the arguments."""
+    """`add_layer_norm` with statistics, for callers that have checked the arguments.
+
+    Under autocast, `x` may be in half precision and the rest in float32: the result has the residual's dtype.
+    """
     plain = wants_plain(x, bias, residual, gamma, beta, differentiable=True)
     y, means, rstds = (plain_add_layer_norm if plain else _add_layer_norm)(x, bias, residual, gamma, beta, eps)
     return y, means, rstds

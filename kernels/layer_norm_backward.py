@@ -100,8 +100,8 @@ def variants_backward(target: str) -> Iterator[Variant]:
 def add_layer_norm_backward(
     dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, means: Tensor, rstds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # (..., E) x 2, (E,), (..., E), (E,), (...) x 2 -> (..., E), (E,) x 3
-    """dx, dbias, dγ and dβ of contiguous tensors on which a kernel runs."""
-    dx = torch.empty_like(x)
+    """dx, dbias, dγ and dβ of contiguous tensors on which a kernel runs; dx has the residual's dtype."""
+    dx = torch.empty_like(residual)
     if not x.numel():
         dbias, dgamma, dbeta = (torch.zeros_like(gamma) for _ in range(3))
         return dx, dbias, dgamma, dbeta

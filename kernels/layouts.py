@@ -11,12 +11,11 @@ Twin: reference/layouts.py.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ernie_m.reference.array import Array
@@ -25,24 +24,25 @@ from ernie_m.reference.trace import Entry, Tokens
 from .attention import packed_attention_unchecked
 from .dropping import Drops, real_tokens, sequence_positions
 from .padding import check_cu_seqlens, check_max_seqlen, pad_unchecked, sequence_of_tokens, unpad_unchecked
-from .rectangles import Grouping, attention_by_length, grouping, plain_packed_attention
+from .rectangles import Grouping, attention_by_length, grouping, padded_attention, plain_packed_attention
 from .runtime.arguments import check_count
 from .runtime.dispatch import eager_on_cpu
-from .runtime.dtypes import widen
-from .trace import record, to_numpy, tracing
+from .trace import to_numpy, tracing
 
 
 @dataclass(frozen=True)
 class Padded:
     """A rectangle (B, S). `mask` broadcasts to (B, H, S, S), boolean or added to the scores; None: no mask.
 
-    plain: compute in plain torch, without kernels. drops: what to drop, in training.
+    plain: compute in plain torch, without kernels. drops: what to drop, in training. maps: whether attention maps are
+    wanted.
     """
 
     valid: Tensor | None  # (B, S)
     mask: Tensor | None
     plain: bool
     drops: Drops | None = None
+    maps: bool = True
 
     def with_drops(self, seeds: Tensor, first_token: int, like: Tensor) -> Padded:
         """The layout of a call that drops; `like`: (B, S), `first_token`: the index of the first real token."""
@@ -75,8 +75,18 @@ class Padded:
         """Attention on the rectangle, under the mask; `p`: the dropout rate of the probabilities."""
         assert isinstance(qkv, Tensor)
         drops = None if self.drops is None else self.drops.probabilities(p)
+        if drops is None and head_mask is None and not self.maps and self._fuses(qkv):
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).transpose(1, 2), None
         drop = None if drops is None else drops.of(drops.tokens, drops.positions)
         return padded_attention(qkv, self.mask, head_mask, drop, name)
+
+    def _fuses(self, qkv: Tensor) -> bool:
+        """Whether torch's attention computes the same, without keeping scores: on a CPU in float32 and float64. There
+        a row that may attend to nothing is 0 too."""
+        boolean = self.mask is None or self.mask.dtype == torch.bool
+        wide = qkv.dtype in (torch.float32, torch.float64)
+        return boolean and wide and eager_on_cpu(qkv) and not tracing() and not torch.is_autocast_enabled("cpu")
 
     def entry(self, name: str, value: Array) -> Entry:
         """A recorded value, (B, S, ...), with padding set to 0."""
@@ -189,31 +199,6 @@ Projected = Tensor | tuple[Tensor, ...]
 def of_layer(layout: Layout, i: int) -> Layout:
     """The layout for layer i, with its seeds."""
     return layout if layout.drops is None else replace(layout, drops=layout.drops.layer(i))
-
-
-def padded_attention(
-    qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, drop: Callable[[Tensor], Tensor] | None, name: str
-) -> tuple[Tensor, Tensor]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
-    """The context and its attention probabilities, in plain torch; scores and softmax in float32.
-
-    `mask` as in `Padded`; a row that may attend to nothing is 0. `drop` is applied to the probabilities.
-    """
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
-    scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
-    if mask is None:
-        probs = scores.softmax(dim=-1)
-    elif mask.dtype == torch.bool:
-        # The lowest finite number, not -inf: in a fully masked row, -inf would turn the gradient into nan.
-        lowest = torch.finfo(scores.dtype).min
-        probs = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
-    else:
-        probs = (scores + mask).softmax(dim=-1)
-    probs = probs.to(qkv.dtype)
-    if drop is not None:
-        probs = drop(probs)
-    if head_mask is not None:
-        probs = probs * head_mask[:, None, None]
-    return (record(f"{name}.probs", probs) @ v).transpose(1, 2), probs
 
 
 def rows_of_first_tokens(x: Tensor, cu_seqlens: Tensor) -> Tensor:  # (T, E), (B + 1,) -> (B, E)

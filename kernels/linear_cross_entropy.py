@@ -39,9 +39,9 @@ ALIGNMENT = 128
 # Logits of a chunk take at most this much memory, unless the caller chooses the number of chunks.
 BUDGET = 2 * 2**30
 BLOCK = 4096
-# The table's gradient is accumulated for this many words at a time, and in plain torch softmax for this many rows: what
-# is widened to float32 in between stays small.
-WORDS, ROWS = 16384, 16
+# The table's gradient is accumulated for this many words at a time, and in plain torch softmax for rows of this many
+# logits together, or one row: what is widened to float32 in between stays small.
+WORDS, LOGITS = 16384, 2**19
 
 
 @triton.jit
@@ -78,15 +78,41 @@ def cross_entropy_in_place(logits: Tensor, labels: Tensor, scales: Tensor) -> Te
         arguments = (logits, labels, scales, losses, logits.shape[1], logits.stride(0))
         launch(cross_entropy_kernel, (len(logits),), logits, *arguments, BLOCK=BLOCK, num_warps=16)
         return losses
-    for start in range(0, len(logits), ROWS):
-        rows = logits[start : start + ROWS]
-        own, scale = labels[start : start + ROWS, None], scales[start : start + ROWS, None]
+    size = max(1, LOGITS // logits.shape[1])
+    for start in range(0, len(logits), size):
+        rows = logits[start : start + size]
+        own, scale = labels[start : start + size, None], scales[start : start + size, None]
         z = rows.to(losses.dtype)
         lse = z.logsumexp(dim=1, keepdim=True)
-        losses[start : start + ROWS] = ((lse - z.gather(1, own)) * scale)[:, 0]
+        losses[start : start + size] = ((lse - z.gather(1, own)) * scale)[:, 0]
         z.sub_(lse).exp_().scatter_add_(1, own, torch.full_like(lse, -1.0))
         rows.copy_(z.mul_(scale))
     return losses
+
+
+def _loss_and_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, scales: Tensor, chunks: int
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:  # (N, E), (V, E), (V,), (N,) x 2 -> (), ((N, E), (V, E), (V,))
+    """The loss, and the gradients of the first three; those of the table and the bias in float32 or float64."""
+    N, V = len(hidden), len(weight)
+    wide = wide_dtype(weight)
+    d_hidden = torch.empty_like(hidden)
+    d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
+    d_bias = torch.zeros(V, dtype=wide, device=weight.device)
+    loss = torch.zeros((), dtype=wide, device=weight.device)
+    size = max(1, -(-N // chunks))
+    buffer = hidden.new_empty(min(size, N), -(-V // ALIGNMENT) * ALIGNMENT)
+    for start in range(0, N, size):
+        rows = slice(start, min(start + size, N))
+        logits = buffer[: rows.stop - rows.start, :V]
+        torch.addmm(bias, hidden[rows], weight.T, out=logits)
+        loss += cross_entropy_in_place(logits, labels[rows], scales[rows]).sum()
+        torch.mm(logits, weight, out=d_hidden[rows])
+        for first in range(0, V, WORDS):
+            words = slice(first, first + WORDS)
+            d_weight[words] += logits[:, words].T @ hidden[rows]
+            d_bias[words] += logits[:, words].sum(dim=0, dtype=wide)
+    return loss, (d_hidden, d_weight, d_bias)
 
 
 class _LinearCrossEntropy(Function):
@@ -94,28 +120,19 @@ class _LinearCrossEntropy(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, scales: Tensor, chunks: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        scales: Tensor,
+        chunks: int,
+        dtype: torch.dtype,
     ) -> Tensor:
-        N, V = len(hidden), len(weight)
-        wide = wide_dtype(weight)
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
-        d_bias = torch.zeros(V, dtype=wide, device=weight.device)
-        loss = torch.zeros((), dtype=wide, device=weight.device)
-        size = max(1, -(-N // chunks))
-        buffer = hidden.new_empty(min(size, N), -(-V // ALIGNMENT) * ALIGNMENT)
-        for start in range(0, N, size):
-            rows = slice(start, min(start + size, N))
-            logits = buffer[: rows.stop - rows.start, :V]
-            torch.addmm(bias, hidden[rows], weight.T, out=logits)
-            loss += cross_entropy_in_place(logits, labels[rows], scales[rows]).sum()
-            torch.mm(logits, weight, out=d_hidden[rows])
-            for first in range(0, V, WORDS):
-                words = slice(first, first + WORDS)
-                d_weight[words] += logits[:, words].T @ hidden[rows]
-                d_bias[words] += logits[:, words].sum(dim=0, dtype=wide)
-        ctx.gradients = (d_hidden, d_weight, d_bias)
-        ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype)
+        with torch.autocast(weight.device.type, enabled=False):
+            ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype)
+            hidden, weight, bias = (x.to(dtype) for x in (hidden, weight, bias))
+            loss, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, scales, chunks)
         return loss
 
     @staticmethod
@@ -126,7 +143,19 @@ class _LinearCrossEntropy(Function):
             raise RuntimeError("linear_cross_entropy: expected no derivative of its gradient, which is not implemented")
         gradients, ctx.gradients = ctx.gradients, None
         scaled = (g.mul_(d_loss).to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True))
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of the products and logits: that of `weight`; under autocast to bfloat16, for float32, bfloat16.
+
+    Not float16: gradients of the logits are computed before a gradient scaler's factor is known, and divided by the
+    number of rows, so most would be below float16's smallest number.
+    """
+    device = weight.device.type
+    if weight.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.bfloat16 if torch.get_autocast_dtype(device) == torch.bfloat16 else torch.float32
+    return weight.dtype
 
 
 def linear_cross_entropy(
@@ -144,9 +173,16 @@ def linear_cross_entropy(
     count: what the sum is divided by instead of the number of those rows, for one process of several.
     weights: (N,) numbers of at least 0; the sum is that of w · cross-entropy, divided by Σ w unless `count` is given.
 
-    The loss is float32, or float64 for float64. Its gradients are computed with it; one backward pass is possible.
-    Raises TypeError or ValueError, naming the argument.
+    The loss is float32, or float64 for float64. Under autocast, products and logits have the `product_dtype`. The
+    gradients are computed with the loss; one backward pass is possible. Raises TypeError or ValueError, naming the
+    argument.
     """
+    check_floats(hidden=hidden)
+    check_floats(weight=weight)
+    dtype = product_dtype(weight)
+    if torch.is_autocast_enabled(weight.device.type):
+        # What precedes this may be in half precision then.
+        hidden = hidden.to(weight.dtype)
     check_floats(hidden=hidden, weight=weight, bias=bias)
     check_integers("labels", labels, (torch.int64, torch.int32))
     check_shape("hidden", hidden, (None, None), "(N, E)")
@@ -166,10 +202,11 @@ def linear_cross_entropy(
     if not len(rows) or (weights is not None and not scales.any()):
         return hidden.sum() * 0.0 + weight.sum() * 0.0 + bias.sum() * 0.0 + float("nan")
     if chunks is None:
-        chunks = -(-len(rows) * len(weight) * weight.element_size() // BUDGET)
+        chunks = -(-len(rows) * len(weight) * dtype.itemsize // BUDGET)
     loss: Tensor = _LinearCrossEntropy.apply(
         *(hidden[rows], weight, bias, labels),
         scales / (scales.sum() if count is None else count),
         check_count("chunks", chunks),
+        dtype,
     )
     return loss

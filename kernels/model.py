@@ -7,9 +7,9 @@
 A call is packed on entry if possible: padding is removed once, everything is computed on tokens alone, and padding is
 restored once. Only the number of tokens is read on the way, so a call is one graph for `torch.compile(fullgraph=True)`.
 
-Training runs on the kernels too, packed: each has a backward pass. In float64, without Triton and under autocast, the
-same is computed in plain torch; in training packed too on a CPU, elsewhere on the rectangle. Dropout drops what the
-reference's does, given the same seeds.
+Training runs on the kernels too, packed: each has a backward pass. In float64 and without Triton, the same is computed
+in plain torch; in training packed too on a CPU, elsewhere on the rectangle. Autocast runs on the kernels as well; which
+dtypes it gets is in `encoder.py`. Dropout drops what the reference's does, given the same seeds.
 
 Twin: reference/model.py.
 """
@@ -125,7 +125,7 @@ class ErnieMModel(PretrainedModel):
         plain = self._is_plain(like, differentiates)
         # In training, the rectangle: where plain torch cannot read lengths, and for what was put on the embeddings.
         packs = all_untouched(self.embeddings, KINDS) and (not plain or eager_on_cpu(like))
-        layout = choose_layout(inputs, plain, (differentiates and not packs) or wanted[1])
+        layout = choose_layout(inputs, plain, (differentiates and not packs) or wanted[1], wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         # With gradients, a trace records every value. The kernel for first tokens drops nothing.
         first_only = first_only and not drops and not (differentiates and tracing())
@@ -194,17 +194,17 @@ class ErnieMModel(PretrainedModel):
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
     def _is_plain(self, like: Tensor, differentiates: bool) -> bool:
-        """Whether to compute in plain torch: where no kernel runs, for the dtypes that autocast picks, under the
-        transforms of `torch.func`, and for a trace of a training step, which records every value."""
-        autocast = torch.is_autocast_enabled(like.device.type)
-        return autocast or transformed() or not runs_triton(like) or (differentiates and tracing())
+        """Whether to compute in plain torch: where no kernel runs, under the transforms of `torch.func`, and for a
+        trace of a training step, which records every value."""
+        return transformed() or not runs_triton(like) or (differentiates and tracing())
 
     def _differentiates(self, vectors: Tensor | None) -> bool:
         """Whether a gradient may be asked for.
 
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """
-        if torch.is_autocast_enabled(self.like(vectors).device.type) or transformed():
+        like = self.like(vectors)
+        if transformed() or (torch.is_autocast_enabled(like.device.type) and not runs_triton(like)):
             return True
         return torch.is_grad_enabled() and (
             (vectors is not None and vectors.requires_grad)

@@ -24,7 +24,8 @@ from torch.autograd import Function
 from .dropping import ProbabilityDrops
 from .padding import sequence_of_tokens
 from .runtime.dispatch import eager_on_cpu, wants_derivative
-from .runtime.dtypes import wide_dtype
+from .runtime.dtypes import wide_dtype, widen
+from .trace import record
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -200,3 +201,28 @@ def _in_rectangle(
     place = place.clamp(max=B * S - 1)
     at_tokens = context.transpose(1, 2).reshape(B * S, H, D)[place]
     return at_tokens, lse.transpose(0, 1).reshape(H, B * S)[:, place].to(torch.float32)
+
+
+def padded_attention(
+    qkv: Tensor, mask: Tensor | None, head_mask: Tensor | None, drop: Callable[[Tensor], Tensor] | None, name: str
+) -> tuple[Tensor, Tensor]:  # (B, S, 3, H, D) -> (B, S, H, D), (B, H, S, S)
+    """The context and its attention probabilities, in plain torch; scores and softmax in float32.
+
+    `mask` as in `Padded`; a row that may attend to nothing is 0. `drop` is applied to the probabilities.
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
+    scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
+    if mask is None:
+        probs = scores.softmax(dim=-1)
+    elif mask.dtype == torch.bool:
+        # The lowest finite number, not -inf: in a fully masked row, -inf would turn the gradient into nan.
+        lowest = torch.finfo(scores.dtype).min
+        probs = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
+    else:
+        probs = (scores + mask).softmax(dim=-1)
+    probs = probs.to(qkv.dtype)
+    if drop is not None:
+        probs = drop(probs)
+    if head_mask is not None:
+        probs = probs * head_mask[:, None, None]
+    return (record(f"{name}.probs", probs) @ v).transpose(1, 2), probs

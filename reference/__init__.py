@@ -20,7 +20,7 @@ from .attention import attention, attention_vjp, packed_attention, packed_attent
 from .compare import compare
 from .compat import MOVED, announce
 from .config import ErnieMConfig
-from .dropout import dropout
+from .dropout import dropout, dropout_vjp
 from .embedding import embed, embed_vjp
 from .erf import erf
 from .first_token import first_token_attention, first_token_attention_vjp
@@ -63,6 +63,7 @@ __all__ = [
     "compare",
     "cu_seqlens",
     "dropout",
+    "dropout_vjp",
     "embed",
     "embed_vjp",
     "erf",

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from planted_attention import store
 from torch import Tensor
+
+from ernie_m.reference.dropout import random_bits
 
 
 def total(values: Tensor, like: Tensor, fault: str) -> Tensor:  # (N, E) -> (E,)
@@ -110,7 +113,23 @@ def summed(table: Tensor, ids: Tensor, dz: Tensor, fault: str) -> Tensor:
     return store(found.index_add(0, ids, dz), table)
 
 
+def dropout_vjp(dy: Tensor, p: float, seed: int, tokens: Tensor, fault: str = "right") -> Tensor:
+    """dx."""
+    counted = torch.arange(len(dy)) if fault == "counted in order" else tokens.long()
+    seed = seed + 1 if fault == "other bits" else seed % 2**63 if fault == "seed of 63 bits" else seed
+    bits = torch.from_numpy(random_bits(seed, counted.numpy(), dy.shape[-1] + 1).astype(np.int64))
+    bits = bits[:, 1:] if fault == "next column" else bits[:, :-1]
+    dropped = (bits < round(p * 2**32)) ^ (fault == "the others")
+    scale = {"no scale": 1.0, "scale twice": (1 - p) ** -2, "scale by p": 1 / p}.get(fault, 1 / (1 - p))
+    wide = torch.ones_like(dy).float() if fault == "ones" else dy.float()
+    dx = torch.where(dropped, 0.0, wide * scale)
+    if fault == "last column":
+        dx = torch.cat([dx[:, :-1], wide[:, -1:] * scale], 1)
+    return store(dx, dy)
+
+
 KERNELS: dict[str, Any] = {
+    "dropout_vjp": dropout_vjp,
     "bias_gelu_vjp": bias_gelu_vjp,
     "add_layer_norm_vjp": add_layer_norm_vjp,
     "embed_vjp": embed_vjp,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention_vjp import packed_attention_vjp
+from ..dropout import dropout, dropout_vjp
 from ..embedding import embed_vjp
 from ..first_token import first_token_attention_vjp
 from ..gelu import bias_gelu_vjp
@@ -60,6 +61,24 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
     width = dtype.itemsize
     return case(make, bias_gelu_vjp, plain, work_of.bias_gelu_vjp(size, T, width), T * columns * width)
+
+
+def dropout_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """dropout_vjp on a batch's tokens, next to torch's own, which reads a mask that its forward has kept."""
+    T, E, p = batch.tokens, size.hidden, 0.1
+    seed, tokens = torch.tensor(5, device=device), torch.arange(T, device=device)
+    mask = dropout(torch.ones(T, E, device=device, dtype=dtype), p, seed, tokens) != 0
+
+    def make() -> tuple[Tensor]:
+        return (torch.randn(T, E, device=device, dtype=dtype),)
+
+    def plain(dy: Tensor) -> Tensor:
+        return aten.native_dropout_backward(dy, mask, 1.0 / (1.0 - p))
+
+    work = work_of.dropout_vjp(size, T, dtype.itemsize)
+    inputs = sets(make, work, T * E * dtype.itemsize)
+    calls = rotating(inputs, {OURS: lambda dy: dropout_vjp(dy, p, seed, tokens), "eager, mask kept": plain})
+    return Measured(calls, work.floor, plug=plugged(inputs, lambda dy: (dy, p, seed, tokens)))
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -164,6 +183,7 @@ GRADIENTS: dict[str, Maker] = {
     "packed_attention_vjp": attention_case,
     "first_token_attention_vjp": first_token_case,
     "bias_gelu_vjp": gelu_case,
+    "dropout_vjp": dropout_case,
     "add_layer_norm_vjp": layer_norm_case,
     "embed_vjp": embed_case,
 }

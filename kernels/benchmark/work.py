@@ -126,6 +126,11 @@ def bias_gelu_vjp(size: Size, T: int, width: int) -> Work:
     return Work(0.0, (3 * T + 2) * size.intermediate * width)
 
 
+def dropout_vjp(size: Size, T: int, width: int) -> Work:
+    """The cotangent read, the gradient written, and the tokens' indices."""
+    return Work(0.0, 2 * T * size.hidden * width + 8 * T)
+
+
 def add_layer_norm_vjp(size: Size, T: int, width: int) -> Work:
     """The cotangent, x and residual read, two gradients of their shape written; five vectors."""
     return Work(0.0, (5 * T + 5) * size.hidden * width)

@@ -113,6 +113,11 @@ def _embedding_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
     return {"dy": normal(rows, columns), **without_beta(_embedding(normal, rows, columns))}
 
 
+def _dropout_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
+    tokens = np.random.default_rng(rows).integers(0, 2**20, rows)
+    return {"dy": normal(rows, columns), "p": 0.1, "seed": 2**64 - 59, "tokens": tokens}
+
+
 def _own_tokens(inputs: Inputs, rows: Array, name: str) -> tuple[Inputs, Array]:
     """The sequences that contain these tokens."""
     ends = inputs["cu_seqlens"].astype(np.int64)
@@ -190,6 +195,8 @@ def _head(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | 
 FAMILIES = {
     "embed": _rows(_embedding, lambda name, value: name.endswith("_ids")),
     "embed_vjp": _rows(_embedding_vjp, None, None),
+    # The interpreter takes 20 ms for the bits of a program.
+    "dropout_vjp": _rows(_dropout_vjp, None, FEW),
     "packed_attention": _sequences(_packed, 3, lambda inputs, rows: _own_tokens(inputs, rows, "qkv")),
     "first_token_attention": _sequences(_first, 2, _own_sequences),
     "packed_attention_vjp": _whole(_sequences(_packed_vjp, 3, _own_sequences)),

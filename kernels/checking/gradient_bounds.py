@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.reference.array import Array
+from ernie_m.reference.dropout import dropout_vjp as exact_dropout_vjp
 from ernie_m.reference.embedding import POSITION_OFFSET, sum_by_row
 from ernie_m.reference.embedding import embed_vjp as exact_embed_vjp
 from ernie_m.reference.gelu import bias_gelu_vjp as exact_bias_gelu_vjp
@@ -31,6 +32,12 @@ def summed(format: Format, exact: Array, terms: Array, error: Array, large: Any 
     size = np.abs(terms).sum(0)
     off = error.sum(0) + chain(N) * EPS * (size + error.sum(0))
     return expected(format, exact, off, np.maximum(size, large), terms=max(N, 1))
+
+
+def dropout_vjp(format: Format, dy: Array, p: float, seed: int, tokens: Array) -> Expected:  # (N, E), (N,)
+    """What is kept is multiplied by 1/(1 − p), a factor that is itself rounded, or divided; what is dropped is 0."""
+    exact = exact_dropout_vjp(dy, p, seed, tokens)
+    return expected(format, exact, 2 * EPS * np.abs(exact), np.abs(exact))
 
 
 def bias_gelu_vjp(format: Format, dy: Array, x: Array, bias: Array) -> Expected:  # (..., F) x 2, (F,)

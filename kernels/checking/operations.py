@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import attention, attention_groups, attention_vjp, dropped_layer_norm, embedding, first_token, gelu, layer_norm
-from . import attention_bounds, attention_gradient_bounds, bounds, drawing, gradient_bounds
+from .. import attention, attention_groups, dropped_layer_norm, embedding, first_token, gelu, layer_norm
+from . import attention_bounds, bounds, drawing
 from .bounds import Expected
 from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
+from .gradients import GRADIENTS
 from .operation import Inputs as Inputs
 from .operation import Operation as Operation
 from .operation import joined
@@ -47,15 +48,6 @@ OPERATIONS: dict[str, Operation] = {
         crop=one_number,
         kernel=gelu.bias_gelu,
         variants=gelu.variants,
-    ),
-    "bias_gelu_vjp": Operation(
-        call="f(dy, x, bias)",
-        expected=gradient_bounds.bias_gelu_vjp,
-        results=("dx", "dbias"),
-        draw=drawn_rows(dy=2, x=2, bias=1),
-        fixed=lambda normal: {"dy": normal(16, 4096), "x": 1.5 * normal(16, 4096), "bias": normal(4096)},
-        kernel=gelu.bias_gelu_vjp,
-        variants=gelu.variants_backward,
     ),
     "softmax": Operation(
         call="f(scores)",
@@ -87,16 +79,6 @@ OPERATIONS: dict[str, Operation] = {
         kernel=layer_norm.add_layer_norm,
         variants=joined(layer_norm.variants, dropped_layer_norm.variants),
     ),
-    "add_layer_norm_vjp": Operation(
-        call="f(dy, x, bias, residual, gamma, eps)",
-        expected=gradient_bounds.add_layer_norm_vjp,
-        results=("dx", "dbias", "dresidual", "dgamma", "dbeta"),
-        draw=drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0),
-        fixed=lambda normal: drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0).at(normal, 16, 4096),
-        kernel=layer_norm.add_layer_norm_vjp,
-        variants=joined(layer_norm.variants_backward, dropped_layer_norm.variants_backward),
-        examples=12,
-    ),
     "embed": Operation(
         call="f(input_ids, position_ids, word, position, gamma, beta, eps)",
         expected=bounds.embed,
@@ -105,16 +87,6 @@ OPERATIONS: dict[str, Operation] = {
         crop=one_token,
         kernel=embedding.embed,
         variants=embedding.variants,
-    ),
-    "embed_vjp": Operation(
-        call="f(dy, input_ids, position_ids, word, position, gamma, eps)",
-        expected=gradient_bounds.embed_vjp,
-        results=("dword", "dposition", "dgamma", "dbeta"),
-        draw=drawing.draw_embedding_vjp,
-        fixed=drawing.fixed_embedding_vjp,
-        kernel=embedding.embed_vjp,
-        variants=embedding.variants_backward,
-        examples=12,
     ),
     "packed_attention": Operation(
         call="f(qkv, cu_seqlens)",
@@ -135,36 +107,13 @@ OPERATIONS: dict[str, Operation] = {
         variants=first_token.variants,
         examples=12,
     ),
-    "packed_attention_vjp": Operation(
-        call="f(d_context, qkv, cu_seqlens)",
-        expected=attention_gradient_bounds.packed_attention_vjp,
-        draw=drawing.draw_attention_vjp,
-        fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
-        kernel=attention_vjp.packed_attention_vjp,
-        variants=joined(attention_vjp.variants_backward, attention_groups.variants_backward),
-        examples=12,
-    ),
-    "first_token_attention_vjp": Operation(
-        call="f(d_context, q, kv, cu_seqlens)",
-        expected=attention_gradient_bounds.first_token_attention_vjp,
-        results=("dq", "dkv"),
-        draw=drawing.draw_first_token_vjp,
-        fixed=lambda normal: {
-            "d_context": normal(4, 8, 128),
-            "q": normal(4, 8, 128),
-            "kv": normal(365, 2, 8, 128),
-            "cu_seqlens": SHORT_LENGTHS,
-        },
-        kernel=first_token.first_token_attention_vjp,
-        variants=first_token.variants_backward,
-        examples=12,
-    ),
     "attention_head": Operation(
         call="f(q, k, v)",
         expected=attention_bounds.attention_head,
         draw=drawing.draw_head,
         fixed=lambda normal: {name: normal(300, 64) for name in "qkv"},
     ),
+    **GRADIENTS,
 }
 
 

@@ -15,6 +15,7 @@ INTERRUPTED = 130
 # Where Python looks for the module of -m, argv[0] is still "-m".
 PROGRAMS = {
     "ernie_m.reference": "ernie-m",
+    "ernie_m.reference.training.corpus": "corpus",
     "ernie_m.kernels": "ernie_m.kernels",
     "ernie_m.kernels.cli.interpreted": "ernie_m.kernels",
 }

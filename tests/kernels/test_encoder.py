@@ -150,31 +150,22 @@ def test_half_precision_keeps_statistics_and_softmax_in_float32(dtype: str, how:
     assert np.sqrt(np.mean(error**2) / np.mean(truth**2)) <= 1.25 * 0.42 * u * 10**0.5
 
 
-@pytest.mark.parametrize("grad", [False, True])
-def test_autocast_takes_the_plain_path(grad: bool) -> None:
-    """Autocast changes the dtype of products, which kernels would reject; the output keeps the weights' dtype."""
-    model = pair(dtype=np.float32)[1]
-    batch = tensors({"input_ids": ids_like(MASK), "attention_mask": MASK})
-    with torch.set_grad_enabled(grad):
-        exact = model(**batch).last_hidden_state
-        with torch.autocast("cpu", torch.bfloat16):
-            found = model(**batch).last_hidden_state
-    assert found.dtype == torch.float32
-    # More than float32 rounding explains: bfloat16 was computed in.
-    assert 1e-4 < float((found - exact).detach().abs().max()) < 0.25
-
-
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("grad", [False, True])
-def test_autocast_of_a_packed_call(dtype: torch.dtype, grad: bool) -> None:
-    """Scores are then in half precision, whose numbers the mask must not leave."""
+@pytest.mark.parametrize("packed", [False, True])
+def test_autocast_rounds_products_alone(packed: bool, dtype: torch.dtype, how: str) -> None:
+    """The output keeps the weights' dtype. In plain torch, the scores of a packed call are in half precision, whose
+    numbers the mask must not leave. (`test_autocast.py` has training, and the errors.)"""
     model = pair(dtype=np.float32)[1]
-    given = (torch.arange(2, 9), torch.tensor([0, 2, 2, 7], dtype=torch.int32), 5)
-    with torch.set_grad_enabled(grad):
-        exact = model.packed(*given).last_hidden_state
+    cu = torch.tensor([0, 2, 2, 7], dtype=torch.int32)
+    batch = tensors({"input_ids": ids_like(MASK), "attention_mask": MASK})
+    call = (lambda: model.packed(torch.arange(2, 9), cu, 5)) if packed else (lambda: model(**batch))
+    with way(how):
+        exact = call().last_hidden_state
         with torch.autocast("cpu", dtype):
-            found = model.packed(*given).last_hidden_state
+            found = call().last_hidden_state
     assert found.dtype == torch.float32
+    # More than float32 rounding explains: half precision was computed in.
     assert 1e-5 < float((found - exact).detach().abs().max()) < 0.25
 
 

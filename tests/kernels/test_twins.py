@@ -11,7 +11,7 @@ import pytest
 
 OPERATIONS = {
     "attention": ["packed_attention"],
-    "dropout": ["dropout", "random_bits", "philox"],
+    "dropout": ["dropout", "dropout_vjp", "random_bits", "philox"],
     "embedding": ["embed", "embed_vjp"],
     "first_token": ["first_token_attention", "first_token_attention_vjp"],
     "gelu": ["bias_gelu", "bias_gelu_vjp"],

@@ -283,7 +283,9 @@ def test_gradients_of_what_is_invariant_are_zero_to_rounding(seed: int, S: int) 
     x, gamma, dy = normal(seed, (3, S), (S,), (3, S))
     dx, _, _ = ernie.layer_norm_vjp(dy, x, gamma, EPS)
     s = np.sqrt(x.var(axis=-1) + EPS)
-    assert (np.abs(dx.sum(axis=-1)) <= 16 * S * U64 * S * np.abs(dy * gamma).max(axis=-1) / s).all()
+    # Where a row's numbers are nearly equal, their mean's rounding is many times u of their spread.
+    size = S * np.abs(dy * gamma).max(axis=-1) / s * (1 + np.abs(x).max(axis=-1) / s)
+    assert (np.abs(dx.sum(axis=-1)) <= 16 * S * U64 * size).all()
     q, k, v, dy = normal(seed, *[(2, S, 4)] * 4)
     _, dk, _ = ernie.attention_vjp(dy, q, k, v)
     # A key bias adds the same to all scores of a query.
@@ -317,7 +319,7 @@ VJPS: dict[str, Callable[[Any], Any]] = {
         a(2, 2, 4), a(2, 2, 4), a(3, 2, 2, 4), np.array([0, 1, 3])
     ),
     "embed": lambda a: ernie.embed_vjp(a(3, 4), np.array([0, 1, 1]), np.array([0, 1, 2]), a(5, 4), a(5, 4), a(4), EPS),
-    "dropout": lambda a: ernie.dropout(a(3, 4), 0.5, 1),
+    "dropout": lambda a: ernie.dropout_vjp(a(3, 4), 0.5, 1),
     "cross_entropy": lambda a: cross_entropy_vjp(a(), a(3, 4), np.array([0, 1, -100])),
     "binary": lambda a: binary_cross_entropy_vjp(a(), a(3, 4), a(3, 4)),
     "squared_error": lambda a: squared_error_vjp(a(), a(3, 4), a(3, 4)),

@@ -85,7 +85,7 @@ def test_kernels_that_ignore_strides_are_refused(op: str) -> None:
     """Each argument alone; embedding tables and lengths too."""
     names = OPERATIONS[op].call[2:-1].split(", ")
     for i, name in enumerate(names):
-        if name == "eps":
+        if name in ("eps", "p", "seed"):
             continue
         failure = failure_of(replaced(planted.KERNELS[op], i, as_if_contiguous), op)
         assert f"{name} " in failure.case.origin and "in memory" in failure.case.origin

@@ -32,6 +32,20 @@ def test_check_catches_each_planted_fault(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "fault",
+    [
+        *("counted in order", "other bits", "seed of 63 bits", "next column", "the others", "no scale", "scale twice"),
+        *("scale by p", "ones", "last column"),
+    ],
+)
+def test_check_catches_the_faults_of_dropouts_gradient(fault: str) -> None:
+    """Not by their size: each is refused in bfloat16 too."""
+    wrong = functools.partial(planted.KERNELS["dropout_vjp"], fault=fault)
+    with pytest.raises(Failure):
+        check(wrong, "dropout_vjp", dtypes=["bfloat16"], examples=EXAMPLES, quick=True)
+
+
+@pytest.mark.parametrize(
     ("name", "bound"),
     [
         ("scale off by 0.3 %", "rms"),

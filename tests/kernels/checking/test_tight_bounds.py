@@ -154,6 +154,10 @@ CONDITIONS = {
     "embed": Condition(
         embedded, lambda input_ids, position_ids, word, position, gamma, beta, eps: terms(gamma, beta, 1)
     ),
+    "dropout_vjp": Condition(
+        lambda normal: {"dy": normal(ROWS, 9), "p": 0.3, "seed": 2, "tokens": np.arange(ROWS)},
+        lambda dy, p, seed, tokens: np.abs(reference.dropout(dy, p, seed, tokens)),
+    ),
     "bias_gelu_vjp": Condition(
         lambda normal: {"dy": normal(ROWS, 9), "x": 3 * normal(ROWS, 9), "bias": normal(9)},
         lambda dy, x, bias: np.concatenate([np.abs(dy).ravel(), np.abs(dy).sum(0)]),

@@ -1,0 +1,85 @@
+"""The rows of the registry (`operations`) for gradients.
+
+Each takes the cotangent first, then the forward's inputs. Dropout's gradient is dropout: its kernel is the forward's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ernie_m.reference.array import Array
+
+from .. import attention_groups, attention_vjp, dropout, dropped_layer_norm, embedding, first_token, gelu, layer_norm
+from . import attention_gradient_bounds, drawing, gradient_bounds
+from .drawing import LENGTHS, SHORT_LENGTHS, drawn_rows
+from .letters import Made, drawn
+from .operation import Operation, joined
+
+
+def token_indices(rng: Any, N: int) -> Array:  # -> (N,)
+    """Indices of tokens in a large batch, in no order; a later process's tokens do not begin at 0."""
+    return rng.integers(0, 2**20, N)
+
+
+GRADIENTS: dict[str, Operation] = {
+    "bias_gelu_vjp": Operation(
+        call="f(dy, x, bias)",
+        expected=gradient_bounds.bias_gelu_vjp,
+        results=("dx", "dbias"),
+        draw=drawn_rows(dy=2, x=2, bias=1),
+        fixed=lambda normal: {"dy": normal(16, 4096), "x": 1.5 * normal(16, 4096), "bias": normal(4096)},
+        kernel=gelu.bias_gelu_vjp,
+        variants=gelu.variants_backward,
+    ),
+    "add_layer_norm_vjp": Operation(
+        call="f(dy, x, bias, residual, gamma, eps)",
+        expected=gradient_bounds.add_layer_norm_vjp,
+        results=("dx", "dbias", "dresidual", "dgamma", "dbeta"),
+        draw=drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0),
+        fixed=lambda normal: drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0).at(normal, 16, 4096),
+        kernel=layer_norm.add_layer_norm_vjp,
+        variants=joined(layer_norm.variants_backward, dropped_layer_norm.variants_backward),
+        examples=12,
+    ),
+    "embed_vjp": Operation(
+        call="f(dy, input_ids, position_ids, word, position, gamma, eps)",
+        expected=gradient_bounds.embed_vjp,
+        results=("dword", "dposition", "dgamma", "dbeta"),
+        draw=drawing.draw_embedding_vjp,
+        fixed=drawing.fixed_embedding_vjp,
+        kernel=embedding.embed_vjp,
+        variants=embedding.variants_backward,
+        examples=12,
+    ),
+    "packed_attention_vjp": Operation(
+        call="f(d_context, qkv, cu_seqlens)",
+        expected=attention_gradient_bounds.packed_attention_vjp,
+        draw=drawing.draw_attention_vjp,
+        fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
+        kernel=attention_vjp.packed_attention_vjp,
+        variants=joined(attention_vjp.variants_backward, attention_groups.variants_backward),
+        examples=12,
+    ),
+    "first_token_attention_vjp": Operation(
+        call="f(d_context, q, kv, cu_seqlens)",
+        expected=attention_gradient_bounds.first_token_attention_vjp,
+        results=("dq", "dkv"),
+        draw=drawing.draw_first_token_vjp,
+        fixed=lambda normal: {
+            "d_context": normal(4, 8, 128),
+            "q": normal(4, 8, 128),
+            "kv": normal(365, 2, 8, 128),
+            "cu_seqlens": SHORT_LENGTHS,
+        },
+        kernel=first_token.first_token_attention_vjp,
+        variants=first_token.variants_backward,
+        examples=12,
+    ),
+    "dropout_vjp": Operation(
+        call="f(dy, p, seed, tokens)",
+        expected=gradient_bounds.dropout_vjp,
+        draw=drawn(dy="N E", p=(0.1, 0.5, 0.9), seed=(5, 2**64 - 59), tokens=Made("N", token_indices)),
+        kernel=dropout.dropout_vjp,
+        variants=dropout.variants,
+    ),
+}
