@@ -18,6 +18,8 @@ COMMANDS = {
     "bench": "time the kernels and the encoder on a GPU, next to the alternatives",
     "compile": "compile every kernel for several GPUs (none is needed) and report on the machine code",
     "check": "check your own kernel against an operation's definition",
+    "pretrain": "train a masked language model with the paper's objectives",
+    "finetune": "train a model for a task: classify, tag, answer, choose, extract",
 }
 
 

@@ -49,6 +49,8 @@ def train(
     total: int,
     warmup: int = 0,
     limit: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
     weight_decay: float = 0.01,
     layer_decay: float = 1.0,
     rng: np.random.Generator | None = None,
@@ -58,7 +60,7 @@ def train(
 
     batches: the arguments of a call, with its targets: `{"input_ids": ..., "attention_mask": ..., "labels": ...}`.
     rate, warmup: the highest learning rate, and how many steps rise to it; then it falls to 0 at `total`.
-    limit: gradients are clipped to this norm.
+    limit: gradients are clipped to this norm. betas, eps, weight_decay: as in `adamw_step`.
     layer_decay: the factor of the learning rate from each layer to the one below.
     rng: enables dropout.
     state: continue from a `TrainingStep`'s state instead of starting afresh.
@@ -76,6 +78,6 @@ def train(
         clipped, norm = clip_by_global_norm(flatten(gradients), limit)
         factor = warmup_then_linear(number, warmup, total)
         now = {path: own * factor for path, own in rates.items()}
-        arrays, state = adamw_step(arrays, clipped, state, now, weight_decay=weight_decay)
+        arrays, state = adamw_step(arrays, clipped, state, now, betas, eps, weight_decay)
         model = type(model)(model.config, unflatten(arrays))
         yield TrainingStep(number, loss, norm, rate * factor, model, state)

@@ -236,7 +236,13 @@ def test_directory_removes_what_it_made(
 
 
 # The way itself, and a module that writes only into a temporary folder of its own.
-EXCEPTIONS = ("tokenizer/files.py", "kernels/machine_code/children.py")
+# A log grows line by line, and shards are written in a folder that gets its name when all is there.
+EXCEPTIONS = (
+    "tokenizer/files.py",
+    "kernels/machine_code/children.py",
+    "kernels/training/logs.py",
+    "reference/training/shards.py",
+)
 WRITES = ("write_text", "write_bytes", "tofile", "replace", "rename", "copy", "copyfile", "move")
 
 

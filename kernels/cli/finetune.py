@@ -1,0 +1,179 @@
+"""`python -m ernie_m.kernels finetune`: train a head, and the model below it, on labelled texts."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ernie_m.reference.config import ErnieMConfig
+from ernie_m.reference.training.labelled import read_labelled
+from ernie_m.reference.training.shards import fingerprint
+from ernie_m.tokenizer import ErnieMTokenizer
+
+from ..training import JOBS, FineTuning, Group, Settings, group, train
+from ..training.encoding import Row
+from ..training.finetuning import predict
+from ..training.jobs import Job
+from .runs import changed, prepare, stopping
+
+DESCRIPTION = """\
+Train a head, and the model below it, on labelled texts. Files (UTF-8, all texts of a file in one of these forms):
+
+  classify  .jsonl {"text": "A cat.", "label": "animal"}, perhaps with "pair"; .csv, .tsv with a header text,label
+  tag       .conll, .txt: a token on each line, its tag (O, B-name, I-name) last, an empty line after a sentence;
+            .jsonl {"text": "Ada is here.", "spans": [{"start": 0, "end": 3, "label": "name"}]}
+  answer    .json as SQuAD 1.1 or 2.0; .jsonl {"question", "context", "answers": {"text": [], "answer_start": []}}
+  choose    .jsonl {"prompt": "A cat", "choices": ["barks.", "purrs."], "label": 1}
+  extract   .jsonl {"content", "prompt", "result_list": [{"text", "start", "end"}]} as UIE's; or as for tag, where each
+            label is a prompt
+"""
+EPILOG = """\
+By default, as ERNIE-M's recipes do, the learning rate rises for a tenth of the steps, and falls from each layer to the
+one below to 0.8 of it. --set changes any of kernels/training/settings.py: layer_decay=1, warmup=100, patience=3.
+OUT holds checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/, for this package and for
+transformers, the model that is best on --validation (accuracy; F1 of spans or of answers), without it the last one.
+SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there. For each --test file a line of JSON is
+printed. With several processes: torchrun --nproc-per-node 2 -m ernie_m.kernels finetune ..."""
+# ERNIE-M's recipes.
+LAYER_DECAY, WARMUP = 0.8, 0.1
+LONGEST = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    add = parser.add_argument
+    add("task", metavar="TASK", choices=JOBS, help=f"one of {', '.join(JOBS)}")
+    add("--model", metavar="DIR", type=Path, required=True, help="begin with this checkpoint and its tokenizer")
+    add("--data", metavar="FILE", type=Path, nargs="+", required=True, help="texts to train on")
+    add("--validation", metavar="FILE", type=Path, nargs="+", default=[], help="texts to choose the best model by")
+    add("--test", metavar="FILE", type=Path, nargs="+", default=[], help="texts to measure the best model on, each")
+    add("--out", metavar="OUT", type=Path, required=True, help="directory of the run")
+    add("--epochs", metavar="N", type=int, default=5, help="how often each text is seen (5)")
+    add("--batch", metavar="N", type=int, default=32, help="texts, or windows of texts, of a batch (32)")
+    add("--rate", metavar="RATE", type=float, default=5e-5, help="the highest learning rate (5e-5)")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="another setting, see below")
+    add("--longest", metavar="N", type=int, help=f"tokens of a row ({LONGEST}, or the most that the model can read)")
+    add("--resume", action="store_true", help="go on with the run in OUT, if there is one")
+    add("--device", choices=["cpu", "cuda"], help="by default a GPU if there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and measure, and return the exit code."""
+    task, out = arguments.task, arguments.out
+    data, held_out = (read_all(task, files) for files in (arguments.data, arguments.validation))
+    tests = {path: read_labelled(task, path) for path in arguments.test}
+    tokenizer = ErnieMTokenizer.from_pretrained(arguments.model)
+    config = ErnieMConfig.from_pretrained(arguments.model)
+    job = JOBS[task](tokenizer, row_length(arguments.longest, config), data)
+    job.keep_order(list(config.id2label.values()))
+    with group(arguments.device) as processes:
+        resumed = prepare(out, arguments.resume, processes)
+        rows = tokenised(job, data, "to learn from", processes)
+        validation = tokenised(job, held_out, "to validate on", processes)
+        rows = job.learnable(rows)
+        settings = settings_of(arguments, len(rows), processes)
+        per_step = settings.accumulate * processes.size
+        learning = FineTuning(job, rows, arguments.batch, out, per_step, settings.seed, held_out, validation)
+        model = start(arguments.model, job, settings, rows)
+        made_of = {
+            "task": task,
+            "settings": settings.as_dict(),
+            "files": [digest(path) for path in (*arguments.data, *arguments.validation)],
+            "labels": list(job.labels),
+            "longest": job.encoder.longest,
+            "batch": arguments.batch,
+            "tokenizer": fingerprint(tokenizer),
+            "batches of a step": per_step,
+        }
+        with stopping(processes):
+            train(model, learning, settings, out, processes, made_of, resumed)
+        if processes.leads:
+            print(f"model and tokenizer: {out / 'model'}", file=sys.stderr)
+            measure(job, tests, out / "model", processes)
+        processes.wait()
+    return 0
+
+
+def read_all(task: str, files: Sequence[Path]) -> list[Any]:
+    """The records of some files."""
+    return [record for path in files for record in read_labelled(task, path)]
+
+
+def row_length(wanted: int | None, config: ErnieMConfig) -> int:
+    """How many tokens a row may have. Raises ValueError if the model cannot read as many as wanted."""
+    if wanted is not None and wanted > config.max_length:
+        raise ValueError(f"--longest: expected at most {config.max_length}, which the model can read, got {wanted}")
+    return min(LONGEST, config.max_length) if wanted is None else wanted
+
+
+def tokenised(job: Job, records: Sequence[Any], purpose: str, processes: Group) -> list[Any]:
+    """The rows of some records; the first process tells what did not fit."""
+    job.encoder.notes.clear()
+    rows = job.rows(records) if records else []
+    if processes.leads and records:
+        notes = "".join(f"; {count:,} {what}" for what, count in sorted(job.encoder.notes.items()) if count)
+        print(f"{len(records):,} records {purpose}, {len(rows):,} rows{notes}", file=sys.stderr)
+    return rows
+
+
+def settings_of(arguments: argparse.Namespace, rows: int, processes: Group) -> Settings:
+    """The settings of the command line, with an epoch between evaluations, and ERNIE-M's warm-up and decay."""
+    changes = changed(arguments.set)
+    for name in ("epochs", "batch"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    accumulate = changes.get("accumulate", 1)
+    batches = accumulate * processes.size if isinstance(accumulate, int) and accumulate > 0 else 1
+    epoch = max(1, -(-rows // (arguments.batch * batches)))
+    steps = changes.get("steps", arguments.epochs * epoch)
+    chosen = {
+        "steps": steps,
+        "rate": arguments.rate,
+        "layer_decay": LAYER_DECAY,
+        "warmup": round(WARMUP * steps) if isinstance(steps, int) else 0,
+        "evaluate_every": epoch,
+        "save_every": epoch,
+        "log_every": 10,
+    }
+    return Settings.from_dict(chosen | changes)
+
+
+def start(directory: Path, job: Job, settings: Settings, rows: Sequence[Row]) -> Any:
+    """The model that training begins with, in float32, its head new unless the checkpoint has one for these labels.
+
+    Raises ValueError if the checkpoint lacks a part of the encoder, or has one of another shape.
+    """
+    changes = {"dtype": "float32", "strict": False, "seed": settings.seed, "ignore_mismatched_sizes": True}
+    model, report = job.head.from_pretrained(directory, **changes, **job.fields)
+    lacking = [*report.missing, *(name for name, *_ in report.mismatched if not name.startswith("classifier."))]
+    if lacking:
+        raise ValueError(f"{directory}: expected the encoder that its config.json describes: {', '.join(lacking[:3])}")
+    job.prepare(model, report.initialised, rows)
+    return model
+
+
+def measure(job: Job, tests: dict[Path, list[Any]], directory: Path, processes: Group) -> None:
+    """Print the figures of the model that was kept on each file, and on each language of its texts."""
+    if not tests:
+        return
+    model = job.head.from_pretrained(directory, device=processes.device)
+    for path, records in tests.items():
+        said = predict(job, model, len(records), tokenised(job, records, f"of {path}", processes))
+        found: dict[str, Any] = {"file": str(path), "records": len(records), **job.figures(records, said)}
+        languages = sorted({record.language for record in records if record.language is not None})
+        for language in languages:
+            of = [i for i, record in enumerate(records) if record.language == language]
+            own = job.figures([records[i] for i in of], [said[i] for i in of])
+            found.setdefault("languages", {})[language] = {"records": len(of), **own}
+        print(json.dumps(found, ensure_ascii=False))
+
+
+def digest(path: Path) -> list[str]:
+    """A file's name, and a digest of its content."""
+    return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]]

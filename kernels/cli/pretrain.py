@@ -1,0 +1,154 @@
+"""`python -m ernie_m.kernels pretrain`: train a masked language model with the paper's objectives."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ernie_m.reference.config import ErnieMConfig
+from ernie_m.reference.training.mixture import Mixture
+from ernie_m.reference.training.shards import Shards, fingerprint, shard
+from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer.files import read_json
+
+from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
+from ..words import ErnieMForMaskedLM
+from .runs import changed, prepare, stopping
+
+DESCRIPTION = """\
+Train a masked language model on sentences and their translations.
+
+A recipe is a JSON file:
+  {"model": {"hidden_size": 96, ...},                      of a new model; the vocabulary's size is the tokenizer's
+   "objectives": ["mmlm", "camlm"],                        one a step, in turn: mmlm, tlm, camlm, btmlm
+   "arguments": {"camlm": {"masked_sides": "one"}},        as the functions in reference/objectives take them
+   "batch_tokens": 1024, "pairs_with": "en", "alpha": 0.7, "longest": 62,
+   "settings": {"steps": 10000, "rate": 0.002, ...}}       as in kernels/training/settings.py
+"""
+EPILOG = """\
+OUT holds the tokenised texts, checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/ the best
+model with its tokenizer. SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there.
+With several processes: torchrun --nproc-per-node 2 -m ernie_m.kernels pretrain ..."""
+RECIPE: dict[str, Any] = {
+    "model": {},
+    "objectives": ["mmlm"],
+    "arguments": {},
+    "batch_tokens": 2048,
+    "pairs_with": None,
+    "alpha": 0.7,
+    "longest": 126,
+    "settings": {},
+}
+# Batches of each objective, and translations of each pair, that validation takes.
+VALIDATION_BATCHES, VALIDATION_ITEMS = 4, 500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    add = parser.add_argument
+    add("--data", metavar="FILE", type=Path, nargs="+", required=True, help="texts to train on, .tsv or .jsonl")
+    add("--validation", metavar="FILE", type=Path, nargs="+", default=[], help="texts to validate on")
+    add("--tokenizer", metavar="DIR", type=Path, help="by default the tokenizer in --model")
+    add("--model", metavar="DIR", type=Path, help="begin with this checkpoint, not with a new model")
+    add("--recipe", metavar="FILE", type=Path, required=True, help="what to train and how, see above")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="change one of the recipe's settings")
+    add("--out", metavar="OUT", type=Path, required=True, help="directory of the run")
+    add("--resume", action="store_true", help="go on with the run in OUT, if there is one")
+    add("--device", choices=["cpu", "cuda"], help="by default a GPU if there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and return the exit code."""
+    recipe = read_recipe(arguments.recipe, arguments.set)
+    settings = Settings.from_dict(recipe["settings"])
+    source = arguments.tokenizer or arguments.model
+    if source is None:
+        raise ValueError("--tokenizer: expected a directory, as there is no --model")
+    tokenizer = ErnieMTokenizer.from_pretrained(source)
+    with group(arguments.device) as processes:
+        resumed = prepare(arguments.out, arguments.resume, processes)
+        data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
+        held_out = None
+        if arguments.validation:
+            found = texts("validation", arguments.validation, arguments.out, tokenizer, recipe, processes)
+            held_out = mixture(found, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
+        model = start(arguments.model, recipe, tokenizer, settings)
+        per_step = settings.accumulate * processes.size
+        drawn = mixture(data, tokenizer, recipe, per_step, settings.seed)
+        task = Pretraining(drawn, tokenizer, arguments.out, held_out, VALIDATION_ITEMS)
+        made_of = {**recipe, "tokenizer": fingerprint(tokenizer), "batches of a step": per_step}
+        with stopping(processes):
+            train(model, task, settings, arguments.out, processes, made_of, resumed)
+        if processes.leads:
+            print(f"model and tokenizer: {arguments.out / 'model'}", file=sys.stderr)
+    return 0
+
+
+def read_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
+    """A recipe with everything it leaves open, and with changed settings. Raises ValueError that names the file."""
+    found = read_json(path)
+    for name, value in found.items():
+        if name not in RECIPE:
+            raise ValueError(f"{path}: {name}: expected one of {', '.join(RECIPE)}")
+        kinds: dict[str, tuple[type, ...]] = {
+            "pairs_with": (str, type(None)),
+            "alpha": (float, int),
+        }
+        allowed = kinds.get(name, (type(RECIPE[name]),))
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ValueError(f"{path}: {name}: expected {allowed[0].__name__}, got {value!r:.80}")
+    recipe = {**RECIPE, **found, "settings": dict(found.get("settings", {}))}
+    recipe["settings"].update(changed(changes))
+    return recipe
+
+
+def texts(
+    name: str, files: list[Path], out: Path, tokenizer: ErnieMTokenizer, recipe: dict[str, Any], processes: Group
+) -> Shards:
+    """The tokenised texts of some files; the first process makes them."""
+    target = out / name
+
+    def progress(segments: int) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\rtokenised {segments:,} segments\x1b[K")
+            sys.stderr.flush()
+
+    if processes.leads:
+        made = not target.exists()
+        found = shard(files, tokenizer, target, recipe["longest"], progress)
+        if made:
+            about = found.about
+            left = "".join(f"; left out: {count:,} {what}" for what, count in about["left_out"].items())
+            end = "\r" if sys.stderr.isatty() else ""
+            print(f"{end}{target}: {about['segments']:,} segments, {about['tokens']:,} tokens{left}", file=sys.stderr)
+    processes.wait()
+    return Shards(target)
+
+
+def mixture(found: Shards, tokenizer: ErnieMTokenizer, recipe: dict[str, Any], per_step: int, seed: int) -> Mixture:
+    """What the recipe draws from tokenised texts."""
+    return Mixture(
+        found,
+        vocabulary_of(tokenizer),
+        tuple(recipe["objectives"]),
+        recipe["batch_tokens"],
+        per_step,
+        seed,
+        recipe["pairs_with"],
+        recipe["alpha"],
+        recipe["arguments"],
+    )
+
+
+def start(directory: Path | None, recipe: dict[str, Any], tokenizer: ErnieMTokenizer, settings: Settings) -> Any:
+    """The model that training begins with, in float32."""
+    if directory is not None:
+        if recipe["model"]:
+            raise ValueError("--model: the recipe describes a new model; expected one of the two")
+        model, _ = ErnieMForMaskedLM.from_pretrained(directory, dtype="float32", strict=False, seed=settings.seed)
+        return model
+    config = ErnieMConfig(**{**recipe["model"], "vocab_size": len(tokenizer)})
+    return ErnieMForMaskedLM.from_config(config, seed=settings.seed)

@@ -1,0 +1,115 @@
+"""What a run tells: JSON lines in a file, a plot, TensorBoard, and a line of progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ernie_m.tokenizer.files import replacing
+
+# What is no curve of its own.
+NO_CURVES = ("step", "seconds", "tokens")
+
+
+class Log:
+    """The log of a run, `log.jsonl`: a record for every few steps, and one for every evaluation.
+
+    A run that goes on from step `step` drops the records after it, so that the file reads as if it had never stopped.
+    TensorBoard's files are written beside it if the package is installed.
+    """
+
+    def __init__(self, directory: Path, step: int, total: int) -> None:
+        self.path, self.total = directory / "log.jsonl", total
+        self.start, self.first, self.shown = time.perf_counter(), step, False
+        kept = [record for record in read(self.path) if record["step"] <= step]
+        with replacing(self.path) as (file,):
+            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        self.before = kept[-1]["seconds"] if kept else 0.0
+        self.board: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, what came before it was stopped included."""
+        return self.before + time.perf_counter() - self.start
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record; flat numbers become curves."""
+        record = {**record, "seconds": round(self.seconds, 1)}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            for name, value in record.items():
+                if isinstance(value, float) and name not in NO_CURVES:
+                    self.board.add_scalar(name, value, record["step"])
+
+    def progress(self, step: int, loss: float, tokens: int) -> None:
+        """One line on a terminal, written over itself."""
+        if not sys.stderr.isatty():
+            return
+        spent = time.perf_counter() - self.start
+        left = spent / max(1, step - self.first) * (self.total - step)
+        text = f"step {step:,} of {self.total:,}  loss {loss:.3f}  {tokens / spent:,.0f} tokens/s  {_clock(left)} left"
+        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.flush()
+        self.shown = True
+
+    def say(self, text: str) -> None:
+        """A line on standard error, below the line of progress."""
+        if self.shown:
+            sys.stderr.write("\n")
+            self.shown = False
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line of progress, and draw the plot."""
+        if self.shown:
+            sys.stderr.write("\n")
+        if self.board is not None:
+            self.board.close()
+        plot(self.path, self.path.with_name("log.png"))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that was cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def plot(source: Path, target: Path) -> bool:
+    """Draw the curves of a log, one panel each; returns whether matplotlib is installed."""
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in read(source):
+        for name, value in record.items():
+            if isinstance(value, float) and name not in NO_CURVES:
+                curves.setdefault(name, []).append((record["step"], value))
+    if not curves:
+        return False
+    figure = Figure(figsize=(7, 2.2 * len(curves)), layout="constrained")
+    for i, (name, points) in enumerate(sorted(curves.items()), 1):
+        axes = figure.add_subplot(len(curves), 1, i)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("step")
+    with replacing(target) as (file,):
+        figure.savefig(file, format="png", dpi=80)
+    return True
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,70 @@
+"""Checkpoints of a run: everything that the next step depends on, in one file.
+
+Model and optimiser are gathered in full, so that a run may go on with another number of processes. There is no state
+of generators: batches and dropout are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from ernie_m.tokenizer.files import replacing
+
+from .parallel import Group
+
+FILE = "checkpoint.pt"
+
+
+def save(directory: Path, model: Module, optimizer: Optimizer, about: dict[str, Any], group: Group) -> None:
+    """Replace the checkpoint of a run. All processes call this; the first one writes."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = about | {
+        "model": weights(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
+    }
+    if group.leads:
+        with replacing(directory / FILE) as (file,):
+            torch.save(state, file)
+    group.wait()
+
+
+def weights(model: Module) -> dict[str, Tensor]:
+    """All weights, on the CPU, in the first process. All processes call this."""
+    found: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return dict(found)
+
+
+def load(directory: Path, model: Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Set model and optimiser to those of a checkpoint, and return the rest of it."""
+    about = peek(directory)
+    options = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, about.pop("model"), options=options)
+    set_optimizer_state_dict(model, optimizer, about.pop("optimizer"), options=options)
+    return about
+
+
+def peek(directory: Path) -> dict[str, Any]:
+    """What a checkpoint holds. Raises ValueError that names the file if it is not one."""
+    path = directory / FILE
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a checkpoint of a run: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict) or not {"model", "optimizer", "step"} <= found.keys():
+        raise ValueError(f"{path}: not a checkpoint of a run")
+    return found

@@ -1,0 +1,44 @@
+"""Vectors of texts for retrieval: the mean over a text's tokens, after every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ernie_m.reference.array import Array
+from ernie_m.reference.objectives import Vocabulary
+from ernie_m.reference.objectives.examples import sequence
+
+TOKENS = 4096  # of a batch
+
+
+def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> Array:  # N texts -> (N, L + 1, E)
+    """The mean of the hidden states of [CLS] text [SEP], embeddings first; `model` is an encoder in `eval()` mode."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found: list[Array | None] = [None] * len(texts)
+    start = 0
+    while start < len(order):
+        count = max(1, TOKENS // (len(texts[order[start]]) + 2))
+        # Sorted by length: the last one is the longest.
+        while count > 1 and count * (len(texts[order[min(start + count, len(order)) - 1]]) + 2) > TOKENS:
+            count -= 1
+        rows = order[start : start + count]
+        start += count
+        ids = [sequence(vocabulary, texts[i])[0] for i in rows]
+        S = max(map(len, ids))
+        padded = np.array([np.pad(x, (0, S - len(x)), constant_values=vocabulary.pad) for x in ids])
+        mask = np.array([np.arange(S) < len(x) for x in ids]).astype(np.int64)
+        given = (torch.from_numpy(x).to(model.device) for x in (padded, mask))
+        with torch.no_grad():
+            states = model(*given, output_hidden_states=True).hidden_states
+        for layer, state in enumerate(states):
+            # Padded positions are 0.
+            sums = state.float().sum(dim=1).cpu().numpy()
+            for row, i, x in zip(sums, rows, ids, strict=True):
+                if found[i] is None:
+                    found[i] = np.empty((len(states), len(row)), np.float32)
+                found[i][layer] = row / len(x)  # type: ignore[index]
+    return np.stack(found)  # type: ignore[arg-type]

@@ -1,0 +1,115 @@
+"""Batches for pretraining, drawn from tokenised texts: which texts, and what is masked in them.
+
+A batch depends on the seed, the step and its number in the step alone. So training that stopped goes on exactly where
+it was, and processes that share the work need not talk about it: each computes its own batches.
+
+    objective of step s    objectives[s % n], in turn
+    texts                  a language, or a pair of languages, in proportion to (number of texts)^alpha;
+                           then a text of it, all alike, with replacement
+    batches                `tokens` tokens each: a pool of texts, sorted by length and cut into batches
+
+Source: Lample and Conneau (2019), section 3.1, for alpha, which lets small languages take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..array import Array
+from ..objectives import Example, Vocabulary, btmlm, btmlm_placeholders, camlm, mmlm, tlm
+from .shards import Shards
+
+OBJECTIVES = {"mmlm": mmlm, "tlm": tlm, "camlm": camlm, "btmlm": btmlm}
+PARALLEL = ("tlm", "camlm")
+# Batches of similar lengths are cut from a pool of this many.
+POOL = 32
+# From placeholders to a pseudo-token for each of them, sentence by sentence.
+Pseudo = Callable[[Sequence[Example]], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is drawn, and how.
+
+    tokens: the size of a batch, special tokens included. per_step: how many batches a step has.
+    pairs_with: the language that one side of each pair is in; None allows all pairs.
+    arguments: for each objective, named arguments: {"camlm": {"masked_sides": "one", "ratio": 1.0}}.
+    """
+
+    shards: Shards
+    vocabulary: Vocabulary
+    objectives: tuple[str, ...]
+    tokens: int
+    per_step: int = 1
+    seed: int = 0
+    pairs_with: str | None = None
+    alpha: float = 0.7
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (*self.objectives, *self.arguments):
+            if name not in OBJECTIVES:
+                raise ValueError(f"objectives: expected some of {', '.join(OBJECTIVES)}, got {name!r}")
+        if not self.objectives:
+            raise ValueError("objectives: expected at least one, got none")
+        for name in set(self.objectives):
+            if not self._sources(name):
+                raise ValueError(f"{name}: expected texts with translations{self._which()}, found none")
+        # A pool is needed by each of its batches.
+        object.__setattr__(self, "_cached_pool", lru_cache(maxsize=2 * len(self.objectives))(self._pool))
+
+    def objective(self, step: int) -> str:
+        """The objective of a step."""
+        return self.objectives[step % len(self.objectives)]
+
+    def batch(self, step: int, i: int = 0, pseudo: Pseudo | None = None) -> list[Example]:
+        """The examples of batch i of a step. `pseudo`: predicts the pseudo-tokens of BTMLM."""
+        n, name = len(self.objectives), self.objective(step)
+        # How many batches of this objective came before.
+        steps = step // n * self.objectives.count(name) + self.objectives[: step % n].count(name)
+        number = steps * self.per_step + i
+        pool: list[list[tuple[int, ...]]] = self._cached_pool(name, number // POOL)  # type: ignore[attr-defined]
+        texts = [[self.shards.text(t) for t in row] for row in pool[number % POOL]]
+        rng, options = np.random.default_rng((self.seed, 1, step, i)), self.arguments.get(name, {})
+        objective: Any = OBJECTIVES[name]
+        if name != "btmlm":
+            return [objective(*row, self.vocabulary, rng, **options) for row in texts]
+        if pseudo is None:
+            raise ValueError("btmlm: expected `pseudo`, which predicts pseudo-tokens, got None")
+        made = pseudo([btmlm_placeholders(x, self.vocabulary, len(x)) for (x,) in texts])
+        return [btmlm(x, y, self.vocabulary, rng, **options) for (x,), y in zip(texts, made, strict=True)]
+
+    def _sources(self, name: str) -> dict[str, Array]:
+        if name not in PARALLEL:
+            return self.shards.mono
+        wanted = self.pairs_with
+        return {pair: rows for pair, rows in self.shards.pairs.items() if wanted is None or wanted in pair.split("+")}
+
+    def _which(self) -> str:
+        return "" if self.pairs_with is None else f" between {self.pairs_with} and other languages"
+
+    def _pool(self, name: str, number: int) -> list[list[tuple[int, ...]]]:
+        """The texts of `POOL` batches of an objective."""
+        sources = list(self._sources(name).values())
+        shares = np.array([float(len(rows)) for rows in sources]) ** self.alpha
+        rng = np.random.default_rng((self.seed, 0, sorted(OBJECTIVES).index(name), number))
+        special, copies = (4, 1) if name in PARALLEL else (2, 2 if name == "btmlm" else 1)
+        rows: list[tuple[int, ...]] = []
+        sizes: list[int] = []
+        while sum(sizes) < POOL * self.tokens:
+            for k in rng.choice(len(sources), 64, p=shares / shares.sum()):
+                row = np.array(sources[k][rng.integers(len(sources[k]))])
+                rows.append(tuple(int(t) for t in (row if rng.random() < 0.5 else row[::-1])))
+                sizes.append(copies * int(self.shards.lengths(row).sum()) + special)
+        order = np.argsort(sizes, kind="stable")
+        ends = np.cumsum(np.array(sizes)[order])
+        # Each batch takes its share of the tokens, and at least one text.
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, POOL) / POOL)
+        batches = [[rows[j] for j in part] for part in np.split(order, cuts) if len(part)]
+        batches += [batches[-1]] * (POOL - len(batches))
+        return [batches[j] for j in rng.permutation(POOL)]

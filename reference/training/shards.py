@@ -1,0 +1,195 @@
+"""Tokenised texts on disk, memory-mapped, so that a corpus may be larger than memory.
+
+    tokens         the token ids of all texts, one after the other, without special tokens
+    ends           for each text, where it ends in `tokens`
+    mono-en        the texts in English
+    pair-de+en     the texts that are translations of each other, two columns
+    shards.json    what was tokenised, with which tokenizer, and what was left out
+
+All numbers are little-endian: token ids uint16 or uint32, the others int64. The folder gets its name when all of it is
+written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer.files import read_json
+
+from ..array import Array
+from .texts import Segment, read_segments
+
+INDEX = "shards.json"
+BATCH = 1000  # segments that are tokenised at once
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A folder of tokenised texts."""
+
+    directory: Path
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What `shards.json` says."""
+        return read_json(self.directory / INDEX)
+
+    @cached_property
+    def tokens(self) -> Array:
+        """The token ids of all texts."""
+        return self._map("tokens", self.about["dtype"])
+
+    @cached_property
+    def ends(self) -> Array:
+        """Where each text ends."""
+        return self._map("ends")
+
+    @cached_property
+    def mono(self) -> dict[str, Array]:  # {language: (n, 1)}
+        """The texts of each language."""
+        return {name: self._map(f"mono-{name}").reshape(-1, 1) for name in self.about["texts"]}
+
+    @cached_property
+    def pairs(self) -> dict[str, Array]:  # {"de+en": (n, 2)}
+        """The translations of each pair of languages, in alphabetical order."""
+        return {name: self._map(f"pair-{name}").reshape(-1, 2) for name in self.about["pairs"]}
+
+    def text(self, i: int) -> Array:  # -> (n,)
+        """The token ids of text i."""
+        start = self.ends[i - 1] if i else 0
+        return self.tokens[start : self.ends[i]].astype(np.int64)
+
+    def lengths(self, i: Array) -> Array:
+        """The numbers of tokens of texts."""
+        return self.ends[i] - np.where(i > 0, self.ends[i - 1], 0)
+
+    def _map(self, name: str, dtype: str = "<i8") -> Array:
+        return np.memmap(self.directory / name, dtype, "r")
+
+
+def shard(
+    files: Sequence[str | os.PathLike[str]],
+    tokenizer: ErnieMTokenizer,
+    directory: str | os.PathLike[str],
+    longest: int = 126,
+    progress: Callable[[int], None] = lambda segments: None,
+) -> Shards:
+    """Tokenise files into `directory`, or find there what was made of the same files by the same tokenizer.
+
+    longest: the most tokens of a text. A longer sentence is cut into parts of this length; translations are left out if
+        one side is longer, since their parts are no longer aligned. `about["left_out"]` counts them.
+
+    Raises ValueError that names the file if there is no text in it, or if the directory holds something else.
+    """
+    target = Path(directory)
+    made_of = {
+        "files": [_identity(Path(file)) for file in files],
+        "tokenizer": fingerprint(tokenizer),
+        "longest": longest,
+    }
+    if target.exists():
+        found = Shards(target)
+        if {key: found.about.get(key) for key in made_of} == made_of:
+            return found
+        raise ValueError(f"{target}: made of other files or by another tokenizer; remove it, or choose another place")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    try:
+        writer = _Writer(partial, "<u2" if len(tokenizer) <= 2**16 else "<u4", longest)
+        for file in files:
+            before = writer.tokens
+            segments = read_segments(file)
+            while batch := list(islice(segments, BATCH)):
+                writer.add(batch, tokenizer)
+                progress(writer.segments)
+            if writer.tokens == before:
+                raise ValueError(f"{os.fspath(file)}: expected texts, got none that can be used")
+        about = made_of | writer.about()
+        (partial / INDEX).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Shards(target)
+
+
+def fingerprint(tokenizer: ErnieMTokenizer) -> str:
+    """A digest of the vocabulary and of how texts are cut, which decide what ids mean."""
+    names = json.dumps([tokenizer.get_vocab(), tokenizer.lone_marker], sort_keys=True)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    return {"name": path.name, "bytes": found.st_size, "modified": found.st_mtime_ns}
+
+
+@dataclass
+class _Writer:
+    """Appends segments to the files of a folder."""
+
+    directory: Path
+    dtype: str
+    longest: int
+    texts: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    segments: int = 0
+    tokens: int = 0
+    pending: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, segments: Sequence[Segment], tokenizer: ErnieMTokenizer) -> None:
+        """Tokenise segments and append them."""
+        names = [(s, name) for s, segment in enumerate(segments) for name in segment]
+        encoded = tokenizer([segments[s][name] for s, name in names], add_special_tokens=False)["input_ids"]
+        found: list[dict[str, list[int]]] = [{} for _ in segments]
+        for (s, name), ids in zip(names, encoded, strict=True):
+            found[s][name] = ids
+        for texts in found:
+            self._segment(texts)
+        self.segments += len(segments)
+        # Files are opened one at a time: a hundred languages have five thousand pairs.
+        for name, values in self.pending.items():
+            with open(self.directory / name, "ab") as file:
+                file.write(np.array(values, self.dtype if name == "tokens" else "<i8").tobytes())
+        self.pending.clear()
+
+    def about(self) -> dict[str, Any]:
+        """What was written."""
+        counts = {name: dict(sorted(getattr(self, name).items())) for name in ("texts", "pairs", "left_out")}
+        return {"dtype": self.dtype, "segments": self.segments, "tokens": self.tokens} | counts
+
+    def _segment(self, texts: dict[str, list[int]]) -> None:
+        parallel = len(texts) > 1
+        kept: dict[str, int] = {}
+        for name, ids in sorted(texts.items()):
+            if not ids or (parallel and len(ids) > self.longest):
+                self.left_out["empty" if not ids else "translations that are too long"] += 1
+                continue
+            for start in range(0, len(ids), self.longest):
+                kept[name] = self._text(name, ids[start : start + self.longest])
+        for a, b in combinations(kept, 2):
+            self.pending[f"pair-{a}+{b}"] += kept[a], kept[b]
+            self.pairs[f"{a}+{b}"] += 1
+
+    def _text(self, language: str, ids: Sequence[int]) -> int:
+        number = sum(self.texts.values())
+        self.tokens += len(ids)
+        self.pending["tokens"] += ids
+        self.pending["ends"].append(self.tokens)
+        self.pending[f"mono-{language}"].append(number)
+        self.texts[language] += 1
+        return number

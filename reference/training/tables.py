@@ -1,0 +1,119 @@
+"""Files of records, one at a time, each with the place that an error about it names.
+
+    .jsonl          an object on every line
+    .csv, .tsv      a header, then a record for every row; a .csv may quote cells, a .tsv has no quotes
+    .conll, .txt    a token on every line, its columns separated by tabs or spaces; sentences end with an empty line
+
+Lines that are empty are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from ernie_m.tokenizer.files import refuse_pointer, unique
+
+Place = str
+PathName = str | PathLike[str]
+# A line before each document of CoNLL 2003.
+DOCUMENT = "-DOCSTART-"
+
+
+@contextmanager
+def located(place: Place) -> Iterator[None]:
+    """Put the place in front of the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def objects(path: PathName) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The objects of a .jsonl file. Raises ValueError that names file and line."""
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        place = _place(path, number)
+        with located(place):
+            try:
+                found = json.loads(line, object_pairs_hook=unique)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"expected a JSON object: {error}") from None
+            if not isinstance(found, dict):
+                raise ValueError(f"expected a JSON object, got {found!r:.80}")
+        yield place, found
+
+
+def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Iterator[tuple[Place, dict[str, str]]]:
+    """The rows of a .csv or .tsv file by the names of its columns; empty cells are left out.
+
+    names: the columns that there may be. needed: those that there must be. Raises ValueError that names file and line.
+    """
+    lines = (line for _, line in _lines(path))
+    if Path(path).suffix == ".csv":
+        reader = csv.reader(lines, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    header: list[str] = []
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{_place(path, reader.line_num)}: {error}") from None
+        if cells is None:
+            break
+        place = _place(path, max(1, reader.line_num))
+        if not header:
+            header = [cell.strip() for cell in cells]
+            if not set(needed) <= set(header) <= set(names) or len(set(header)) < len(header):
+                expected = f"{', '.join(needed)} and perhaps {', '.join(sorted(set(names) - set(needed)))}"
+                raise ValueError(f"{place}: expected a header with {expected}, got {', '.join(header)!r:.80}")
+        elif cells:
+            if len(cells) != len(header):
+                raise ValueError(f"{place}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}")
+            yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+
+
+def sentences(path: PathName) -> Iterator[tuple[Place, list[tuple[Place, str, str]]]]:
+    """The sentences of a CoNLL file: for each token its place, itself, and its last column, the tag.
+
+    Lines of comments ("# id ...", before a sentence) and of documents (-DOCSTART-) are left out.
+    """
+    found: list[tuple[Place, str, str]] = []
+    for number, line in _lines(path):
+        place = _place(path, number)
+        columns = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or columns[0] == DOCUMENT:
+            if found:
+                yield found[0][0], found
+            found = []
+        elif not found and columns[0] == "#" and len(columns) > 2:
+            continue
+        elif len(columns) < 2 or not columns[0].strip():
+            raise ValueError(f"{place}: expected a token, perhaps more columns, and a tag, got {line!r:.80}")
+        else:
+            found.append((place, columns[0].strip(), columns[-1].strip()))
+    if found:
+        yield found[0][0], found
+
+
+def _lines(path: PathName) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a UTF-8 file, without their ends; a .csv keeps them, as cells may contain some."""
+    refuse_pointer(path)
+    keep = Path(path).suffix == ".csv"
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                yield number, line if keep else line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{fspath(path)}: expected UTF-8: {error}") from None
+
+
+def _place(path: PathName, number: int) -> Place:
+    return f"{fspath(path)}: line {number}"
