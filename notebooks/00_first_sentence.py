@@ -10,8 +10,8 @@
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
 #
-# **The weights of this model are random**, drawn from a seed and never trained. You will see how ERNIE-M computes, not
-# what a trained model knows.
+# The model is the small one that ships with the package. It was trained on help pages and menus of an office suite and
+# a browser, in eight languages: see its [model card](../reference/demo/README.md).
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,13 +30,17 @@ print(f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, h
 # %% [markdown]
 # ## 1. How many numbers does a sentence become?
 #
-# The three sentences say the same thing: a cat is sleeping on the sofa.
+# The three sentences say the same thing, and could stand in a help page.
 #
-# **Prediction.** The English sentence has 7 words and a full stop. How many tokens will it have? How many will the
+# **Prediction.** The English sentence has 8 words and a full stop. How many tokens will it have? How many will the
 # Japanese one have, which has no spaces?
 
 # %%
-sentences = ["The cat is sleeping on the sofa.", "Die Katze schläft auf dem Sofa.", "猫がソファで寝ています。"]
+sentences = [
+    "Save the file before you close the window.",
+    "Speichern Sie die Datei, bevor Sie das Fenster schließen.",
+    "ウィンドウを閉じる前にファイルを保存してください。",
+]
 for sentence in sentences:
     ids = tokenizer(sentence)["input_ids"]
     print(len(ids), "tokens:", *tokenizer.convert_ids_to_tokens(ids))
@@ -46,7 +50,7 @@ assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_toke
 
 # %% [markdown]
 # A token is a *piece*: a word, part of a word, or one character. `▁` marks the start of a word. Frequent words are one
-# piece (`▁The`); others are split (`▁s le ep ing`). The tokenizer puts `[CLS]` before each text and `[SEP]` after it.
+# piece (`▁window`); others are split (`Speicher n`). The tokenizer puts `[CLS]` before each text and `[SEP]` after it.
 # An id is the token's line number in the vocabulary, counted from 0. Notebook 01 goes into this.
 #
 # ## 2. A batch is a rectangle
@@ -68,12 +72,12 @@ assert (ids[mask == 0] == tokenizer.pad_token_id).all()
 # %% [markdown]
 # ## 3. From ids to vectors
 #
-# The model has a table with a row of E = 32 numbers for each id, and a second table with a row for each position. The
+# The model has a table with a row of E = 96 numbers for each id, and a second table with a row for each position. The
 # two rows are added, and the sum is normalised to mean 0 and variance 1. `embed` does exactly this.
 #
 # `trace()` keeps every intermediate result of the model under a name, so we can call `embed` ourselves and compare.
 # The model computes real tokens only, all rows concatenated; padding is not computed at all. That is why the shape is
-# (T, E) with T = 41, and not (3, 15, E).
+# (T, E) with T = 41, and not (3, 17, E).
 #
 # **Prediction.** Put the word `▁the` at position 3, and again at position 8. Does it get the same vector?
 
@@ -100,11 +104,11 @@ assert np.abs(at_3 - at_8).max() > 0.1
 #
 # ## 4. One layer, step by step
 #
-# The trace has all results of a layer, in the order in which they were computed. H is the number of heads (4), D the
-# size of one head (8 = 32 / 4), n the length of a sentence.
+# The trace has all results of a layer, in the order in which they were computed. H is the number of heads (6), D the
+# size of one head (16 = 96 / 6), n the length of a sentence.
 #
 # **Prediction.** In every head, attention compares each token of a sentence with each token of the same sentence. How
-# many scores does that make for three sentences of 15, 15 and 11 tokens?
+# many scores does that make for three sentences of 11, 17 and 13 tokens?
 
 # %%
 prefix = "encoder.layers.0."
@@ -118,21 +122,21 @@ scores = t[prefix + "self_attn.self_attn.scores"].value
 count = sum(part.size for part in scores)
 print("scores:", count)
 
-assert count == 4 * (15**2 + 15**2 + 11**2)
+assert count == 6 * (11**2 + 17**2 + 13**2)
 
 # %% [markdown]
-# The padded rectangle would have needed 4 · 3 · 15² = 2700 scores. Here there are 2284, and nothing has to be masked.
+# The padded rectangle would have needed 6 · 3 · 17² = 5202 scores. Here there are 3474, and nothing has to be masked.
 #
 # ## 5. Which step looks at other tokens?
 #
 # We change one word of the first sentence and run the model again. After each step we count how many of the sentence's
-# 15 tokens have changed.
+# 11 tokens have changed.
 #
 # **Prediction.** After which step is the count no longer 1?
 
 # %%
 changed_ids = ids.copy()
-changed_ids[0, 3] = tokenizer.convert_tokens_to_ids("▁on")
+changed_ids[0, 3] = tokenizer.convert_tokens_to_ids("▁text")
 with trace() as t2:
     model(changed_ids, attention_mask=mask)
 
@@ -151,8 +155,8 @@ for name, number in counts.items():
     print(f"{number:3}  {name}")
 
 assert counts[prefix + "self_attn.self_attn.v_proj"] == 1
-assert counts[prefix + "self_attn.self_attn.scores"] == 15
-assert all(changed_tokens(name) == 15 for name in t if name.startswith("encoder.layers.1."))
+assert counts[prefix + "self_attn.self_attn.scores"] == 11
+assert all(changed_tokens(name) == 11 for name in t if name.startswith("encoder.layers.1."))
 
 # %% [markdown]
 # Every step before the scores treats each token on its own. The scores compare tokens, so every row of scores has
@@ -175,11 +179,11 @@ for stage, ax in zip(stages, axes, strict=True):
     names = [name for name in t if name.startswith(stage + ".")]
     for row, name in enumerate(names):
         pairs = isinstance(t[name].value, tuple)
-        width = 15 * config.num_attention_heads if pairs else t[name].value.shape[-1]
+        width = 17 * config.num_attention_heads if pairs else t[name].value.shape[-1]
         ax.barh(-row, width, height=0.7, color="#e8a09a" if pairs else "#a9c8e8", edgecolor="black")
         ax.text(width + 5, -row, f"{name.split('.')[-1]} {width}", va="center", fontsize=7)
     ax.set_title(stage.replace("encoder.layers.", "layer "), fontsize=10, loc="left")
-    ax.set_xlim(0, 245)
+    ax.set_xlim(0, 700)
     ax.axis("off")
 figure.suptitle("ERNIE-M as traced: numbers per token (blue); numbers per token over all heads and keys (red)")
 plt.show()
@@ -192,7 +196,7 @@ assert t[widest].value.shape[-1] == config.intermediate_size == 4 * config.hidde
 
 # %% [markdown]
 # The four layers differ only in their weights. The widest point is the feed-forward network, which expands each token
-# to F = 128 numbers and reduces it to 32 again.
+# to F = 384 numbers and reduces it to 96 again.
 #
 # ## 7. One vector for a sentence
 #
@@ -213,7 +217,7 @@ assert np.abs(pooled).max() < 1
 # %% [markdown]
 # ## 8. Where are the weights?
 #
-# **Prediction.** The model has 190,560 parameters. What share of them is in the table of word vectors?
+# **Prediction.** The model has 1,237,344 parameters. What share of them is in the table of word vectors?
 
 # %%
 sizes: dict[str, int] = {}
@@ -223,11 +227,11 @@ for name, array in flatten(p).items():
 for part, size in sizes.items():
     print(f"{part:20} {size:7,}  {size / model.num_parameters():5.1%}")
 
-assert sum(sizes.values()) == model.num_parameters() == 190_560
+assert sum(sizes.values()) == model.num_parameters() == 1_237_344
 assert sizes["word_embeddings"] == config.vocab_size * config.hidden_size
 
 # %% [markdown]
-# Most of them are in this table, and a sentence reads only about 15 of its 4,202 rows. The published base model is
+# Most of them are in this table, and a sentence reads only about 15 of its 8,000 rows. The published base model is
 # similar: 250,002 rows of 768 numbers make 192 million of its 278 million parameters.
 #
 # ## What to try next

@@ -7,7 +7,7 @@
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
 #
-# The weights of the demo model are random. The heat maps show how attention works, not what a trained model attends to.
+# The model in section 5 is the small one that ships with the package, trained on help pages and menus.
 
 # %%
 import matplotlib.pyplot as plt
@@ -133,23 +133,23 @@ assert np.allclose(softmax(scores, np.where(nothing, 0.0, -10000.0)), softmax(sc
 # The large negative number is the same in all columns, so softmax cancels it: the row attends to the masked keys *as if
 # there were no mask*. With the boolean mask the row is 0. That is the definition here: a query without keys gets zeros.
 #
-# ## 5. A real sentence, in four heads
+# ## 5. A real sentence, in six heads
 #
-# A model does this H times in parallel. Each head has its own D of the E columns. Here E = 32 = 4 heads · 8 columns,
-# and we split the projections into heads ourselves.
+# A model does this H times in parallel. Each head has its own D of the E columns. Here E = 96 = 6 heads · 16
+# columns, and we split the projections into heads ourselves.
 #
-# **Prediction.** All four heads see the same tokens. Will their heat maps look alike?
+# **Prediction.** All six heads see the same tokens. Will their heat maps look alike?
 
 # %%
 tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
 model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
-ids = tokenizer("The cat is sleeping on the sofa.", return_tensors="np")["input_ids"]
+ids = tokenizer("Save the file before you close the window.", return_tensors="np")["input_ids"]
 with trace() as t:
     model(ids)
 
 x = t["embeddings.layer_norm"].value[0]  # (n, E)
 layer = model.parameters.layers[0]
-H, D = model.config.num_attention_heads, 8
+H, D = model.config.num_attention_heads, 16
 own_q, own_k, own_v = (
     linear(x, projection).reshape(-1, H, D).swapaxes(0, 1) for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
 )
@@ -161,7 +161,7 @@ assert np.allclose(probs, t["encoder.layers.0.self_attn.self_attn.probs"].value[
 
 # %%
 tokens = tokenizer.convert_ids_to_tokens(ids[0].tolist())
-figure, axes = plt.subplots(1, H, figsize=(13, 3.9), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, H, figsize=(16, 3.4), sharey=True, layout="constrained")
 for head, ax in enumerate(axes):
     image = ax.imshow(probs[head], cmap="Blues", vmin=0, vmax=probs.max())
     ax.set_title(f"head {head}")
@@ -179,7 +179,7 @@ assert (np.abs(correlation[0, 1:]) < 0.5).all()
 
 # %% [markdown]
 # Each head has its own weights, so each attends to different tokens. Dark columns are tokens that many others attend
-# to. In a trained model some heads find the previous word, or the separator. Here it is chance.
+# to: some heads follow a word's neighbours, others a separator.
 #
 # ## 6. What does padding do to a row?
 #
@@ -190,7 +190,7 @@ assert (np.abs(correlation[0, 1:]) < 0.5).all()
 # difference between "alone" and "in the batch, masked"?
 
 # %%
-texts = ["Good morning!", "The cat is sleeping on the sofa."]
+texts = ["Save the file.", "Choose a colour for the background of the page."]
 batch = tokenizer(texts, padding=True, return_tensors="np")
 ids, mask = batch["input_ids"], batch["attention_mask"]
 n = mask[0].sum()

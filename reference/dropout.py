@@ -84,6 +84,11 @@ def dropout(x: Array, p: float, seed: Any, tokens: Array | None = None) -> Array
     return y.reshape(x.shape)
 
 
+def dropout_vjp(dy: Array, p: float, seed: Any, tokens: Array | None = None) -> Array:  # (..., E), (...) -> (..., E)
+    """The gradient of x, if `dy` is that of `dropout(x, p, seed, tokens)`: dropout of `dy`, with the same bits."""
+    return dropout(dy, p, seed, tokens)
+
+
 def masked(x: Array, bits: Array, p: float) -> Array:  # (...), (...) uint32 -> (...)
     """`x` where its bits keep it, divided by 1 − p, and 0 elsewhere."""
     kept = x / (1.0 - p) if p < 1.0 else x

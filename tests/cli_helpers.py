@@ -45,11 +45,11 @@ def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0
 
 
 def corpus(*languages: str) -> list[str]:
-    """Sentences of the demo corpus, by language code."""
+    """Everyday sentences in 19 languages, by language code."""
     return [line for code in languages for line in (CORPUS / f"{code}.txt").read_text("utf-8").splitlines()]
 
 
-CORPUS = Path(__file__).resolve().parent.parent / "reference" / "demo" / "corpus"
+CORPUS = Path(__file__).resolve().parent / "fixtures" / "sentences"
 
 
 def run_program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

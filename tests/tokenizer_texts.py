@@ -127,7 +127,7 @@ def texts(max_pieces: int = 8) -> st.SearchStrategy[str]:
 @cache
 def corpus() -> list[str]:
     """Ordinary sentences in many languages, to train piece models on."""
-    files = sorted((ROOT / "reference" / "demo" / "corpus").glob("*.txt"))
+    files = sorted((ROOT / "tests" / "fixtures" / "sentences").glob("*.txt"))
     return [line for path in files for line in path.read_text(encoding="utf-8").splitlines()[:40]]
 
 

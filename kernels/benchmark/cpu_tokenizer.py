@@ -1,7 +1,7 @@
 """The rows of `cpu` for the tokenizer: beside transformers, and sentencepiece alone, which is the part that all share.
 
-The texts are 200 KB of lines in the languages of the demo's corpus, alternating, with the demo's tokenizer; and one
-short text per call. These run on one core. A long batch, where the tokenizer uses several threads, runs on all.
+The texts are 200 KB of lines in 21 languages, alternating, with the tokenizer in the package; and one short text per
+call. These run on one core. A long batch, where the tokenizer uses several threads, runs on all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ernie_m.tokenizer.files import replacing
 Call = Callable[[], Any]
 
 DEMO = Path(reference.__file__).resolve().parent / "demo"
+SENTENCES = DEMO.parents[1] / "tests" / "fixtures" / "sentences"
 MODEL, VOCABULARY = DEMO / "sentencepiece.bpe.model", DEMO / "vocab.txt"
 LINES = "lines.txt"
 SIZE, LONG = 200_000, 10
@@ -49,16 +50,16 @@ def mixed_lines(corpus: Path) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """Write the lines, unless the package was installed without the corpus."""
-    if (DEMO / "corpus").is_dir():
+    """Write the lines, unless the package was installed without the sentences."""
+    if SENTENCES.is_dir():
         with replacing(folder / LINES) as (file,):
-            file.write("\n".join(mixed_lines(DEMO / "corpus")).encode())
+            file.write("\n".join(mixed_lines(SENTENCES)).encode())
 
 
 def read_lines(folder: Path, times: int = 1) -> list[str]:
     """The lines that `prepare` wrote, repeated."""
     if not (folder / LINES).exists():
-        raise FileNotFoundError("the corpus, reference/demo/corpus, is only in a checkout")
+        raise FileNotFoundError("the sentences, tests/fixtures/sentences, are only in a checkout")
     return (folder / LINES).read_text(encoding="utf-8").splitlines() * times
 
 

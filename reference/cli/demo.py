@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     mask = batch["attention_mask"]
     with trace() as found:
-        out = model(batch["input_ids"], attention_mask=mask)
+        out = model(batch["input_ids"], attention_mask=mask, output_hidden_states=True)
 
     print(*introduction(model, arguments.model), sep="\n")
     print("\nTokens: piece, id, and span in the sentence (start:end)")
@@ -78,16 +78,23 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nLayers, computed on the batch's {mask.sum()} tokens; {mask.size - mask.sum()} padding positions are skipped"
     )
     print(*layer_lines(found, model.config.num_hidden_layers), sep="\n")
-    print("\nCosines between the sentence vectors (each is the mean over its sentence's tokens)")
-    print(*cosine_lines(sentences, out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None]), sep="\n")
+    print("\nCosines between the sentence vectors: each is the mean over its sentence's tokens")
     if arguments.model is None:
+        layer, vectors, note = centred_means(out.hidden_states, mask, arguments.texts)
+        print(f"after layer {layer}, less {note}.")
+    else:
+        vectors = out.last_hidden_state.sum(axis=1) / mask.sum(axis=1)[:, None]
+    print(*cosine_lines(sentences, vectors), sep="\n")
+    if arguments.model is None:
+        if not arguments.texts:
+            print(*nearest_lines(vectors), sep="\n")
         print("\nA training step: a new head with two labels, and labels 0, 1, 0, ... for the sentences")
         print(*training_lines(model, batch["input_ids"], mask), sep="\n")
     return 0
 
 
 def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
-    """Describe the model, and warn that the demo's is untrained."""
+    """Describe the model; of the one in the package, what it was trained on and what it cannot do."""
     config = model.config
     size = (
         f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads, "
@@ -96,9 +103,9 @@ def introduction(model: ErnieMModel, directory: str | None) -> list[str]:
     if directory is not None:
         return [f"The checkpoint in {directory}: {size}."]
     return [
-        f"The demo checkpoint: {size}.",
-        "Its weights are RANDOM, drawn from a seed and never trained. The output shows how ERNIE-M computes, not what",
-        "a trained model knows: whether two sentences have similar vectors says nothing about their meaning.",
+        f"The checkpoint in the package: {size}.",
+        "It was trained to predict sentences from their translations, on help pages and menus of an office suite and a",
+        "browser in eight languages. It matches sentences about software; it knows little of anything else.",
     ]
 
 
@@ -130,6 +137,28 @@ def layer_lines(found: Trace, layers: int) -> list[str]:
     inner = [f"encoder.layers.{i}.{name}" for i in range(layers) for name in LAYER_ENTRIES]
     names = ["embeddings.layer_norm", *inner, "pooler.activation"]
     return entry_table([found[name] for name in names], digits=3)
+
+
+def centred_means(
+    states: Sequence[Array], mask: Array, given: Sequence[str]
+) -> tuple[int, Array, str]:  # (L + 1) x (B, S, E), (B, S) -> ..., (B, E), ...
+    """The layer, the sentence vectors there, centred, and what was subtracted; the language of `given` is unknown."""
+    layer, means = demo.retrieval()
+    vectors = states[layer].sum(axis=1) / mask.sum(axis=1)[:, None]
+    if given:
+        return layer, vectors - np.mean(list(means.values()), axis=0), "the mean vector of all languages"
+    own = np.array([means[language] for language in demo.languages()])
+    return layer, vectors - own, "the mean vector of its language"
+
+
+def nearest_lines(vectors: Array) -> list[str]:  # (B, E)
+    """Which sentence each one is nearest to: sentence i and sentence i + B/2 are translations."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T - 2 * np.eye(len(unit))
+    nearest = cosines.argmax(axis=1) + 1
+    right = int((nearest == (np.arange(len(unit)) + len(unit) // 2) % len(unit) + 1).sum())
+    found = ", ".join(f"{i} and {j}" for i, j in enumerate(nearest, 1) if i < j and nearest[j - 1] == i)
+    return [f"Nearest to each other: {found}. For {right} of {len(unit)} sentences the nearest is the translation."]
 
 
 def cosine_lines(sentences: Sequence[str], vectors: Array) -> list[str]:  # B, (B, E) -> a table

@@ -14,7 +14,7 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="checkpoint directory in Hugging Face or Paddle format (default: the untrained demo checkpoint)",
+        help="checkpoint directory in Hugging Face or Paddle format (default: the small checkpoint in the package)",
     )
 
 
@@ -22,5 +22,5 @@ def model_directory(arguments: Namespace) -> Path:
     """The directory that the arguments name; by default the demo's, with a note on standard error."""
     if arguments.model is not None:
         return Path(arguments.model)
-    say("no --model: using the demo checkpoint, whose weights are random, not trained")
+    say("no --model: using the small checkpoint in the package, which only knows help pages of software")
     return demo.directory()

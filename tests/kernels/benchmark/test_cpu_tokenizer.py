@@ -12,13 +12,14 @@ from ernie_m.kernels.benchmark.cpu_tokenizer import COMPARED, ROWS, SIZE, mixed_
 
 # In the checkout: the corpus is no part of the installed package.
 DEMO = Path(__file__).resolve().parents[3] / "reference" / "demo"
+SENTENCES = DEMO.parents[1] / "tests" / "fixtures" / "sentences"
 
 
 def test_mixed_lines_alternate_between_languages_up_to_their_size() -> None:
-    lines = mixed_lines(DEMO / "corpus")
+    lines = mixed_lines(SENTENCES)
     sizes = [len(line.encode()) for line in lines]
     assert sum(sizes[:-1]) < SIZE <= sum(sizes)
-    files = sorted((DEMO / "corpus").glob("*.txt"))
+    files = sorted(SENTENCES.glob("*.txt"))
     firsts = [path.read_text(encoding="utf-8").splitlines()[0] for path in files]
     assert len(firsts) == COMPARED
     assert all(line.startswith(first) for line, first in zip(lines, firsts, strict=False))
@@ -26,7 +27,7 @@ def test_mixed_lines_alternate_between_languages_up_to_their_size() -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_competitors_of_a_row_return_the_same_ids(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_tokenizer, "DEMO", DEMO)
+    monkeypatch.setattr(cpu_tokenizer, "SENTENCES", SENTENCES)
     monkeypatch.setattr(cpu_tokenizer, "SIZE", 4000)
     monkeypatch.setattr(cpu_tokenizer, "CALLS", 3)
     monkeypatch.setattr(cpu_tokenizer, "use_one_core", lambda: None)

@@ -25,10 +25,10 @@ def demo(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return captured.out.splitlines()
 
 
-def test_demo_says_that_the_weights_are_random_and_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_says_what_the_model_was_trained_on_and_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     lines = demo(capsys)
-    assert "RANDOM" in lines[1] and "never trained" in lines[1]
-    assert len(lines) <= 68
+    assert "trained to predict sentences from their translations" in lines[1] and "little of anything else" in lines[2]
+    assert len(lines) <= 72
     assert max(map(width, lines)) <= 120
     assert demo(capsys) == lines
 
@@ -45,6 +45,18 @@ def test_demo_shows_ids_and_offsets_of_each_sentence(capsys: pytest.CaptureFixtu
         assert spans == [tuple(span) for span in batch["offset_mapping"] if span[1] > span[0]]
 
 
+def test_demo_finds_the_translations(capsys: pytest.CaptureFixture[str]) -> None:
+    """Centred by language for the built-in sentences, by all languages' mean for others, and it says so."""
+    lines = demo(capsys)
+    layer = demo_checkpoint.retrieval()[0]
+    assert f"after layer {layer}, less the mean vector of its language." in lines
+    (found,) = (line for line in lines if line.startswith("Nearest to each other: "))
+    assert found.endswith("For 8 of 8 sentences the nearest is the translation.")
+    own = demo(capsys, *demo_checkpoint.sentences()[:2])
+    assert f"after layer {layer}, less the mean vector of all languages." in own
+    assert not any(line.startswith("Nearest") for line in own)
+
+
 def test_demo_takes_a_training_step(capsys: pytest.CaptureFixture[str]) -> None:
     """The gradient's length agrees with central differences to the digits shown, and the step lowers the loss."""
     loss, length, differences, after = (float(line.split()[-1]) for line in demo(capsys)[-4:])
@@ -56,7 +68,7 @@ def test_demo_table_holds_the_cosines_of_mean_vectors(capsys: pytest.CaptureFixt
     directory = make_checkpoint(tmp_path)
     texts = ["One sentence.", "二つ目の文です。", "Three"]
     lines = demo(capsys, "--model", str(directory), *texts)
-    assert str(directory) in lines[0] and not any("RANDOM" in line for line in lines)
+    assert str(directory) in lines[0] and not any("trained to" in line for line in lines)
     model = ErnieMModel.from_pretrained(directory, dtype=np.float64)
     tokenizer = ErnieMTokenizer.from_pretrained(directory)
     vectors = np.array([model(np.array([tokenizer(t)["input_ids"]])).last_hidden_state[0].mean(0) for t in texts])
@@ -72,7 +84,7 @@ def test_demo_accepts_long_and_empty_sentences(capsys: pytest.CaptureFixture[str
     lines = demo(capsys, "", "word " * 300)
     assert max(map(width, lines[:-3])) <= 1600  # the sentence itself
     assert all(width(line) <= 120 for line in lines if line.startswith("   "))
-    assert re.search(r"^encoder\.layers\.3\.norm2 +\(130, 32\)", "\n".join(lines), flags=re.M)  # 2 + 128 tokens
+    assert re.search(r"^encoder\.layers\.3\.norm2 +\(130, 96\)", "\n".join(lines), flags=re.M)  # 2 + 128 tokens
 
 
 def test_token_lines_keep_columns_and_order() -> None:

@@ -229,8 +229,8 @@ def test_encode_rejects_a_device_without_torch(tmp_path: Path, capsys: pytest.Ca
     assert not list(tmp_path.iterdir())
 
 
-def test_encode_notes_that_the_demo_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_notes_what_the_checkpoint_in_the_package_knows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "text"]) == 0
     captured = capsys.readouterr()
-    assert "demo checkpoint, whose weights are random, not trained" in captured.err
-    assert len(json.loads(captured.out)["vector"]) == 32
+    assert "small checkpoint in the package, which only knows help pages of software" in captured.err
+    assert len(json.loads(captured.out)["vector"]) == 96

@@ -37,7 +37,7 @@ def test_tokenize_prints_tokens_ids_and_offsets_of_each_line(
     for line, text in zip(lines, TEXTS, strict=True):
         assert line.keys() == {"index", "tokens", "ids", "offsets"}
         assert line["ids"] == tokenizer(text)["input_ids"]
-        assert line["tokens"] == ["[CLS]", *tokenizer.tokenize(text), "[SEP]"]
+        assert line["tokens"] == tokenizer.convert_ids_to_tokens(line["ids"])
         spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         assert line["offsets"] == [list(span) for span in spans]
     assert tokenized(capsys, "--", *TEXTS) == lines

@@ -110,7 +110,7 @@ def test_trace_rejects_what_it_cannot_run(checkpoint: Path, tmp_path: Path, caps
     arguments = ["trace", "--model", str(checkpoint)]
     (tmp_path / "none.txt").touch()
     for more, message in {
-        ("--ids", "0", "999999"): "input_ids: expected values in [0, 4202)",
+        ("--ids", "0", "999999"): "input_ids: expected values in [0, 8000)",
         ("--ids", "x"): "argument --ids: invalid int value: 'x'",
         ("a", "--ids", "1"): "TEXT, --file, --ids: expected only one",
         ("--file", str(tmp_path / "none.txt")): "TEXT: expected at least one, got none",
