@@ -201,7 +201,8 @@ assert t[widest].value.shape[-1] == config.intermediate_size == 4 * config.hidde
 # ## 7. One vector for a sentence
 #
 # The pooler takes each sentence's first token, `[CLS]`, applies one more linear map, and then tanh. It reads only the
-# first token: the others have already contributed through attention.
+# first token: the others have already contributed through attention. In this checkpoint the pooler is untrained; to
+# compare sentences, `ernie-m demo` takes means over tokens.
 #
 # **Prediction.** In which range are the resulting numbers?
 

@@ -263,7 +263,7 @@ assert (counts**2).sum() < 0.2 * len(counts) * longest**2
 #
 # - Change one number of `k` in section 1, compute its column on paper, and check.
 # - In section 4, replace `-10000.0` by `-5.0`. How much weight leaks to the masked key?
-# - Draw the heat maps of `encoder.layers.3` instead of layer 0. Then pass `head_mask=np.array([1, 0, 0, 0])` to the
-#   model: what does one head do on its own?
+# - Draw the heat maps of `encoder.layers.3` instead of layer 0. Then pass `head_mask=np.array([1, 0, 0, 0, 0, 0])` to
+#   the model: what does one head do on its own?
 # - Read [reference/attention.py](../reference/attention.py). It is the definition that every kernel is tested against.
 # - Next: [03_floating_point](03_floating_point.ipynb) explains why "within 1e-12" was the right question to ask.

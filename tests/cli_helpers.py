@@ -45,7 +45,7 @@ def make_checkpoint(directory: Path, cls: Any = ernie.ErnieMModel, seed: int = 0
 
 
 def corpus(*languages: str) -> list[str]:
-    """Everyday sentences in 19 languages, by language code."""
+    """Everyday sentences in 21 languages, by language code."""
     return [line for code in languages for line in (CORPUS / f"{code}.txt").read_text("utf-8").splitlines()]
 
 

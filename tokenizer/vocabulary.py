@@ -27,7 +27,8 @@ MAX_LISTED = 5
 NUMBERED = re.compile(r".*[\t ]-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # ERNIE-M's own file holds every piece of its model, and so does one that is made by the rule above, except for
 # pieces that contain a line end. A file cut down to one language still holds more than this: in 80 sentences, each of
-# the demo's 21 languages uses 4 to 12 % of the pieces. Too few means another model's vocabulary, or hardly any at all.
+# 21 languages used 4 to 12 % of the pieces of a small model. Too few means another model's vocabulary, or hardly any
+# at all.
 FEWEST_PIECES = 0.03
 # Between WordPiece and sentencepiece, short words and Han characters coincide; WordPiece is known by its own marker.
 WORDPIECE, MOST_WORDPIECE = "##", 0.1

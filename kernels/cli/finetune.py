@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         made_of = {
             "task": task,
             "settings": settings.as_dict(),
-            "files": [digest(path) for path in (*arguments.data, *arguments.validation)],
+            "files": [[digest(path) for path in files] for files in (arguments.data, arguments.validation)],
             "labels": list(job.labels),
             "longest": job.encoder.longest,
             "batch": arguments.batch,

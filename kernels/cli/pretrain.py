@@ -77,9 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
             held_out = mixture(found, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
         model = start(arguments.model, recipe, tokenizer, settings)
         per_step = settings.accumulate * processes.size
+        if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
+            # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.
+            raise ValueError("parallel: expected ddp for btmlm in several processes, got 'fsdp'")
         drawn = mixture(data, tokenizer, recipe, per_step, settings.seed)
         task = Pretraining(drawn, tokenizer, arguments.out, held_out, VALIDATION_ITEMS)
         made_of = {**recipe, "tokenizer": fingerprint(tokenizer), "batches of a step": per_step}
+        made_of["validated"] = held_out is not None
         with stopping(processes):
             train(model, task, settings, arguments.out, processes, made_of, resumed)
         if processes.leads:
@@ -102,6 +106,9 @@ def read_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
             raise ValueError(f"{path}: {name}: expected {allowed[0].__name__}, got {value!r:.80}")
     recipe = {**RECIPE, **found, "settings": dict(found.get("settings", {}))}
     recipe["settings"].update(changed(changes))
+    for name in ("batch_tokens", "longest"):
+        if recipe[name] < 1:
+            raise ValueError(f"{path}: {name}: expected at least 1, got {recipe[name]}")
     return recipe
 
 

@@ -82,7 +82,7 @@ class FineTuning:
         rows = [self.rows[row] for row in chosen or [0]]
         arguments = self.job.arguments(rows, model.config)
         weight = self.job.weight(arguments) if chosen else 0.0
-        return Batch(arguments, weight, tokens=sum(row.tokens for row in rows))
+        return Batch(arguments, weight, tokens=sum(self.rows[row].tokens for row in chosen))
 
     def evaluate(self, model: Any) -> dict[str, Any]:
         """The figures of the job."""

@@ -56,7 +56,8 @@ class Log:
             return
         spent = time.perf_counter() - self.start
         left = spent / max(1, step - self.first) * (self.total - step)
-        text = f"step {step:,} of {self.total:,}  loss {loss:.3f}  {tokens / spent:,.0f} tokens/s  {_clock(left)} left"
+        speed = f"{tokens / self.seconds:,.0f} tokens/s"
+        text = f"step {step:,} of {self.total:,}  loss {loss:.3f}  {speed}  {_clock(left)} left"
         sys.stderr.write(f"\r{text}\x1b[K")
         sys.stderr.flush()
         self.shown = True

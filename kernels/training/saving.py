@@ -64,7 +64,8 @@ def peek(directory: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint of a run: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a checkpoint of a run: {reason}") from None
     if not isinstance(found, dict) or not {"model", "optimizer", "step"} <= found.keys():
         raise ValueError(f"{path}: not a checkpoint of a run")
     return found

@@ -14,7 +14,8 @@ class Settings:
     """The settings of `train`.
 
     steps: optimiser steps. Each takes `accumulate` batches in each process.
-    rate, warmup: the highest learning rate, and how many steps rise to it; then it falls to 0 at the last step.
+    rate, warmup: the highest learning rate, and how many steps rise to it; then it falls linearly, to reach 0 after the
+        last step.
     betas, eps, weight_decay: of AdamW. clip: gradients are clipped to this norm.
     layer_decay: the factor of the learning rate from each layer to the one below.
     precision: "float32", or what autocast computes in; parameters, gradients and the optimiser are float32.

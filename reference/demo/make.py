@@ -4,7 +4,7 @@
     config.json                its configuration
     sentencepiece.bpe.model, vocab.txt
     retrieval.json             the layer to take vectors from, and each language's mean vector there
-    log.jsonl, figures.json    the run's log, and what the model reaches on texts that it was never tried on
+    log.jsonl, figures.json    the run's log, and what the model reaches on the test split
     README.md                  the model card, with these figures
     sentences.tsv              eight sentences of the test split, with the languages that they are in
 
@@ -96,7 +96,7 @@ def model_card(results: dict[str, Result], report: dict[str, Any]) -> str:
         vocabulary=model.config.vocab_size,
         layer=kept["layer"],
         languages=", ".join(sorted(kept["language_means"])),
-        segments=sum(report["segments"].values()),
+        segments=report["segments"]["train"],
         steps=last["step"],
         planned=recipe["settings"]["steps"],
         tokens=last["tokens"] / 1e6,
@@ -120,20 +120,23 @@ programs and browsers. `make.py` wrote this page.
 
 {segments:,} segments of LibreOffice's help, Firefox's user interface, Unicode's emoji names and the Universal
 Declaration of Human Rights, aligned by key (`make corpus`; versions and hashes in `../training/corpus/packages.json`).
-They were split by page into training, development and test, and near-duplicates were removed.
+The corpus was split by page into training, development and test, and near-duplicates were removed; the number is that
+of the training split.
 
 ## How
 
 CAMLM with one side masked whole: a sentence is predicted from its translation alone. One side is always English.
-{steps:,} of {planned:,} steps, {tokens:.1f} million tokens, {hours:.1f} hours on one core of a busy machine
-(`make pretrain`: `recipe.json`, `log.jsonl`).
+{steps:,} of {planned:,} steps, {tokens:.1f} million tokens, {hours:.1f} hours on a CPU (`make pretrain`: `recipe.json`,
+`log.jsonl`). Up to step 16,000 validation searched the first pairs of the development split, afterwards pairs from all
+of it: `acc@1` in the log cannot be compared across that step.
 
 ## What it reaches
 
-acc@1 on the test split, which was looked at once: how often a segment's translation is the nearest of {items}, the mean
-of both directions. Segments have at least four English words. Vectors are means over tokens after layer {layer}, which
-was chosen on the development split, less the mean vector of their language there ("centred"). tf-idf searches by shared
-pieces. The margin is that over tf-idf, with a 95 % interval over segments.
+acc@1 on the test split, on which nothing was tuned: how often a segment's translation is the nearest of {items}, the
+mean of both directions. Segments have at least four English words. Vectors are means over tokens after layer {layer},
+which was chosen on the development split; "centred" subtracts the mean vector of the text's language in that split.
+tf-idf searches by shared pieces. The margin is the difference from tf-idf, with a 95 % interval over segments. The
+demo's eight sentences are from the test split too, chosen by hand because the model finds them.
 
 | pair | centred | not centred | tf-idf | margin |
 |---|---:|---:|---:|---:|

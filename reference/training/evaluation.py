@@ -3,7 +3,8 @@
 For each pair with the hub language, `items` segments whose text in the hub language has at least four words:
 
     acc@1      how often a text's translation is its nearest one, the mean of both directions
-    tf-idf     the same, with a vector of its pieces' counts times log(texts / texts with the piece) for each text
+    tf-idf     the same, with a vector of its pieces' counts times log((1 + N) / (1 + texts with the piece)), where N
+               counts the texts of both languages
     margin     the difference of the two, text by text, with an interval that holds 95 % of 2,000 bootstrap samples
 
 Texts are distinct in both languages. Layer and means are the checkpoint's own (`retrieval.json`), from other texts.

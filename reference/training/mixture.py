@@ -6,7 +6,7 @@ it was, and processes that share the work need not talk about it: each computes 
     objective of step s    objectives[s % n], in turn
     texts                  a language, or a pair of languages, in proportion to (number of texts)^alpha;
                            then a text of it, all alike, with replacement
-    batches                `tokens` tokens each: a pool of texts, sorted by length and cut into batches
+    batches                about `tokens` tokens each: a pool of texts, sorted by length and cut into batches
 
 Source: Lample and Conneau (2019), section 3.1, for alpha, which lets small languages take part.
 """
@@ -36,7 +36,7 @@ Pseudo = Callable[[Sequence[Example]], Sequence[Array]]
 class Mixture:
     """What is drawn, and how.
 
-    tokens: the size of a batch, special tokens included. per_step: how many batches a step has.
+    tokens: about the size of a batch, special tokens included, appended masks not. per_step: the batches of a step.
     pairs_with: the language that one side of each pair is in; None allows all pairs.
     arguments: for each objective, named arguments: {"camlm": {"masked_sides": "one", "ratio": 1.0}}.
     """

@@ -89,8 +89,8 @@ def shard(
 ) -> Shards:
     """Tokenise files into `directory`, or find there what was made of the same files by the same tokenizer.
 
-    longest: the most tokens of a text. A longer sentence is cut into parts of this length; translations are left out if
-        one side is longer, since their parts are no longer aligned. `about["left_out"]` counts them.
+    longest: the most tokens of a text. A longer sentence is cut into parts of this length; a longer text that
+        has translations is left out, since its parts would not be aligned. `about["left_out"]` counts them.
 
     Raises ValueError that names the file if there is no text in it, or if the directory holds something else.
     """
@@ -133,8 +133,11 @@ def fingerprint(tokenizer: ErnieMTokenizer) -> str:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    found = path.stat()
-    return {"name": path.name, "bytes": found.st_size, "modified": found.st_mtime_ns}
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return {"name": path.name, "sha256": digest.hexdigest()}
 
 
 @dataclass

@@ -66,7 +66,7 @@ def spans_of(offsets: Array, tags: Sequence[int], names: Sequence[str]) -> tuple
 
 
 def best_span(starts: Array, ends: Array, allowed: Array, longest: int) -> tuple[float, int, int]:  # (n,) x 3
-    """The highest sum of a start's and a later end's logit, and both tokens; spans have at most `longest` tokens."""
+    """The highest sum of the logits of a start and an end not before it, and both; at most `longest` tokens."""
     n = len(starts)
     sums = np.where(allowed, starts, -np.inf)[:, None] + np.where(allowed, ends, -np.inf)
     sums[np.tril_indices(n, -1)] = -np.inf

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -23,6 +24,8 @@ Place = str
 PathName = str | PathLike[str]
 # A line before each document of CoNLL 2003.
 DOCUMENT = "-DOCSTART-"
+# A line that begins with "# " and does not end with a tag is a comment.
+TAG = re.compile(r"O|[BI]-.+")
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def sentences(path: PathName) -> Iterator[tuple[Place, list[tuple[Place, str, st
             if found:
                 yield found[0][0], found
             found = []
-        elif not found and columns[0] == "#" and len(columns) > 2:
+        elif not found and line.startswith("# ") and not TAG.fullmatch(columns[-1].strip()):
             continue
         elif len(columns) < 2 or not columns[0].strip():
             raise ValueError(f"{place}: expected a token, perhaps more columns, and a tag, got {line!r:.80}")

@@ -3,7 +3,7 @@
     recipe    the languages, and the packages that hold each of them
     fetch     gets the packages by apt-get and npm, or from a folder, and compares them with `packages.json`
     archives  reads the files inside a package, in memory
-    help      LibreOffice's help (with its markup), `firefox` its language packs, `unicode` CLDR and the UDHR
+    help      reads LibreOffice's help with its markup; `firefox`, language packs; `unicode`, CLDR and the UDHR
     align     puts the texts of one key side by side, and leaves out what is no translation
     split     train, dev and test by page, without near-duplicates across them
     pieces    the sentencepiece model and `vocab.txt`, trained on the training text alone

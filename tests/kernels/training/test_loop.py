@@ -141,6 +141,15 @@ def test_dropout_accumulation_and_the_references_gradients(shards: Shards, tmp_p
         np.testing.assert_allclose(found["model"][name].numpy(), x, rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in the foreground: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on_exactly(
     shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -288,6 +297,14 @@ def test_errors_of_the_command(
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1, err
     assert not (tmp_path / "run" / saving.FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["batch_tokens", "longest"])
+def test_sizes_of_a_recipe_are_at_least_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Seen red: an IndexError for 0, sentences dropped for -1."""
+    write_recipe(tmp_path / "recipe.json", **{name: 0})
+    assert main(command(tmp_path, "--out", str(tmp_path / "run"))) == 2
+    assert f"recipe.json: {name}: expected at least 1, got 0" in capsys.readouterr().err
 
 
 def torchrun(folder: Path, *more: str) -> subprocess.Popen[str]:

@@ -109,6 +109,14 @@ def test_read_labelled_tags_in_columns(drawn: list[Any]) -> None:
     assert read("tag", "a.conll", content) == records
 
 
+def test_a_comment_is_told_from_a_token_that_is_a_hash() -> None:
+    """Tabs in a comment; # as a sentence's first token. Seen red: by the number of columns alone."""
+    content = "# id 7\tdomain=en\n#\tNN\tO\n1\tCD\tB-x\n\n# newdoc\na O\n"
+    first, second = read("tag", "a.conll", content)
+    assert (first.text, second.text) == ("# 1", "a")
+    assert [(span.start, span.end, span.label) for span in first.spans] == [(2, 3, "x")]
+
+
 def test_read_labelled_an_inside_that_continues_nothing_begins_a_span() -> None:
     (found,) = read("tag", "a.txt", "a I-x\nb I-y\nc B-y\nd I-y\n# O\ne I-y")
     assert found.text == "a b c d # e"
