@@ -79,8 +79,7 @@ def test_nothing_is_initialised_when_it_is_loaded(capsys: pytest.CaptureFixture[
 
 
 def test_each_sentence_s_translation_is_its_nearest() -> None:
-    """Sentences that were held out from training, centred by language. Seen red: with new weights; with the languages
-    in another order."""
+    """Sentences that were held out from training, centred by language."""
     layer, means = demo.retrieval()
     model, tokenizer = ErnieMModel.from_pretrained(DEMO), ErnieMTokenizer.from_pretrained(DEMO)
     vectors = mean_vectors(model, tokenizer, demo.sentences(), layer)
@@ -90,8 +89,7 @@ def test_each_sentence_s_translation_is_its_nearest() -> None:
 
 
 def test_the_masked_language_model_prefers_the_right_words() -> None:
-    """Predicted from its translation alone, each sentence's words get a higher probability than those of the others.
-    Seen red: with new weights; with the pairs mixed up."""
+    """Predicted from its translation alone, each sentence's words get a higher probability than from another's."""
     from ernie_m.reference.objectives import Vocabulary, camlm, collate
 
     model, tokenizer = ErnieMForMaskedLM.from_pretrained(DEMO), ErnieMTokenizer.from_pretrained(DEMO)

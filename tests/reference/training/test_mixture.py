@@ -41,7 +41,7 @@ ALL = ("mmlm", "camlm", "tlm", "camlm", "btmlm")
 
 
 def test_a_batch_depends_on_the_seed_and_its_place_alone(shards: Shards) -> None:
-    """In any order, from new objects. Seen red: one generator for all batches; a seed that is not used."""
+    """In any order, from new objects. Seen red: a generator without a seed."""
     places = [(step, i) for step in (*range(6), 70, 999) for i in range(2)]
     first, second = (Mixture(shards, WORDS, ALL, 200, 2, seed=3) for _ in range(2))
     expected = {place: plain(first.batch(*place, invented)) for place in places}

@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
         return found
 
     peak(10)
-    assert peak(900) < 1.3 * peak(300)
+    assert peak(12_000) < 1.3 * peak(1500)
 
 
 # 96 MB of text and its 30 million tokens, in a process that may use 64 MiB beyond what its modules take.
