@@ -12,7 +12,7 @@ it; where it is not installed, groups run one after the other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache
@@ -27,6 +27,9 @@ B = TypeVar("B")
 
 # A group has at least this many tokens: below, matrix products lose more than a second thread gains.
 LEAST_TOKENS = 192
+# The tokens of one call of the model, unless a number of texts is given: enough for each of several cores to have
+# sequences of its own. On a CPU, larger calls are no faster, as their arrays do not stay in cache.
+TOKENS = 2048
 
 ONE_CALL = threading.Lock()
 
@@ -109,3 +112,21 @@ def _blas() -> Any:
 def threads_of(blas: Any) -> int:
     """The most threads that one of these libraries may use."""
     return max((library["num_threads"] for library in blas.info()), default=1)
+
+
+def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
+    """Distribute rows of these lengths over calls of the model, the shortest first; yields the numbers of each call's.
+
+    A call gets `batch_size` rows; or, without one, as many as have at most TOKENS tokens together, and at least one.
+    """
+    chosen: list[int] = []
+    tokens = 0
+    for j in sorted(range(len(lengths)), key=lambda j: lengths[j]):
+        full = tokens + lengths[j] > TOKENS if batch_size is None else len(chosen) == batch_size
+        if chosen and full:
+            yield chosen
+            chosen, tokens = [], 0
+        chosen.append(j)
+        tokens += lengths[j]
+    if chosen:
+        yield chosen

@@ -130,6 +130,7 @@ def _cu_seqlens(*lengths: int) -> Array:
 
 
 def packed_attention(new: Drawing) -> Iterator[Inputs | Telling]:
+    """Ragged sequences, qkv (T, 3, H, D): a few short ones, one longer than a block, and large values."""
     for lengths, heads, size in (((5, 3, 9), H, 1.5), ((150,), 1, 2.2), ((4, 2), 1, LARGE)):
         T = sum(lengths)
         parts = [new.normal(T, heads, D, size=s) for s in (size, size, 1.0)]
@@ -138,6 +139,7 @@ def packed_attention(new: Drawing) -> Iterator[Inputs | Telling]:
 
 
 def first_token_attention(new: Drawing) -> Iterator[Inputs | Telling]:
+    """The same for queries of first tokens, q (B, H, D) and kv (T, 2, H, D)."""
     for lengths, heads, size in (((5, 3, 9, 2), H, 1.5), ((150, 140, 160, 135), 1, 2.2), ((4, 2), 1, LARGE)):
         T, B = sum(lengths), len(lengths)
         q, k, v = (new.normal(n, heads, D, size=s) for n, s in ((B, size), (T, size), (T, 1.0)))

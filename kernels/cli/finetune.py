@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
-from ernie_m.reference.training.shards import fingerprint
+from ernie_m.reference.training.shards import fingerprint, identity
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from ..training import JOBS, FineTuning, Group, Settings, group, train
@@ -84,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         made_of = {
             "task": task,
             "settings": settings.as_dict(),
-            "files": [[digest(path) for path in files] for files in (arguments.data, arguments.validation)],
+            "files": [[identity(path) for path in files] for files in (arguments.data, arguments.validation)],
             "labels": list(job.labels),
             "longest": job.encoder.longest,
             "batch": arguments.batch,
@@ -172,8 +171,3 @@ def measure(job: Job, tests: dict[Path, list[Any]], directory: Path, processes: 
             own = job.figures([records[i] for i in of], [said[i] for i in of])
             found.setdefault("languages", {})[language] = {"records": len(of), **own}
         print(json.dumps(found, ensure_ascii=False))
-
-
-def digest(path: Path) -> list[str]:
-    """A file's name, and a digest of its content."""
-    return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]]

@@ -9,24 +9,15 @@ import numpy as np
 import torch
 
 from ernie_m.reference.array import Array
+from ernie_m.reference.groups import batches
 from ernie_m.reference.objectives import Vocabulary
 from ernie_m.reference.objectives.examples import sequence
-
-TOKENS = 4096  # of a batch
 
 
 def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> Array:  # N texts -> (N, L + 1, E)
     """The mean of the hidden states of [CLS] text [SEP], embeddings first; `model` is an encoder in `eval()` mode."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: list[Array | None] = [None] * len(texts)
-    start = 0
-    while start < len(order):
-        count = max(1, TOKENS // (len(texts[order[start]]) + 2))
-        # Sorted by length: the last one is the longest.
-        while count > 1 and count * (len(texts[order[min(start + count, len(order)) - 1]]) + 2) > TOKENS:
-            count -= 1
-        rows = order[start : start + count]
-        start += count
+    for rows in batches([len(text) + 2 for text in texts], None):
         ids = [sequence(vocabulary, texts[i])[0] for i in rows]
         S = max(map(len, ids))
         padded = np.array([np.pad(x, (0, S - len(x)), constant_values=vocabulary.pad) for x in ids])

@@ -153,22 +153,27 @@ def centred_means(
 
 def nearest_lines(vectors: Array) -> list[str]:  # (B, E)
     """Which sentence each one is nearest to: sentence i and sentence i + B/2 are translations."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = unit @ unit.T - 2 * np.eye(len(unit))
-    nearest = cosines.argmax(axis=1) + 1
-    right = int((nearest == (np.arange(len(unit)) + len(unit) // 2) % len(unit) + 1).sum())
+    B = len(vectors)
+    nearest = (cosines(vectors) - 2 * np.eye(B)).argmax(axis=1) + 1
+    right = int((nearest == (np.arange(B) + B // 2) % B + 1).sum())
     found = ", ".join(f"{i} and {j}" for i, j in enumerate(nearest, 1) if i < j and nearest[j - 1] == i)
-    return [f"Nearest to each other: {found}. For {right} of {len(unit)} sentences the nearest is the translation."]
+    return [f"Nearest to each other: {found}. For {right} of {B} sentences the nearest is the translation."]
+
+
+def cosines(vectors: Array) -> Array:  # (B, E) -> (B, B)
+    """The cosine of each pair of vectors."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Array = unit @ unit.T
+    return found
 
 
 def cosine_lines(sentences: Sequence[str], vectors: Array) -> list[str]:  # B, (B, E) -> a table
     """The cosine of each pair of vectors, to two decimals."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = unit @ unit.T
+    values = cosines(vectors)
     columns = range(1, len(sentences) + 1)
     rows = [("", *map(str, columns), "")]
     for i, sentence in enumerate(sentences):
-        rows.append((str(i + 1), *(number(value, 2) for value in cosines[i]), sentence))
+        rows.append((str(i + 1), *(number(value, 2) for value in values[i]), sentence))
     return table(rows, right=(0, *columns))
 
 

@@ -10,7 +10,7 @@ reference or a torch model (see `backends`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -22,13 +22,12 @@ from ernie_m.tokenizer import ErnieMTokenizer
 from ..array import Array
 from ..checkpoint import open_checkpoint
 from ..checkpoint.names import file_name
+from ..groups import TOKENS as TOKENS
+from ..groups import batches as batches
 from .backends import NUMPY, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts
 
 POOLINGS = ("cls", "mean", "pooler")
-# The tokens of one call of the model, unless a number of texts is given: enough for each of several cores to have
-# sequences of its own. On a CPU, larger calls are no faster, as their arrays do not stay in cache.
-TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -145,21 +144,3 @@ class Encoder:
             return []
         batch = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
         return list(batch["input_ids"])
-
-
-def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
-    """Distribute rows of these lengths over calls of the model, the shortest first; yields the numbers of each call's.
-
-    A call gets `batch_size` rows; or, without one, as many as have at most TOKENS tokens together, and at least one.
-    """
-    chosen: list[int] = []
-    tokens = 0
-    for j in sorted(range(len(lengths)), key=lambda j: lengths[j]):
-        full = tokens + lengths[j] > TOKENS if batch_size is None else len(chosen) == batch_size
-        if chosen and full:
-            yield chosen
-            chosen, tokens = [], 0
-        chosen.append(j)
-        tokens += lengths[j]
-    if chosen:
-        yield chosen

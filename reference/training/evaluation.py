@@ -25,11 +25,12 @@ import numpy as np
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from ..array import Array
+from ..groups import batches
 from ..model import ErnieMModel
 from .retrieval import centred, found_first
 from .texts import Segment, read_segments
 
-WORDS, SAMPLES, TOKENS = 4, 2000, 2048
+WORDS, SAMPLES = 4, 2000
 RETRIEVAL = "retrieval.json"
 
 
@@ -71,17 +72,11 @@ def select(
 def mean_vectors(model: ErnieMModel, tokenizer: ErnieMTokenizer, texts: Sequence[str], layer: int) -> Array:
     """The mean over each text's tokens of a layer's hidden states, (N, E); 0 is the embeddings."""
     rows = tokenizer(list(texts), truncation=True, max_length=model.config.max_length)["input_ids"]
-    order = np.argsort([len(row) for row in rows], kind="stable")
     vectors = np.empty((len(rows), model.config.hidden_size), model.dtype)
-    start = 0
-    while start < len(order):
-        count = max(1, TOKENS // len(rows[order[min(len(order) - 1, start + TOKENS // len(rows[order[start]]))]]))
-        some = order[start : start + count]
-        start += count
-        S = len(rows[some[-1]])
-        ids = np.array([rows[i] + [tokenizer.pad_token_id] * (S - len(rows[i])) for i in some])
-        mask = np.array([[1] * len(rows[i]) + [0] * (S - len(rows[i])) for i in some])
-        states = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for some in batches([len(row) for row in rows], None):
+        given = tokenizer.pad({"input_ids": [rows[i] for i in some]}, return_tensors="np")
+        mask = given["attention_mask"]
+        states = model(given["input_ids"], attention_mask=mask, output_hidden_states=True).hidden_states
         assert states is not None
         vectors[some] = states[layer].sum(axis=1) / mask.sum(axis=1)[:, None]
     return vectors

@@ -96,7 +96,7 @@ def shard(
     """
     target = Path(directory)
     made_of = {
-        "files": [_identity(Path(file)) for file in files],
+        "files": [identity(Path(file)) for file in files],
         "tokenizer": fingerprint(tokenizer),
         "longest": longest,
     }
@@ -132,7 +132,8 @@ def fingerprint(tokenizer: ErnieMTokenizer) -> str:
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def identity(path: Path) -> dict[str, str]:
+    """A file's name, and a digest of its content, which is read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):

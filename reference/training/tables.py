@@ -39,15 +39,12 @@ def located(place: Place) -> Iterator[None]:
 
 def objects(path: PathName) -> Iterator[tuple[Place, dict[str, Any]]]:
     """The objects of a .jsonl file. Raises ValueError that names file and line."""
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if not line.strip():
             continue
-        place = _place(path, number)
+        place = place_of(path, number)
         with located(place):
-            try:
-                found = json.loads(line, object_pairs_hook=unique)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"expected a JSON object: {error}") from None
+            found = parsed(line)
             if not isinstance(found, dict):
                 raise ValueError(f"expected a JSON object, got {found!r:.80}")
         yield place, found
@@ -58,20 +55,20 @@ def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Ite
 
     names: the columns that there may be. needed: those that there must be. Raises ValueError that names file and line.
     """
-    lines = (line for _, line in _lines(path))
+    texts = (line for _, line in lines(path))
     if Path(path).suffix == ".csv":
-        reader = csv.reader(lines, strict=True)
+        reader = csv.reader(texts, strict=True)
     else:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        reader = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     header: list[str] = []
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{_place(path, reader.line_num)}: {error}") from None
+            raise ValueError(f"{place_of(path, reader.line_num)}: {error}") from None
         if cells is None:
             break
-        place = _place(path, max(1, reader.line_num))
+        place = place_of(path, max(1, reader.line_num))
         if not header:
             header = [cell.strip() for cell in cells]
             if not set(needed) <= set(header) <= set(names) or len(set(header)) < len(header):
@@ -89,8 +86,8 @@ def sentences(path: PathName) -> Iterator[tuple[Place, list[tuple[Place, str, st
     Lines of comments ("# id ...", before a sentence) and of documents (-DOCSTART-) are left out.
     """
     found: list[tuple[Place, str, str]] = []
-    for number, line in _lines(path):
-        place = _place(path, number)
+    for number, line in lines(path):
+        place = place_of(path, number)
         columns = line.split("\t") if "\t" in line else line.split()
         if not line.strip() or columns[0] == DOCUMENT:
             if found:
@@ -106,7 +103,15 @@ def sentences(path: PathName) -> Iterator[tuple[Place, list[tuple[Place, str, st
         yield found[0][0], found
 
 
-def _lines(path: PathName) -> Iterator[tuple[int, str]]:
+def parsed(line: str) -> Any:
+    """The value of a line of JSON. Raises ValueError if it is none, or has a name twice."""
+    try:
+        return json.loads(line, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected a JSON object: {error}") from None
+
+
+def lines(path: PathName) -> Iterator[tuple[int, str]]:
     """The numbered lines of a UTF-8 file, without their ends; a .csv keeps them, as cells may contain some."""
     refuse_pointer(path)
     keep = Path(path).suffix == ".csv"
@@ -118,5 +123,6 @@ def _lines(path: PathName) -> Iterator[tuple[int, str]]:
             raise ValueError(f"{fspath(path)}: expected UTF-8: {error}") from None
 
 
-def _place(path: PathName, number: int) -> Place:
+def place_of(path: PathName, number: int) -> Place:
+    """What an error about a line begins with."""
     return f"{fspath(path)}: line {number}"

@@ -9,13 +9,12 @@ they may be of any size.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
-from ernie_m.tokenizer.files import refuse_pointer, unique
+from .tables import lines, located, parsed, place_of
 
 Segment = dict[str, str]
 SUFFIXES = (".tsv", ".jsonl")
@@ -30,32 +29,19 @@ def read_segments(path: str | PathLike[str]) -> Iterator[Segment]:
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"{fspath(path)}: expected a file whose name ends in {' or '.join(SUFFIXES)}")
-    refuse_pointer(path)
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        lines = enumerate(_decoded(file, path), 1)
-        languages: Sequence[str] = ()
-        if suffix == ".tsv":
-            languages = next(lines, (1, ""))[1].rstrip("\r\n").split("\t")
-            if len(set(languages)) < len(languages) or not all(map(LANGUAGE.fullmatch, languages)):
-                raise ValueError(
-                    f"{fspath(path)}: line 1: expected the languages of the columns, such as en and de, got {languages}"
-                )
-        for number, line in lines:
-            text = line.rstrip("\r\n")
-            try:
-                segment = _row(text, languages) if languages else _object(text)
-            except ValueError as error:
-                raise ValueError(f"{fspath(path)}: line {number}: {error}") from None
-            if segment:
-                yield segment
-
-
-def _decoded(file: Iterator[str], path: str | PathLike[str]) -> Iterator[str]:
-    """The lines of a file; an error of encoding names the file."""
-    try:
-        yield from file
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{fspath(path)}: expected UTF-8: {error}") from None
+    numbered = lines(path)
+    languages: Sequence[str] = ()
+    if suffix == ".tsv":
+        languages = next(numbered, (1, ""))[1].split("\t")
+        if len(set(languages)) < len(languages) or not all(map(LANGUAGE.fullmatch, languages)):
+            raise ValueError(
+                f"{place_of(path, 1)}: expected the languages of the columns, such as en and de, got {languages}"
+            )
+    for number, line in numbered:
+        with located(place_of(path, number)):
+            segment = _row(line, languages) if languages else _object(line)
+        if segment:
+            yield segment
 
 
 def _row(line: str, languages: Sequence[str]) -> Segment:
@@ -70,10 +56,7 @@ def _row(line: str, languages: Sequence[str]) -> Segment:
 def _object(line: str) -> Segment:
     if not line.strip():
         return {}
-    try:
-        found = json.loads(line, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected a JSON object: {error}") from None
+    found = parsed(line)
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object, got {type(found).__name__}")
     segment = {}

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,12 +38,6 @@ WORDS = ("red", "blau", "猫が", "дом", "été", "7 kg")
 # What a logit of a target is in perfect outputs; others are its negative.
 SURE = 20.0
 WINDOWS = ("answer", "extract")
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    with way("without kernels"), torch.enable_grad():
-        yield
 
 
 # With rows of 24 tokens, windows overlap by at least this many.

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch_models import way
 from training_texts import RECIPE, segments, tokenizer, vocabulary, write_jsonl, write_recipe
 
 from ernie_m.kernels.cli import main
@@ -43,14 +42,6 @@ TOKENIZER = tokenizer()
 ALONE = Group(0, 1, torch.device("cpu"))
 # Settings that every test needs.
 QUICK: dict[str, Any] = {"steps": 6, "rate": 1e-3, "warmup": 2, "evaluate_every": 99, "save_every": 99, "log_every": 2}
-
-
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In plain torch, as on a CPU; in the interpreter the kernels take minutes."""
-    monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy.runs_triton", lambda x: False)
-    with way("without kernels"), torch.enable_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch_models import way
 from training_texts import RECIPE, segments, tokenizer, vocabulary, write_jsonl
 
 from ernie_m.kernels.training import Pretraining, pretraining
@@ -26,14 +24,6 @@ from ernie_m.reference.training.shards import Shards, shard
 TOKENIZER = tokenizer()
 WORDS = vocabulary(TOKENIZER)
 CONFIG = ErnieMConfig(**{**RECIPE["model"], "vocab_size": len(TOKENIZER)})
-
-
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In plain torch, as on a CPU; in the interpreter the kernels take minutes."""
-    monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy.runs_triton", lambda x: False)
-    with way("without kernels"), torch.enable_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
