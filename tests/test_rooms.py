@@ -83,7 +83,7 @@ FLOORS = {
         ("training",),
         ("checking",),
         ("benchmark", "machine_code"),
-        ("cli",),
+        ("cli", "training.experiment"),
     ),
 }
 # Which other rooms a room may use: all of it, or only the parts named. `files` replaces files for everybody.
@@ -101,6 +101,7 @@ MORE = {
     "reference.cli": ("ernie_m.tokenizer", "(ernie_m.kernels)"),
     "kernels.cli": ("ernie_m.reference.cli", "ernie_m.tokenizer"),
     "kernels.training": ("ernie_m.tokenizer",),
+    "kernels.training.experiment": ("ernie_m.reference.cli", "ernie_m.tokenizer", "(scipy)"),
     "kernels.benchmark.cpu_tokenizer": ("(ernie_m.tokenizer)", "(sentencepiece)"),
 }
 # Lines of a file and of a function, in the rooms that are read as pages (the aim is 220 and 40).

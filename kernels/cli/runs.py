@@ -40,13 +40,13 @@ def prepare(out: Path, resume: bool, processes: Group) -> bool:
 
 
 @contextmanager
-def stopping(processes: Group) -> Iterator[None]:
+def stopping(processes: Group, how: str = "--resume goes on") -> Iterator[None]:
     """End the program as the signal asks that stopped the run inside, and say how to go on."""
     try:
         yield
     except Stopped as stopped:
         if stopped.number == 2:
-            raise KeyboardInterrupt(f"{stopped}; --resume goes on") from None
+            raise KeyboardInterrupt(f"{stopped}; {how}") from None
         if processes.leads:
-            print(f"{stopped}; --resume goes on", file=sys.stderr)
+            print(f"{stopped}; {how}", file=sys.stderr)
         raise Terminated(stopped.number) from None

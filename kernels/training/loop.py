@@ -66,12 +66,15 @@ class Task(Protocol):
 
 @dataclass
 class _Run:
-    """A run on its way. `sums`: for each curve, the loss times the weight, and the weight, since the last record."""
+    """A run on its way. `tokens` and `targets`: read and learnt from so far. `sums`: for each curve, the loss times the
+    weight, and the weight, since the last record.
+    """
 
     step: int = 0
     best: float = -math.inf
     waited: int = 0
     tokens: int = 0
+    targets: float = 0.0
     sums: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
     def state(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class _Run:
 
     def restore(self, about: Mapping[str, Any]) -> None:
         """From a checkpoint."""
-        for name in ("step", "best", "waited", "tokens"):
+        for name in ("step", "best", "waited", "tokens", "targets"):
             setattr(self, name, about[name])
         self.sums.update({name: list(pair) for name, pair in about["sums"].items()})
 
@@ -169,6 +172,7 @@ def _step(
     if not total > 0:
         raise ValueError(f"step {run.step}: expected something to learn, got a total weight of {total}")
     run.tokens += int(tokens)
+    run.targets += total
     optimizer.zero_grad()
     loss_sum = 0.0
     for number, (i, batch) in enumerate(zip(own, batches, strict=True), 1):
@@ -205,7 +209,8 @@ def _record(log: Log | None, run: _Run, norm: float, rate: float) -> None:
     means = {name: pair[0] / pair[1] for name, pair in run.sums.items()}
     run.sums.clear()
     if log is not None:
-        log.write({"step": run.step, "tokens": run.tokens, **means, "norm": norm, "rate": rate})
+        counts = {"tokens": run.tokens, "targets": round(run.targets)}
+        log.write({"step": run.step, **counts, **means, "norm": norm, "rate": rate})
 
 
 def _evaluate(net: Module, task: Task, run: _Run, log: Log | None, group: Group) -> dict[str, Any]:

@@ -104,9 +104,9 @@ def evaluate(directory: str | PathLike[str], data: str | PathLike[str], hub: str
         ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in sides.values()]
         pieces = piece_vectors([*ids[0], *ids[1]], len(tokenizer))
         zero = np.zeros(model.config.hidden_size)
-        ours = _both([centred(x, np.array(means[side], x.dtype)) for side, x in hidden.items()])
-        raw = _both([centred(x, zero.astype(x.dtype)) for x in hidden.values()])
-        theirs = _both([pieces[:items], pieces[items:]])
+        ours = found_both_ways([centred(x, np.array(means[side], x.dtype)) for side, x in hidden.items()])
+        raw = found_both_ways([centred(x, zero.astype(x.dtype)) for x in hidden.values()])
+        theirs = found_both_ways([pieces[:items], pieces[items:]])
         low, high = interval(ours - theirs)
         margin = float((ours - theirs).mean())
         results[f"{hub}-{name}"] = Result(
@@ -123,7 +123,7 @@ def interval(values: Array, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _both(sides: Sequence[Array]) -> Array:
+def found_both_ways(sides: Sequence[Array]) -> Array:
     """For each item, the share of the two directions in which it is found."""
     a, b = sides
     return (found_first(a, b).astype(float) + found_first(b, a)) / 2

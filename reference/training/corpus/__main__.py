@@ -29,7 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: install the extra `data` (pip install 'ernie-m[data]')") from error
     found = build(
-        languages, arguments.folder, arguments.out, arguments.exact, lambda line: print(line, file=sys.stderr)
+        languages,
+        arguments.folder,
+        arguments.out,
+        arguments.exact,
+        lambda line: print(line, file=sys.stderr),
+        arguments.vocabulary,
     )
     for split, count in found["segments"].items():
         texts = " ".join(f"{language} {row[split]}" for language, row in found["texts"].items())
@@ -51,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--exact", action="store_true", help="refuse packages that are not those of the recorded run")
     names = f"languages besides en, of: {' '.join(LANGUAGES)} (default: {' '.join(DEFAULT)})"
     root.add_argument("--languages", nargs="+", default=list(DEFAULT), metavar="NAME", help=names)
+    root.add_argument("--vocabulary", type=int, default=8000, metavar="N", help="of the tokenizer (default: 8000)")
     root.add_argument("--out", type=Path, default=Path("runs/corpus"), metavar="DIR", help="default: runs/corpus")
     root.set_defaults(run=run)
     return root

@@ -23,17 +23,26 @@ from .text import Text
 Say = Callable[[str], None]
 
 
-def build(languages: Sequence[str], folder: Path | None, out: Path, exact: bool, say: Say) -> dict[str, Any]:
+def build(
+    languages: Sequence[str],
+    folder: Path | None,
+    out: Path,
+    exact: bool,
+    say: Say,
+    vocabulary: int = pieces.VOCABULARY,
+) -> dict[str, Any]:
     """Make the corpus in `out` from the packages in `folder`, or from ones that are fetched now. Returns the report.
 
-    `say` is told how it goes. Raises OSError or ValueError if a client or a package is missing, a package is damaged,
-    or (with `exact`) is not the one on record.
+    vocabulary: how many tokens the tokenizer gets. `say` is told how it goes. Raises OSError or ValueError if a client
+    or a package is missing, a package is damaged, or (with `exact`) is not the one on record.
     """
     with directory(out):
-        return _build(languages, folder, out, exact, say)
+        return _build(languages, folder, out, exact, say, vocabulary)
 
 
-def _build(languages: Sequence[str], folder: Path | None, out: Path, exact: bool, say: Say) -> dict[str, Any]:
+def _build(
+    languages: Sequence[str], folder: Path | None, out: Path, exact: bool, say: Say, vocabulary: int
+) -> dict[str, Any]:
     wanted, record = needs(languages), recorded()
     if folder is None:
         say(f"fetching {len(wanted)} packages")
@@ -52,7 +61,7 @@ def _build(languages: Sequence[str], folder: Path | None, out: Path, exact: bool
     if not all(parts.values()):
         raise ValueError(f"{folder}: these packages hold too little text: {len(segments)} segments in all")
     say("training the tokenizer")
-    files = tokenizer_files(parts, languages)
+    files = tokenizer_files(parts, languages, vocabulary)
     labelled = jobs(parts, languages)
     used = packages_used(packages, parts)
     about = {
@@ -89,12 +98,17 @@ def read(packages: Sequence[Package], languages: Sequence[str], say: Say) -> dic
     return texts
 
 
-def tokenizer_files(parts: Mapping[str, Sequence[Segment]], languages: Sequence[str]) -> dict[str, bytes]:
+def tokenizer_files(
+    parts: Mapping[str, Sequence[Segment]], languages: Sequence[str], vocabulary: int
+) -> dict[str, bytes]:
     """The model and `vocab.txt`, trained on the training split."""
-    size = pieces.VOCABULARY - pieces.SPECIAL + pieces.NOT_LISTED
-    model = pieces.train_model(pieces.sample(parts["train"], languages), size, "unigram", pieces.COVERAGE)
-    vocabulary = "".join(f"{token}\n" for token in pieces.vocabulary(model))
-    return {"tokenizer/sentencepiece.bpe.model": model, "tokenizer/vocab.txt": vocabulary.encode("utf-8")}
+    size = vocabulary - pieces.SPECIAL + pieces.NOT_LISTED
+    try:
+        model = pieces.train_model(pieces.sample(parts["train"], languages), size, "unigram", pieces.COVERAGE)
+    except RuntimeError as error:
+        raise ValueError(f"vocabulary: expected a size that the texts allow, got {vocabulary}: {error}") from None
+    names = "".join(f"{token}\n" for token in pieces.vocabulary(model))
+    return {"tokenizer/sentencepiece.bpe.model": model, "tokenizer/vocab.txt": names.encode("utf-8")}
 
 
 def row(segment: Segment) -> dict[str, str]:

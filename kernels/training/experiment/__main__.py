@@ -1,0 +1,72 @@
+"""`python -m ernie_m.kernels.training.experiment`, which `make experiment` runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ernie_m.reference.cli.command import Parser, execute
+from ernie_m.tokenizer.files import read_json, replacing
+
+PROGRAM = "experiment"
+HERE = Path(__file__).resolve().parent
+
+
+class ExperimentParser(Parser):
+    """The project's parser under this program's name."""
+
+    program = PROGRAM
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, measure, and write the results."""
+    from ...cli.runs import stopping
+    from ..parallel import group
+    from .figures import results
+    from .runs import Experiment, say
+
+    recipe = read_json(arguments.recipe)
+    with group("cpu") as processes, stopping(processes, "the same command goes on"):
+        experiment = Experiment(arguments.corpus, arguments.out, recipe, processes)
+        experiment.run(range(recipe["seeds"]) if arguments.seeds is None else arguments.seeds)
+        if arguments.seeds is None:
+            write(results(experiment, say), arguments.results or arguments.out)
+    return 0
+
+
+def write(found: dict[str, Any], directory: Path) -> None:
+    """results.json, README.md and results.png. `outcome.md`, if there is one, goes into the page."""
+    from .page import page, picture
+
+    outcome = directory / "outcome.md"
+    text = page(found, outcome.read_text("utf-8") if outcome.exists() else "")
+    directory.mkdir(parents=True, exist_ok=True)
+    names = ("results.json", "README.md", "results.png")
+    contents = ((json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode(), text.encode(), picture(found))
+    with replacing(*(directory / name for name in names)) as files:
+        for file, content in zip(files, contents, strict=True):
+            file.write(content)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    root = ExperimentParser(
+        prog=f"python -m ernie_m.kernels.training.{PROGRAM}",
+        description="Compare the objectives of pretraining. A run that was stopped goes on where it was.",
+        allow_abbrev=False,
+    )
+    add = root.add_argument
+    add("--corpus", type=Path, default=Path("runs/corpus-experiment"), metavar="DIR", help="default: %(default)s")
+    add("--recipe", type=Path, default=HERE / "recipe.json", metavar="FILE", help="default: the one beside the program")
+    add("--out", type=Path, default=Path("runs/experiment"), metavar="DIR", help="default: %(default)s")
+    add("--results", type=Path, metavar="DIR", help="for figures and page; default: as --out")
+    add("--seeds", type=int, nargs="+", metavar="N", help="only train, and only for these seeds")
+    root.set_defaults(run=run)
+    return root
+
+
+if __name__ == "__main__":
+    sys.exit(execute(PROGRAM, parser, None))
