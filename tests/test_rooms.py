@@ -45,7 +45,7 @@ FLOORS = {
         ("heads",),
         ("gradients", "objectives", "checkpoint.conversion"),
         ("training",),
-        ("demo", "tasks"),
+        ("demo", "tasks", "training.evaluation"),
         ("cli", "training.corpus.__main__"),
     ),
     "kernels": (

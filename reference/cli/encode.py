@@ -22,8 +22,10 @@ from .ahead import map_ahead
 from .command import add_command
 from .input import Text, add_arguments, texts, windows
 from .model import add_model, model_directory
-from .output import Progress, say
+from .output import Progress, said_warnings, say
 from .vectors import vector_writer
+
+OPTIONS = ("pooling", "long", "batch_size", "backend", "device", "layer", "center", "normalize")
 
 DESCRIPTION = "Turn texts into float32 vectors, one per text, in order. An empty line also gets a vector."
 EPILOG = """\
@@ -33,9 +35,15 @@ output:
   -          JSON lines on standard output, {"index": 0, "vector": [...]}; the default
 
 pooling:
-  mean     the mean over all tokens, including [CLS] and [SEP] but not padding; the default
-  cls      the hidden state of [CLS]
-  pooler   the output of the model's pooler
+  mean        the mean over all tokens, including [CLS] and [SEP] but not padding; the default
+  cls         the hidden state of [CLS]
+  pooler      the output of the model's pooler
+  first-last  the mean over all tokens of the average of the first layer's output and the last one's
+
+layers:
+  mean takes the hidden states of the layer that the checkpoint records in its retrieval.json, if it does; the others,
+  and mean without a record, those of the last. A vector for retrieval should also have the mean vector of its text's
+  language subtracted (--center --language de), which retrieval.json records too.
 
 texts longer than the model's maximum length:
   truncate     truncate them, and report how many there were; the default
@@ -66,6 +74,12 @@ def add(commands: Any) -> None:
         default="mean",
         help="how a text's vector is made; see below (default: %(default)s)",
     )
+    parser.add_argument(
+        "--layer", metavar="N", type=whole, help="layer to take vectors from, 0 for the embeddings; see below"
+    )
+    parser.add_argument("--center", action="store_true", help="subtract the recorded mean vector of the language")
+    parser.add_argument("--language", metavar="CODE", help="the language of all texts, for --center")
+    parser.add_argument("--normalize", action="store_true", help="scale each vector to length 1")
     parser.add_argument("--output", metavar="FILE", default="-", help="NAME.npy, NAME.npz, or - (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument(
@@ -93,20 +107,29 @@ def add(commands: Any) -> None:
 
 def positive(text: str) -> int:
     """Parse a positive integer, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return whole(text, least=1)
+
+
+def whole(text: str, least: int = 0) -> int:
+    """Parse an integer of at least `least`, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode all texts. If reading, encoding or writing raises, no output file is left."""
+    if arguments.center != (arguments.language is not None):
+        raise ValueError("--center and --language: expected both or neither, got one")
     found = texts(arguments)
     with (
         vector_writer(arguments.output, arguments.overwrite) as write,
         limited_threads(arguments.backend, arguments.threads),
+        said_warnings(),
     ):
-        options = {name: getattr(arguments, name) for name in ("pooling", "long", "batch_size", "backend", "device")}
-        encoder = Encoder.from_pretrained(model_directory(arguments), **options)
+        encoder = Encoder.from_pretrained(
+            model_directory(arguments), **{name: getattr(arguments, name) for name in OPTIONS}
+        )
         # So that the output of a file without texts has the right width.
         write(np.empty((0, encoder.model.config.hidden_size), np.float32))
         progress = Progress("texts encoded", shown=arguments.output != "-")
@@ -117,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with closing(map_ahead(tokenize, windows(found, arguments.window))) as tokenized:
                 for rows in tokenized:
-                    write(encoder.vectors_of_rows(rows))
+                    write(encoder.vectors_of_rows(rows, arguments.language))
                     progress.add(rows.count)
         finally:
             progress.clear()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,14 @@ def print_json(value: Any) -> None:
 def say(message: str) -> None:
     """Print a note on standard error, where it does not mix with the results."""
     print(f"ernie-m: {message}", file=sys.stderr)
+
+
+@contextmanager
+def said_warnings() -> Iterator[None]:
+    """In this context, warnings are notes on standard error, without the place in the program."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(str(message))
+        yield
 
 
 class Progress:

@@ -5,15 +5,13 @@ It is small, but trained: README.md is its model card, and `make.py` makes this 
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
-
-import numpy as np
 
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from ..array import Array
+from ..tasks.recorded import read_recorded
 
 COMMENT = "#"
 
@@ -41,8 +39,9 @@ def batch(count: int | None = None) -> tuple[Array, Array]:  # -> (B, S), (B, S)
 
 def retrieval() -> tuple[int, dict[str, Array]]:
     """The layer whose hidden states find translations best, 0 for the embeddings, and each language's mean vector."""
-    found = json.loads((directory() / "retrieval.json").read_text("utf-8"))
-    return found["layer"], {name: np.array(mean) for name, mean in found["language_means"].items()}
+    found = read_recorded(directory())
+    assert found is not None
+    return found.layer, found.language_means
 
 
 def _rows() -> list[tuple[str, str]]:

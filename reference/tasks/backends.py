@@ -1,13 +1,16 @@
 """Two programs that compute the same vectors: the reference in NumPy, and the torch models of `ernie_m.kernels`.
 
-`Encoder` calls either through a `Backend`, which turns rows of token ids into one vector each. Torch is imported only
-if its backend is chosen.
+`Encoder` calls either through a `Backend`, which turns rows of token ids into one vector each, or one for each token.
+Torch is imported only if its backend is chosen.
+
+Hidden states are those after `layer`, 0 for the embeddings, or of the last layer if that is None; for the pooling
+"first-last", the average of those after the first and the last layer.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain
 from os import PathLike
@@ -18,9 +21,11 @@ import numpy as np
 from ..array import Array
 from ..config import ErnieMConfig
 from ..model import ErnieMModel
+from ..outputs import ModelOutput
 from ..padding import pad_ids
 
 NUMPY, TORCH = BACKENDS = ("numpy", "torch")
+CLS, MEAN, POOLER, FIRST_LAST = POOLINGS = ("cls", "mean", "pooler", "first-last")
 
 
 class Backend(Protocol):
@@ -31,8 +36,22 @@ class Backend(Protocol):
     # Of the vectors: the model's, but at least float32, as half precision is too coarse for sums over tokens.
     dtype: np.dtype[Any]
 
-    def pooled(self, rows: Sequence[Sequence[int]], pooling: str) -> Array:  # B rows of ids -> (B, E)
+    def pooled(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> Array:  # B rows of ids -> (B, E)
         """One vector for each row. No row may be empty."""
+
+    def tokens(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> list[Array]:  # B rows of ids -> B x (S, E)
+        """The hidden states of each row's tokens, special tokens included. No row may be empty."""
+
+
+def chosen_states(out: Any, pooling: str, layer: int | None, widen: Callable[[Any], Any]) -> Any:
+    """The hidden states of a model's output that a pooling reads; an average is computed after `widen`."""
+    if pooling == FIRST_LAST:
+        return (widen(out.hidden_states[1]) + widen(out.hidden_states[-1])) / 2
+    return out.last_hidden_state if layer is None else out.hidden_states[layer]
 
 
 class NumPyBackend:
@@ -43,17 +62,33 @@ class NumPyBackend:
         self.has_pooler = model.parameters.pooler is not None
         self.dtype = np.result_type(model.dtype, np.float32)
 
-    def pooled(self, rows: Sequence[Sequence[int]], pooling: str) -> Array:  # B rows of ids -> (B, E)
+    def pooled(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> Array:  # B rows of ids -> (B, E)
         """One vector for each row."""
-        input_ids, mask = pad_ids(rows, self.config.pad_token_id)
-        out = self.model(input_ids, attention_mask=mask)
-        if pooling == "pooler":
+        out, hidden, mask = self._run(rows, pooling, layer)
+        if pooling == POOLER:
             assert out.pooler_output is not None
             return out.pooler_output.astype(self.dtype, copy=False)
-        if pooling == "cls":
-            return out.last_hidden_state[:, 0].astype(self.dtype, copy=False)
+        if pooling == CLS:
+            return hidden[:, 0].astype(self.dtype, copy=False)
         # Hidden states are 0 at padding.
-        return out.last_hidden_state.sum(axis=1, dtype=self.dtype) / mask.sum(axis=1, dtype=self.dtype)[:, None]
+        return hidden.sum(axis=1, dtype=self.dtype) / mask.sum(axis=1, dtype=self.dtype)[:, None]
+
+    def tokens(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> list[Array]:  # B rows of ids -> B x (S, E)
+        """The hidden states of each row's tokens."""
+        hidden = self._run(rows, pooling, layer)[1].astype(self.dtype, copy=False)
+        return [x[: len(row)] for x, row in zip(hidden, rows, strict=True)]
+
+    def _run(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None
+    ) -> tuple[ModelOutput[Array], Array, Array]:  # -> ..., (B, S, E), (B, S)
+        input_ids, mask = pad_ids(rows, self.config.pad_token_id)
+        inner = layer is not None or pooling == FIRST_LAST
+        out = self.model(input_ids, attention_mask=mask, output_hidden_states=inner)
+        return out, chosen_states(out, pooling, layer, lambda x: x.astype(self.dtype, copy=False)), mask
 
 
 class TorchBackend:
@@ -67,27 +102,52 @@ class TorchBackend:
         self.wide = torch.promote_types(model.like().dtype, torch.float32)
         self.dtype = torch.empty(0, dtype=self.wide).numpy().dtype
 
-    def pooled(self, rows: Sequence[Sequence[int]], pooling: str) -> Array:  # B rows of ids -> (B, E)
+    def pooled(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> Array:  # B rows of ids -> (B, E)
         """One vector for each row. Raises ValueError in `train()` mode, where dropout would make vectors random."""
+        import torch
+
+        with torch.inference_mode():
+            out, parts = self._run(rows, pooling, layer)
+            if pooling == POOLER:
+                vectors = out.pooler_output
+            elif pooling == CLS:
+                vectors = torch.stack([part[0] for part in parts])
+            else:
+                vectors = torch.stack([part.mean(0, dtype=self.wide) for part in parts])
+            return self._array(vectors)
+
+    def tokens(
+        self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None = None
+    ) -> list[Array]:  # B rows of ids -> B x (S, E)
+        """The hidden states of each row's tokens. Raises ValueError as `pooled` does."""
+        import torch
+
+        with torch.inference_mode():
+            return [self._array(part) for part in self._run(rows, pooling, layer)[1]]
+
+    def _run(self, rows: Sequence[Sequence[int]], pooling: str, layer: int | None) -> tuple[Any, list[Any]]:
+        """The model's output, and the hidden states of each row's tokens, B x (S, E)."""
         import torch
 
         if self.model.training:
             raise ValueError("model: expected one in eval() mode, got one in train() mode")
         device = self.model.like().device
         lengths = [len(row) for row in rows]
-        ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
-        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-        with torch.inference_mode():
+        if layer is None and pooling != FIRST_LAST:
+            ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
+            ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
             out = self.model.packed(ids, ends, max(lengths))
-            if pooling == "pooler":
-                vectors = out.pooler_output
-            elif pooling == "cls":
-                vectors = out.last_hidden_state[ends[:-1].long()]
-            else:
-                parts = out.last_hidden_state.split(lengths)
-                vectors = torch.stack([part.mean(0, dtype=self.wide) for part in parts])
-            found: Array = vectors.to("cpu", self.wide).numpy()
-            return found
+            return out, list(out.last_hidden_state.split(lengths))
+        padded, mask = (torch.from_numpy(x).to(device) for x in pad_ids(rows, self.config.pad_token_id))
+        out = self.model(padded, attention_mask=mask, output_hidden_states=True)
+        hidden = chosen_states(out, pooling, layer, lambda x: x.to(self.wide))
+        return out, [x[:n] for x, n in zip(hidden, lengths, strict=True)]
+
+    def _array(self, x: Any) -> Array:
+        found: Array = x.to("cpu", self.wide).numpy()
+        return found
 
 
 def backend_of(model: Any) -> Backend:

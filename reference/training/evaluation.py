@@ -12,26 +12,20 @@ Texts are distinct in both languages. Layer and means are the checkpoint's own (
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ernie_m.tokenizer import ErnieMTokenizer
-
 from ..array import Array
-from ..groups import batches
-from ..model import ErnieMModel
-from .retrieval import centred, found_first
+from ..tasks.encoder import Encoder
+from ..tasks.recorded import RETRIEVAL, read_recorded
+from .retrieval import centred, found_first, normalised
 from .texts import Segment, read_segments
 
 WORDS, SAMPLES = 4, 2000
-RETRIEVAL = "retrieval.json"
 
 
 @dataclass(frozen=True)
@@ -69,19 +63,6 @@ def select(
     return found
 
 
-def mean_vectors(model: ErnieMModel, tokenizer: ErnieMTokenizer, texts: Sequence[str], layer: int) -> Array:
-    """The mean over each text's tokens of a layer's hidden states, (N, E); 0 is the embeddings."""
-    rows = tokenizer(list(texts), truncation=True, max_length=model.config.max_length)["input_ids"]
-    vectors = np.empty((len(rows), model.config.hidden_size), model.dtype)
-    for some in batches([len(row) for row in rows], None):
-        given = tokenizer.pad({"input_ids": [rows[i] for i in some]}, return_tensors="np")
-        mask = given["attention_mask"]
-        states = model(given["input_ids"], attention_mask=mask, output_hidden_states=True).hidden_states
-        assert states is not None
-        vectors[some] = states[layer].sum(axis=1) / mask.sum(axis=1)[:, None]
-    return vectors
-
-
 def piece_vectors(rows: Sequence[Sequence[int]], size: int) -> Array:  # N texts -> (N, V)
     """Counts of pieces times their inverse document frequency, at length 1."""
     counts = np.zeros((len(rows), size))
@@ -93,19 +74,18 @@ def piece_vectors(rows: Sequence[Sequence[int]], size: int) -> Array:  # N texts
 
 def evaluate(directory: str | PathLike[str], data: str | PathLike[str], hub: str, items: int) -> dict[str, Result]:
     """The figures of every pair, "en-de", of a checkpoint with `retrieval.json` on a file of segments."""
-    about = json.loads((Path(directory) / RETRIEVAL).read_text("utf-8"))
-    means: Mapping[str, Any] = about["language_means"]
-    model = ErnieMModel.from_pretrained(directory, dtype=np.float32)
-    tokenizer = ErnieMTokenizer.from_pretrained(directory)
+    recorded, encoder = read_recorded(directory), Encoder.from_pretrained(directory)
+    if recorded is None:
+        raise ValueError(f"{directory}: expected a checkpoint with {RETRIEVAL}, got one without")
+    tokenizer = encoder.tokenizer
     results = {}
     for name, pairs in select(read_segments(data), hub, items).items():
         sides = {hub: [a for a, _ in pairs], name: [b for _, b in pairs]}
-        hidden = {side: mean_vectors(model, tokenizer, texts, about["layer"]) for side, texts in sides.items()}
+        hidden = {side: encoder.vectors(texts) for side, texts in sides.items()}
         ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in sides.values()]
         pieces = piece_vectors([*ids[0], *ids[1]], len(tokenizer))
-        zero = np.zeros(model.config.hidden_size)
-        ours = found_both_ways([centred(x, np.array(means[side], x.dtype)) for side, x in hidden.items()])
-        raw = found_both_ways([centred(x, zero.astype(x.dtype)) for x in hidden.values()])
+        ours = found_both_ways([centred(x, recorded.language_means[side].astype(x.dtype)) for side, x in hidden.items()])
+        raw = found_both_ways([normalised(x) for x in hidden.values()])
         theirs = found_both_ways([pieces[:items], pieces[items:]])
         low, high = interval(ours - theirs)
         margin = float((ours - theirs).mean())

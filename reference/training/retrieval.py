@@ -19,9 +19,13 @@ from ..array import Array
 
 def centred(vectors: Array, mean: Array | None = None) -> Array:  # (N, E) -> (N, E)
     """The vectors less their mean, or less `mean`, at length 1."""
-    x = vectors - (vectors.mean(axis=0) if mean is None else mean)
-    lengths: Array = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / np.maximum(lengths, np.finfo(x.dtype).tiny)
+    return normalised(vectors - (vectors.mean(axis=0) if mean is None else mean))
+
+
+def normalised(vectors: Array) -> Array:  # (..., E) -> (..., E)
+    """The vectors at length 1; a zero vector stays one."""
+    lengths: Array = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
 
 
 def found_first(a: Array, b: Array) -> Array:  # (N, E) x 2 -> (N,) booleans

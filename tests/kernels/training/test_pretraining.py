@@ -16,7 +16,7 @@ from ernie_m.kernels.words import ErnieMForMaskedLM
 from ernie_m.reference import ErnieMConfig, ErnieMModel
 from ernie_m.reference import ErnieMForMaskedLM as Reference
 from ernie_m.reference.objectives import btmlm_placeholders, collate, pseudo_tokens
-from ernie_m.reference.training.evaluation import mean_vectors as reference_vectors
+from ernie_m.reference.tasks import Encoder
 from ernie_m.reference.training.mixture import Mixture
 from ernie_m.reference.training.retrieval import accuracies
 from ernie_m.reference.training.shards import Shards, shard
@@ -76,7 +76,7 @@ def test_vectors_are_means_over_each_text_s_tokens(shards: Shards) -> None:
     parts = {**vars(reference.parameters), "prediction": None, "pooler": base.parameters.pooler}
     encoder = ErnieMModel(CONFIG, type(base.parameters)(**parts))
     for layer in range(3):
-        expected = reference_vectors(encoder, TOKENIZER, texts, layer)
+        expected = Encoder(encoder, TOKENIZER, layer=layer).vectors(texts)
         np.testing.assert_allclose(found[:, layer], expected, rtol=0, atol=1e-5)
 
 

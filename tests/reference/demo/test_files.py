@@ -12,7 +12,8 @@ import sentencepiece
 
 from ernie_m.reference import ErnieMConfig, ErnieMForMaskedLM, ErnieMModel, demo
 from ernie_m.reference.parameters import flatten
-from ernie_m.reference.training.evaluation import interval, mean_vectors, piece_vectors, select
+from ernie_m.reference.tasks import Encoder
+from ernie_m.reference.training.evaluation import interval, piece_vectors, select
 from ernie_m.reference.training.retrieval import centred
 from ernie_m.tokenizer import ErnieMTokenizer
 
@@ -82,7 +83,7 @@ def test_each_sentence_s_translation_is_its_nearest() -> None:
     """Sentences that were held out from training, centred by language."""
     layer, means = demo.retrieval()
     model, tokenizer = ErnieMModel.from_pretrained(DEMO), ErnieMTokenizer.from_pretrained(DEMO)
-    vectors = mean_vectors(model, tokenizer, demo.sentences(), layer)
+    vectors = Encoder(model, tokenizer, layer=layer).vectors(demo.sentences())
     unit = centred(vectors, np.array([means[name] for name in demo.languages()]))
     nearest = (unit @ unit.T - 2 * np.eye(8)).argmax(axis=1)
     assert nearest.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]

@@ -58,7 +58,7 @@ def test_vectors_names_a_text_that_is_too_long(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"pooling": "max"}, "pooling: expected one of cls, mean, pooler, got 'max'"),
+        ({"pooling": "max"}, "pooling: expected one of cls, mean, pooler, first-last, got 'max'"),
         ({"long": "cut"}, "long: expected one of error, truncate, window-mean, got 'cut'"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
     ],
@@ -70,5 +70,5 @@ def test_encoder_rejects_a_wrong_argument_by_name(checkpoint: Path, argument: di
 
 def test_encoder_rejects_a_model_without_a_pooler(tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path, ErnieMForTokenClassification)
-    with pytest.raises(ValueError, match=r"^pooling: .* has no pooler; expected cls or mean, got pooler$"):
+    with pytest.raises(ValueError, match=r"^pooling: .* has no pooler; expected cls, mean or first-last, got pooler$"):
         Encoder.from_pretrained(directory, "pooler")
