@@ -11,11 +11,11 @@ from typing import Any
 
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
+from ernie_m.reference.training.rows import Row
 from ernie_m.reference.training.shards import fingerprint, identity
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from ..training import JOBS, FineTuning, Group, Settings, group, train
-from ..training.encoding import Row
 from ..training.finetuning import predict
 from ..training.jobs import Job
 from .runs import changed, prepare, stopping

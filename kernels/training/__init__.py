@@ -1,7 +1,7 @@
 """Training, in torch: the loop, its checkpoints and logs, and what is learnt.
 
 Read in this order: `settings`, `loop`, `parallel`, `saving`, `logs`, `pretraining`, `vectors`; for fine-tuning
-`encoding`, `jobs`, `span_jobs`, `finetuning`. Texts, batches and figures are those of `ernie_m.reference.training`.
+`jobs`, `span_jobs`, `finetuning`. Texts, rows, batches and figures are those of `ernie_m.reference.training`.
 """
 
 from .finetuning import JOBS, FineTuning

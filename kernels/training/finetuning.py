@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ernie_m.reference.array import Array
+from ernie_m.reference.training.rows import Row
 
-from .encoding import Row
 from .jobs import Choose, Classify, Job
 from .loop import Batch
 from .span_jobs import Answer, Extract, Tag

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from ernie_m.reference.array import Array
 from ernie_m.reference.training.records import Chosen, Classified
+from ernie_m.reference.training.rows import Row, RowEncoder, collate, visible
 from ernie_m.reference.training.scores import accuracy
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from .. import heads
-from .encoding import Encoder, Row, collate
 
 
 class Job:
@@ -32,7 +32,7 @@ class Job:
 
     def __init__(self, tokenizer: ErnieMTokenizer, longest: int, records: Sequence[Any]) -> None:
         """records: those to train on."""
-        self.encoder = Encoder(tokenizer, longest)
+        self.encoder = RowEncoder(tokenizer, longest)
         self.labels: tuple[str, ...] = ()
 
     @property
@@ -58,7 +58,8 @@ class Job:
 
     def arguments(self, rows: Sequence[Row], config: Any) -> dict[str, Array]:
         """The arguments of a call."""
-        return collate(rows, config.pad_token_id, self.several)
+        found = collate(rows, config.pad_token_id, self.several)
+        return found | {"attention_mask": visible(config, found["input_ids"], found["attention_mask"])}
 
     def weight(self, arguments: dict[str, Array]) -> float:
         """How many targets the loss is the mean of."""

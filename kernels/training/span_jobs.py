@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from ernie_m.reference.array import Array
+from ernie_m.reference.inputs import CLS_TOKEN_ID
 from ernie_m.reference.training.records import Answered, Extracted, Span, Tagged
+from ernie_m.reference.training.rows import Row, collate
 from ernie_m.reference.training.scores import answer_f1, exact_match, span_scores
 from ernie_m.reference.training.spans import best_span, covering, is_exact, paired, spans_of, tag_names, tags_of
 from ernie_m.tokenizer import ErnieMTokenizer
 
 from .. import heads
-from .encoding import Row
 from .jobs import Job, one_of
 
 INEXACT = "spans that do not begin and end where tokens do"
@@ -171,10 +172,13 @@ class Extract(Job):
                     getattr(model, f"linear_{name}").bias.fill_(math.log(share / (1.0 - share)))
 
     def arguments(self, rows: Sequence[Row], config: Any) -> dict[str, Array]:
-        """UIE-M's checkpoints learnt without the token with id 0, [CLS]; theirs is the mask that they go on with."""
-        arguments = super().arguments(rows, config)
+        """UIE-M's checkpoints learnt without the token with id 0, [CLS]; theirs is the mask that they go on with.
+
+        Here [CLS] is left out of the loss too.
+        """
+        arguments = collate(rows, config.pad_token_id, self.several)
         if config.default_mask == "cls_token":
-            arguments["attention_mask"] *= arguments["input_ids"] != 0
+            arguments["attention_mask"] *= arguments["input_ids"] != CLS_TOKEN_ID
         return arguments
 
     def weight(self, arguments: dict[str, Array]) -> float:

@@ -160,18 +160,23 @@ def backend_of(model: Any) -> Backend:
     raise TypeError(f"model: expected {expected}, got {type(model).__module__}.{type(model).__name__}")
 
 
-def load(directory: str | PathLike[str], backend: str, device: str | None) -> Any:
-    """Load the checkpoint's ErnieMModel, in float32, for inference only. `device`: for torch; by default the CPU.
+def load(
+    directory: str | PathLike[str], backend: str, device: str | None, cls: Any = ErnieMModel, **changes: Any
+) -> Any:
+    """Load the checkpoint's model of this class, in float32, for inference only.
+
+    device: for torch; by default the CPU. cls: a class of `ernie_m.reference`; torch's is its twin of the same name.
+    changes: fields of the configuration to override.
 
     On a CPU, either backend computes with the weights where the file is mapped into memory, which is read-only: torch's
     own `from_pretrained` copies them, and needs twice the memory.
     """
-    model = ErnieMModel.from_pretrained(directory, dtype=np.float32)
+    model = cls.from_pretrained(directory, dtype=np.float32, **changes)
     if backend == NUMPY:
         return model
-    from ernie_m.kernels import ErnieMModel as TorchModel
+    from ernie_m import kernels
 
-    twin = TorchModel(model.config, device="meta")
+    twin = getattr(kernels, cls.__name__)(model.config, device="meta")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         weights = {name: _torch().from_numpy(array) for name, array in model.state_dict().items()}

@@ -3,6 +3,8 @@
 Read in this order: `adamw`, `clipping`, `schedules`, `layerwise`, `loop`. Gradients come from
 `ernie_m.reference.value_and_gradients`. Everything here works on dictionaries of arrays by path, as
 `parameters.flatten` gives them.
+
+For the heads there are `records`, `rows`, `spans` and `scores`; `ernie_m.reference.tasks` uses `rows` and `spans` too.
 """
 
 from .adamw import AdamWState, adamw_start, adamw_step, decays

@@ -23,11 +23,11 @@ from torch_models import way
 import ernie_m.reference as ernie
 from ernie_m.kernels.cli import program
 from ernie_m.kernels.training import JOBS, FineTuning, finetuning, logs
-from ernie_m.kernels.training.encoding import Encoder
 from ernie_m.kernels.training.finetuning import predict
 from ernie_m.reference import demo
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.records import Answered, Chosen, Classified, Extracted, Span, Tagged
+from ernie_m.reference.training.rows import RowEncoder
 from ernie_m.reference.training.spans import is_exact
 from ernie_m.tokenizer import ErnieMTokenizer
 
@@ -48,7 +48,7 @@ SHORT, OVERLAP = 24, 5
 def spanned(draw: st.DrawFn, labels: tuple[str, ...], least: int = 0) -> tuple[str, tuple[Span, ...]]:
     """A text and spans of one to five whole tokens that do not overlap."""
     text = draw(TEXTS)
-    offsets = Encoder(TOKENIZER, 512).texts([text])[0].offsets
+    offsets = RowEncoder(TOKENIZER, 512).texts([text])[0].offsets
     spans: list[Span] = []
     for first in sorted(draw(st.sets(st.integers(0, max(0, len(offsets) - 1)), min_size=least, max_size=5))):
         last = min(first + draw(st.integers(1, OVERLAP)), len(offsets)) - 1
@@ -120,7 +120,7 @@ def test_job_targets_come_back_from_perfect_outputs(task: str, data: st.DataObje
 @settings(max_examples=60)
 @given(TEXTS, TEXTS, st.integers(12, 40))
 def test_encoder_lays_out_rows_as_the_tokenizer_does(text: str, other: str, longest: int) -> None:
-    encoder = Encoder(TOKENIZER, longest)
+    encoder = RowEncoder(TOKENIZER, longest)
     x, y = encoder.texts([text, other])
     options = {"max_length": longest, "verbose": False}
     assert encoder.single(x, 0).choices == [TOKENIZER(text, truncation=True, **options)["input_ids"]]
@@ -198,7 +198,8 @@ def test_batch_without_rows_weighs_nothing() -> None:
     records = [Classified(text=text, label=text) for text in ("a", "b")]
     job = JOBS["classify"](TOKENIZER, 64, records)
     task = FineTuning(job, job.rows(records), 1, Path(), per_step=4)
-    weights = [task.batch(0, i, SimpleNamespace(config=SimpleNamespace(pad_token_id=1))).weight for i in range(4)]
+    model = SimpleNamespace(config=SimpleNamespace(pad_token_id=1, default_mask="pad_token"))
+    weights = [task.batch(0, i, model).weight for i in range(4)]
     assert sorted(weights) == [0, 0, 1, 1]
 
 
@@ -209,6 +210,17 @@ def test_extract_masks_what_the_checkpoint_masked() -> None:
     for mask, first in (("cls_token", 0), ("pad_token", 1)):
         found = job.arguments(job.rows(records), SimpleNamespace(pad_token_id=1, default_mask=mask))["attention_mask"]
         assert found[0, 0] == first and found[0, 1:].all()
+
+
+def test_other_jobs_hide_cls_from_all_tokens_but_keep_what_it_says() -> None:
+    """As the model's own default does, without attending to padding, and as `ernie_m.reference.tasks` does."""
+    records = [Classified(text="a b c", label="x"), Classified(text="b", label="y")]
+    job = JOBS["classify"](TOKENIZER, 64, records)
+    config = SimpleNamespace(pad_token_id=1, default_mask="cls_token")
+    mask = job.arguments(job.rows(records), config)["attention_mask"]
+    for row, seen in zip(job.rows(records), mask, strict=True):
+        n = row.tokens
+        assert seen[:n, 1:n].all() and seen.sum() == n * (n - 1)
 
 
 def test_extract_begins_with_the_frequency_of_starts_and_ends() -> None:

@@ -1,4 +1,4 @@
-"""Texts as rows of tokens for fine-tuning: what a row is, how texts are cut to fit, and how rows become a batch.
+"""Texts as rows of tokens, for all heads: what a row is, how texts are cut to fit, and how rows become a batch.
 
     one text      [CLS] X [SEP]
     two           [CLS] X [SEP] [SEP] Y [SEP]
@@ -6,6 +6,8 @@
 
 Characters of Y have their own positions; those of X stand before them, as if X, a space and Y were one text in which Y
 begins at 0. So a span is anywhere in a row, and X can be told from Y.
+
+Twin: none; this is NumPy for both rooms.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ernie_m.reference.array import Array
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.layout import SPECIAL_PAIR, SPECIAL_SINGLE, lay_out
 from ernie_m.tokenizer.truncation import shares
+
+from ..array import Array
+from ..config import ErnieMConfig
+from ..inputs import CLS_TOKEN_ID
 
 # Tokens that the windows of a long text share, where there is room.
 STRIDE = 128
@@ -64,7 +69,7 @@ class Row:
         return sum(map(len, self.choices))
 
 
-class Encoder:
+class RowEncoder:
     """Makes rows of at most `longest` tokens. `notes` counts what did not fit."""
 
     def __init__(self, tokenizer: ErnieMTokenizer, longest: int) -> None:
@@ -87,7 +92,7 @@ class Encoder:
         room = self.longest - SPECIAL_SINGLE
         if len(text) > room:
             self.notes["texts cut to fit"] += 1
-        return self._row(text.part(0, room), None, record)
+        return self.row(text.part(0, room), None, record)
 
     def pair(self, first: Text, second: Text, record: int, before: int = 0) -> Row:
         """[CLS] X [SEP] [SEP] Y [SEP]; of the longer text, the end is cut off. before: the characters of X."""
@@ -96,7 +101,7 @@ class Encoder:
             self.notes["texts cut to fit"] += 1
             kept, others = shares(len(first), len(second), room)
             first, second = first.part(0, kept), second.part(0, others)
-        return self._row(first, second, record, before)
+        return self.row(first, second, record, before)
 
     def windows(self, first: Text, second: Text, record: int, before: int = 0) -> list[Row]:
         """Pairs with all of Y, window by window; X is cut only if it takes more than half of a row."""
@@ -109,9 +114,10 @@ class Encoder:
         count = 1 + max(0, -(-(len(second) - size) // step))
         if count > 1:
             self.notes["texts in several windows"] += 1
-        return [self._row(first, second.part(i * step, i * step + size), record, before) for i in range(count)]
+        return [self.row(first, second.part(i * step, i * step + size), record, before) for i in range(count)]
 
-    def _row(self, first: Text, second: Text | None, record: int, before: int = 0) -> Row:
+    def row(self, first: Text, second: Text | None, record: int, before: int = 0) -> Row:
+        """A row of texts that fit."""
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         ids = lay_out(first.ids, None if second is None else second.ids, cls, sep)
         side = lay_out([0] * len(first), None if second is None else [1] * len(second), -1, -1)
@@ -121,6 +127,19 @@ class Encoder:
         if second is not None:
             places[y] = second.offsets
         return Row([ids], record, places, np.array(side))
+
+
+def visible(config: ErnieMConfig, input_ids: Array, mask: Array) -> Array:  # (..., S) x 2 -> (..., S) or (..., S, S)
+    """The attention mask of a batch, given which positions hold tokens: what the checkpoint's own default would mask.
+
+    Where `config.default_mask` is "cls_token", as in UIE-M's checkpoints, no token attends to [CLS], while [CLS]
+    attends to all others; the model's default would let all attend to padding too, and results depend on the batch.
+    """
+    if config.default_mask != "cls_token":
+        return mask
+    keys = mask * (input_ids != CLS_TOKEN_ID)
+    found: Array = mask[..., :, None] * keys[..., None, :]
+    return found
 
 
 def collate(rows: Sequence[Row], pad: int, several: bool) -> dict[str, Array]:
