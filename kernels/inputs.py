@@ -11,6 +11,7 @@ Twin: reference/inputs.py, which holds the shape checks and all messages.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ernie_m.reference.embedding import POSITION_OFFSET
 from ernie_m.reference.inputs import CLS_KEY_PENALTY, CLS_TOKEN_ID, POSITIONS, VOCABULARY, Inputs
 
 from .runtime.arguments import check_device, check_range
+from .runtime.dispatch import transformed
 from .runtime.dtypes import widen
 
 
@@ -126,6 +128,23 @@ def check_token_types(token_type_ids: Any, like: Tensor, validate: bool) -> None
         values = integers("token_type_ids", token_type_ids, like)
         if validate and bool(values.any()):
             raise ValueError(shared.TOKEN_TYPES)
+
+
+def warn_of_mask(model: Any, ids: Tensor | None, attention_mask: Tensor | None) -> None:
+    """Warn, once for each model, if its default mask hides [CLS] and the caller's (B, S) mask does not.
+
+    Not in a graph that is being compiled or captured. On a GPU only the first mask is looked at, which synchronises.
+    """
+    if torch.compiler.is_compiling() or model.config.default_mask != "cls_token" or model.warned_of_mask:
+        return
+    if ids is None or attention_mask is None or attention_mask.dim() != 2 or transformed() or torch.jit.is_tracing():
+        return
+    if ids.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    shown = bool(((attention_mask != 0) & (ids == CLS_TOKEN_ID)).any())
+    model.warned_of_mask = shown or ids.device.type != "cpu"
+    if shown:
+        warnings.warn(shared.UNEXPECTED_MASK, stacklevel=4)
 
 
 def check_head_mask(config: ErnieMConfig, like: Tensor, head_mask: Any) -> list[Tensor | None]:

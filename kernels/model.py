@@ -31,7 +31,7 @@ from ernie_m.reference.outputs import returned
 from .dropping import call_seeds
 from .encoded import Encoded, choose_layout
 from .encoder import Embeddings, Encoder, EncoderLayer, Pooler, reduces
-from .inputs import check_head_mask, check_inputs, check_token_types, integers, on_device
+from .inputs import check_head_mask, check_inputs, check_token_types, integers, on_device, warn_of_mask
 from .layouts import Packed, pack, rows_of_first_tokens
 from .outputs import ModelOutput
 from .pretrained import PretrainedModel, initialise
@@ -116,6 +116,7 @@ class ErnieMModel(PretrainedModel):
         config, like = self.config, self.like(input_ids, inputs_embeds)
         validate = should_validate(like, self.validate if validate is None else validate)
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
+        warn_of_mask(self, inputs.input_ids, attention_mask)
         check_token_types(options.get("token_type_ids"), inputs.position_ids, validate)
         head_masks = check_head_mask(config, like, head_mask)
         wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]

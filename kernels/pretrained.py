@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Embedding, LayerNorm, Module
 
 from ernie_m.reference.array import Array
-from ernie_m.reference.checkpoint import load_parameters, save_checkpoint
+from ernie_m.reference.checkpoint import load_parameters, read_config, save_checkpoint
 from ernie_m.reference.checkpoint.names import HUGGINGFACE, ON_TOP, PREFIX, file_name, from_huggingface
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten, unflatten
@@ -44,6 +44,8 @@ class PretrainedModel(Module):
 
     twin: ClassVar[Any]
     validate: bool = False
+    # Whether `inputs.warn_of_mask` has warned or, on a GPU, has looked.
+    warned_of_mask: bool = False
     base_model_prefix = "ernie_m"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -101,7 +103,7 @@ class PretrainedModel(Module):
         refuse_foreign("from_pretrained", changes)
         dtype, device = chosen_dtype(dtype, torch_dtype), one_device(device, device_map)
         numpy_dtype = None if dtype is None else NUMPY_TYPES.get(dtype, np.float32)
-        config = ErnieMConfig.from_pretrained(directory).replace(**changes)
+        config = read_config(directory, **changes)
         arrays, report = load_parameters(
             *(directory, config, cls.twin.shapes(config)),
             dtype=numpy_dtype,

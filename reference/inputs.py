@@ -11,6 +11,7 @@ The shape checks take shapes, not arrays, and are shared with `ernie_m.kernels`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,10 @@ from .embedding import POSITION_OFFSET
 
 CLS_TOKEN_ID = 0
 CLS_KEY_PENALTY = -1e4
+UNEXPECTED_MASK = (
+    "attention_mask: this model learnt with [CLS] masked (default_mask='cls_token'), so with a mask that is 1 at [CLS] "
+    "its results differ: pass none for texts of one length, else attention_mask * (input_ids != 0)"
+)
 TOKEN_TYPES = "token_type_ids: ERNIE-M has no token types: expected none, or all 0"
 VOCABULARY, POSITIONS = "a vocabulary of {} rows", "a position table for {} tokens"
 
@@ -122,6 +127,16 @@ def _positions(
         positions = np.where(valid, positions, 0)
     check_range("position_ids", positions, limit, POSITIONS)
     return positions
+
+
+def warn_of_mask(model: Any, ids: Array | None, attention_mask: Any) -> None:
+    """Warn, once for each model, if its default mask hides [CLS] and the caller's (B, S) mask does not."""
+    if model.config.default_mask != "cls_token" or model.warned_of_mask or ids is None or attention_mask is None:
+        return
+    given = np.asarray(attention_mask)
+    if given.ndim == 2 and np.any((given != 0) & (ids == CLS_TOKEN_ID)):
+        model.warned_of_mask = True
+        warnings.warn(UNEXPECTED_MASK, stacklevel=4)
 
 
 def check_head_mask(config: ErnieMConfig, dtype: Any, head_mask: Any) -> list[Array | None]:

@@ -26,7 +26,7 @@ from .dropout import draw_seeds, dropout
 from .embedding import embed_vectors, embed_vectors_vjp, sum_by_row
 from .encoder import encoder_layer, encoder_layer_vjp
 from .groups import on_threads
-from .inputs import OPTIONS, check_head_mask, check_inputs, check_options, check_token_types
+from .inputs import OPTIONS, check_head_mask, check_inputs, check_options, check_token_types, warn_of_mask
 from .layouts import zero_padding
 from .linear import linear, linear_vjp
 from .outputs import ModelOutput, returned
@@ -100,6 +100,7 @@ def encode(
     )
     config, rng = model.config, options.get("rng")
     inputs = check_inputs(config, model.dtype, input_ids, attention_mask, position_ids, inputs_embeds)
+    warn_of_mask(model, inputs.input_ids, attention_mask)
     head_masks = check_head_mask(config, model.dtype, head_mask)
     layout = choose_layout(inputs, output_attentions)
     seeds = None if rng is None else draw_seeds(rng, config.num_hidden_layers)

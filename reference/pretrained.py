@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .array import Array
-from .checkpoint import load_parameters, save_checkpoint
+from .checkpoint import load_parameters, read_config, save_checkpoint
 from .checkpoint.names import to_huggingface
 from .config import ErnieMConfig
 from .parameters import Parameters, flatten, initialise, shapes, unflatten
@@ -44,6 +44,8 @@ class PretrainedModel:
 
     has_pooler = True
     predicts_words = False
+    # Whether `inputs.warn_of_mask` has warned.
+    warned_of_mask = False
 
     def __init__(self, config: ErnieMConfig, parameters: Parameters) -> None:
         """Raises ValueError if the paths or shapes of the parameters do not match the configuration."""
@@ -94,7 +96,7 @@ class PretrainedModel:
         if the directory holds no checkpoint, ValueError if a file is damaged or holds nan or infinity.
         """
         wanted = None if dtype is None else float_dtype(dtype)
-        config = ErnieMConfig.from_pretrained(directory).replace(**changes)
+        config = read_config(directory, **changes)
         arrays, report = load_parameters(
             *(directory, config, cls.shapes(config)),
             dtype=wanted,

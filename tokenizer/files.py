@@ -29,6 +29,21 @@ LARGEST_POINTER = 1024
 # Ten times ERNIE-M's sentencepiece model, the largest of the files that are read whole.
 LARGEST_FILE = 64 * 2**20
 PIECE = 2**20
+# The weights of a checkpoint directory: the first that exists are its weights.
+PADDLE_WEIGHTS_FILE = "model_state.pdparams"
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    PADDLE_WEIGHTS_FILE,
+)
+
+
+def is_paddle(directory: str | os.PathLike[str]) -> bool:
+    """Whether the weights of a directory are in Paddle's file."""
+    found = [name for name in WEIGHT_FILES if (Path(directory) / name).is_file()]
+    return found[:1] == [PADDLE_WEIGHTS_FILE]
 
 
 def refuse_pointer(path: str | os.PathLike[str]) -> None:

@@ -6,7 +6,8 @@
     special_tokens_map.json    the special tokens by role
     added_tokens.json          ids of added tokens outside the vocabulary, if there are any; Paddle reads it
 
-Only the first two are required. Older directories, and Paddle's, have the added tokens only in the last two.
+Only the first two are required. Older directories, and Paddle's, have the added tokens only in the last two. Paddle
+drops lone markers, which its files do not say: it is told by the weights in the same directory (`files.is_paddle`).
 
 Source: transformers 4.40.2 `tokenization_utils_base.py`, `save_pretrained` and `_from_pretrained`.
 """
@@ -15,12 +16,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .added_tokens import AddedToken, parse_added
-from .files import directory, read_json, replacing
+from .files import directory, is_paddle, read_json, replacing
 from .piece_model import PieceModel
 from .roles import ADDITIONAL, ROLES
 from .token_table import TokenTable
@@ -102,6 +104,7 @@ def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken
 def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that rebuild the tokenizer of a directory; those in `given` override the files'.
 
+    A directory with Paddle's weights whose files name no `lone_marker` has Paddle's rule, with a note on stderr.
     Raises FileNotFoundError that names what is missing, ValueError for files with invalid content.
     """
     folder = Path(directory)
@@ -112,6 +115,13 @@ def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str,
         raise FileNotFoundError(f"{directory} has no {' and no '.join(missing)}")
     config = read_optional(folder / CONFIG)
     arguments = {name: config[name] for name in (*SAVED, *ROLES, ADDITIONAL) if config.get(name) is not None}
+    if "lone_marker" not in {**arguments, **given} and is_paddle(folder):
+        arguments["lone_marker"] = "paddle"
+        print(
+            f'{directory}: a Paddle checkpoint: text is cut as Paddle does, lone_marker="paddle"; '
+            'lone_marker="huggingface" would cut it as transformers does',
+            file=sys.stderr,
+        )
     if isinstance(config.get("added_tokens_decoder"), dict):
         decoder = config["added_tokens_decoder"]
     else:

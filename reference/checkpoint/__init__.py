@@ -17,8 +17,8 @@ from .reading import (
     WeightsError,
     compare_names,
     load_parameters,
-    note_on_default_mask,
     open_checkpoint,
+    read_config,
 )
 from .writing import save_checkpoint
 
@@ -28,7 +28,7 @@ __all__ = [
     "WeightsError",
     "compare_names",
     "load_parameters",
-    "note_on_default_mask",
     "open_checkpoint",
+    "read_config",
     "save_checkpoint",
 ]

@@ -1,11 +1,13 @@
 """Converting any checkpoint that `checkpoint` reads to a safetensors directory.
 
 All weights of the checkpoint's class keep their exact values unless another dtype is requested; none is newly
-initialised.
+initialised. What a Paddle checkpoint leaves unsaid is written down: the default mask of UIE-M in `config.json`, and how
+text is cut in `tokenizer_config.json`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from os import PathLike
 from pathlib import Path
@@ -17,14 +19,15 @@ from ..config import ErnieMConfig
 from ..model import ErnieMModel
 from ..pretrained import PretrainedModel
 from . import names
-from .reading import Checkpoint, LoadReport, WeightsError, compare_names, note_on_default_mask, open_checkpoint
+from .reading import Checkpoint, LoadReport, WeightsError, compare_names, open_checkpoint, read_config
 from .stored_tensor import FLOATS
 from .writing import save_checkpoint
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "vocab.txt",
     "sentencepiece.bpe.model",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -53,12 +56,12 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
 
     `dtype`: "float16", "bfloat16", "float32" or "float64"; by default that of the file, with half precision widened to
     float32. All weights of the checkpoint's own class are kept, without the prefixes that `wrappers` knows. Tokenizer
-    files are copied.
+    files are copied; those of a Paddle checkpoint then also say that text is cut as Paddle does, unless they say how.
 
     Writes into `destination` if it is an empty directory. If anything fails, nothing is left there, nor any directory
     made. Raises FileExistsError if it exists and is anything else; other errors as in `load_parameters`.
     """
-    from ernie_m.tokenizer.files import refuse_pointer
+    from ernie_m.tokenizer.files import is_paddle, refuse_pointer
 
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
@@ -66,14 +69,34 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: the destination exists and is not an empty directory")
     checkpoint = open_checkpoint(source)
-    config = ErnieMConfig.from_pretrained(source)
+    config = read_config(source)
     tokenizer_files = [path for name in TOKENIZER_FILES if (path := checkpoint.directory / name).is_file()]
     for path in tokenizer_files:
         refuse_pointer(path)
+    written = {}
+    if tokenizer_files and is_paddle(source):
+        written = paddle_tokenizer(checkpoint.directory)
+        tokenizer_files = [path for path in tokenizer_files if path.name not in written]
     arrays = complete_arrays(checkpoint, config, None if dtype == "bfloat16" else dtype)
-    note_on_default_mask(checkpoint, config)
     architecture = class_of(checkpoint, config).__name__
-    save_checkpoint(target, config, arrays, architecture, bfloat16=dtype == "bfloat16", copied=tokenizer_files)
+    save_checkpoint(
+        *(target, config, arrays, architecture),
+        bfloat16=dtype == "bfloat16",
+        copied=tokenizer_files,
+        written=written,
+    )
+
+
+def paddle_tokenizer(directory: Path) -> dict[str, bytes]:
+    """The tokenizer_config.json, by its name, of a Paddle directory, which says how text is cut; {} if it does so."""
+    from ernie_m.tokenizer.files import read_json
+
+    path = directory / TOKENIZER_CONFIG
+    options = read_json(path) if path.is_file() else {}
+    if options.get("lone_marker") is not None:
+        return {}
+    text = json.dumps({**options, "lone_marker": "paddle"}, indent=2, sort_keys=True, ensure_ascii=False)
+    return {TOKENIZER_CONFIG: (text + "\n").encode()}
 
 
 def complete_arrays(checkpoint: Checkpoint, config: ErnieMConfig, dtype: Any) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..array import Array
-from ..config import ErnieMConfig
+from ..config import ErnieMConfig, files
 from ..parameters import initialise
 from . import names
 from .stored_tensor import StoredTensor
@@ -210,7 +210,6 @@ def load_parameters(
         listed = [names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new]
         text = ", ".join(summary((name, wrong.get(name, "")) for name in listed))
         print(f"{directory}: not loaded, but initialised from seed {seed}: {text}", file=sys.stderr)
-    note_on_default_mask(checkpoint, config)
     dtypes = {array.dtype for array in arrays.values()}
     if len(dtypes) > 1:
         largest = np.result_type(*dtypes)
@@ -218,14 +217,33 @@ def load_parameters(
     return {path: arrays[path] for path in wanted}, report
 
 
-def note_on_default_mask(checkpoint: Checkpoint, config: ErnieMConfig) -> None:
-    """For a Paddle extraction checkpoint, print a note on stderr about the default mask of its training."""
-    if checkpoint.format != names.PADDLE or config.default_mask == "cls_token":
-        return
-    if names.architecture_of(config, checkpoint.tensors) == "ErnieMForInformationExtraction":
-        print(
-            f"{checkpoint.directory}: Paddle's extraction checkpoints (UIE-M) were trained with a default mask on "
-            "[CLS] instead of padding. It is used only on request: "
-            'from_pretrained(directory, default_mask="cls_token"), or "default_mask": "cls_token" in the config file.',
-            file=sys.stderr,
-        )
+def read_config(directory: str | PathLike[str], **changes: Any) -> ErnieMConfig:
+    """The configuration of a checkpoint directory, with some fields changed.
+
+    Paddle's extraction checkpoints (UIE-M) were trained with a default mask on [CLS] instead of padding, which their
+    configuration does not say. So for these `default_mask` is "cls_token", with a note on stderr, unless the file or
+    `changes` name one. They are the checkpoints in Paddle's format whose class is UIEM, or whose weights include its
+    `linear_start` and `linear_end`, whatever the configuration says.
+
+    Raises errors as `ErnieMConfig.from_pretrained` and `open_checkpoint` do.
+    """
+    from ernie_m.tokenizer.files import read_json
+
+    config = ErnieMConfig.from_pretrained(directory).replace(**changes)
+    if "default_mask" in {*changes, *read_json(files.find(directory))}:
+        return config
+    checkpoint = open_checkpoint(directory)
+    if checkpoint.format != names.PADDLE or not is_extraction(config, checkpoint.tensors):
+        return config
+    print(
+        f'{directory}: a Paddle extraction checkpoint (UIE-M), trained with a default mask on [CLS]: default_mask="'
+        'cls_token". Call the model without attention_mask; default_mask="pad_token" would mask padding instead.',
+        file=sys.stderr,
+    )
+    return config.replace(default_mask="cls_token")
+
+
+def is_extraction(config: ErnieMConfig, stored: Collection[str]) -> bool:
+    """Whether a checkpoint was saved from the extraction class, by its configuration or by the names of its weights."""
+    heads = {f"{end}.weight" for end in ("linear_start", "linear_end")}
+    return heads <= set(stored) or names.architecture_of(config, stored) == "ErnieMForInformationExtraction"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ..config.checks import short_repr
-from ..config.files import HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE
 from .paddle_pickle import read_pickle
 from .safetensors_file import map_file, read_safetensors
 from .stored_tensor import StoredTensor
@@ -27,7 +26,6 @@ REFUSED = re.compile(r"GLOBAL ([\w.]*\w)")
 MOST_SHARING = 4
 # torch's message also advises loading the file unsafely; those sentences are dropped.
 ADVICE = re.compile("weights_only|safe_globals|trust|allowlist|file an issue|documentation|load failed", re.IGNORECASE)
-WEIGHT_FILES = (*HUGGINGFACE_WEIGHTS_FILES, PADDLE_WEIGHTS_FILE)
 
 
 def find_weights(folder: Path) -> tuple[Path, ...]:
@@ -35,6 +33,8 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
 
     Raises FileNotFoundError, with the names looked for, if there are none; NotADirectoryError for a file.
     """
+    from ernie_m.tokenizer.files import WEIGHT_FILES
+
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such directory")
     if not folder.is_dir():

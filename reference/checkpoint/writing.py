@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,11 +30,12 @@ def save_checkpoint(
     overwrite: bool = False,
     bfloat16: bool = False,
     copied: Sequence[Path] = (),
+    written: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write a model's arrays, given by path, and its configuration to a directory, which is created if needed.
 
     `architecture` is the name of the class. `bfloat16` rounds the weights to bfloat16. `copied`: files to copy into the
-    directory, such as the tokenizer's. If anything fails, the directory is as before.
+    directory, such as the tokenizer's; `written`: others, by name. If anything fails, the directory is as before.
 
     Raises FileExistsError if a file exists, unless `overwrite`, or cannot be replaced; ValueError, naming the weight,
     for a number too large for bfloat16.
@@ -44,7 +46,7 @@ def save_checkpoint(
     folder = Path(directory)
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()
-    targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *(path.name for path in copied))]
+    targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *written, *(path.name for path in copied))]
     if not overwrite:
         for path in targets:
             if path.exists():
@@ -53,10 +55,12 @@ def save_checkpoint(
         (name, "bfloat16", bfloat16_bits(name, array)) if bfloat16 else (name, array.dtype.name, array)
         for name, array in to_huggingface(arrays).items()
     ]
-    with created(folder), replacing(*targets, overwrite=overwrite) as (config_file, weights_file, *copies):
+    with created(folder), replacing(*targets, overwrite=overwrite) as (config_file, weights_file, *others):
         config_file.write(text.encode("utf-8"))
         write_safetensors(weights_file, tensors)
-        for path, file in zip(copied, copies, strict=True):
+        for data, file in zip(written.values(), others[: len(written)], strict=True):
+            file.write(data)
+        for path, file in zip(copied, others[len(written) :], strict=True):
             with open(path, "rb") as original:
                 shutil.copyfileobj(original, file)
 

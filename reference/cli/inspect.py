@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoint import Checkpoint, LoadReport, note_on_default_mask, open_checkpoint
+from ..checkpoint import Checkpoint, LoadReport, open_checkpoint, read_config
 from ..checkpoint.conversion import class_of, own_names
 from ..checkpoint.reading import summary
 from ..checkpoint.stored_tensor import StoredTensor
@@ -62,7 +62,6 @@ class Findings:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if the weights do not fit the class."""
     found = examine(arguments.directory)
-    note_on_default_mask(found.checkpoint, found.config)
     if arguments.json:
         print_json(as_json(found))
     else:
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(directory: str) -> Findings:
     """Compare a directory's weights with its configuration. Raises as `open_checkpoint` does."""
-    config = ErnieMConfig.from_pretrained(directory)
+    config = read_config(directory)
     checkpoint = open_checkpoint(directory)
     stored, report = own_names(checkpoint, config)
     known = {*stored.values(), *report.unexpected, *(name for name, _, _ in report.mismatched)}

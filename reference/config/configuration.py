@@ -177,8 +177,12 @@ class ErnieMConfig:
 
         Raises FileNotFoundError if neither exists; ValueError, naming the file, if it is damaged.
         """
+        from ernie_m.tokenizer.files import is_paddle
+
         config = cls.from_json_file(config_files.find(directory))
-        if config_files.is_paddle(directory):
+        # Paddle's intermediate size is always 4 times the hidden size. Paddle writes `intermediate_size` to its files
+        # but never reads it: the large model's file says 3072, although its weights have 4096.
+        if is_paddle(directory):
             return config.replace(intermediate_size=4 * config.hidden_size)
         return config
 

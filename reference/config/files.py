@@ -21,13 +21,6 @@ from .checks import is_inverse, mapping, short_repr
 MODEL_TYPE = "ernie_m"
 CONFIG_FILE = "config.json"
 PADDLE_CONFIG_FILE = "model_config.json"
-PADDLE_WEIGHTS_FILE = "model_state.pdparams"
-HUGGINGFACE_WEIGHTS_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")
 
 # The positional arguments of Paddle's constructors before it had configuration objects.
@@ -66,17 +59,6 @@ def find(directory: str | PathLike[str]) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"{folder}: not a checkpoint: found neither {CONFIG_FILE} nor {PADDLE_CONFIG_FILE}")
-
-
-def is_paddle(directory: str | PathLike[str]) -> bool:
-    """Whether the weights of a directory are Paddle's.
-
-    Paddle's intermediate size is always 4 times the hidden size. Paddle writes `intermediate_size` to its files but
-    never reads it: the large model's file says 3072, although its weights have 4096.
-    """
-    folder = Path(directory)
-    found = any((folder / name).is_file() for name in HUGGINGFACE_WEIGHTS_FILES)
-    return not found and (folder / PADDLE_WEIGHTS_FILE).is_file()
 
 
 def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:

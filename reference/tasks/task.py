@@ -73,7 +73,7 @@ class Task:
         """Load model and tokenizer from a checkpoint directory, in float32, for inference only.
 
         backend, device: "numpy", or "torch", which needs the extra "kernels" and computes on the CPU by default.
-        default_mask: the configuration's, if that should be another one: "cls_token" for UIE-M's checkpoints by Paddle.
+        default_mask: the configuration's, if that should be another one than the checkpoint's own.
         options: further arguments of the class.
 
         Raises ValueError if the checkpoint has no such head; otherwise as the `from_pretrained` of model and tokenizer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 from unittest import mock
 
@@ -211,3 +212,25 @@ def test_heads_reject_wrong_types() -> None:
         model(torch.tensor(IDS), past_key_values=None)
     with pytest.raises(ValueError, match="token_type_ids: ERNIE-M has no token types: expected none, or all 0"):
         model(torch.tensor(IDS), token_type_ids=torch.tensor(IDS))
+
+
+@pytest.mark.parametrize("name", ["ErnieMModel", *HEADS])
+def test_a_model_that_learnt_without_cls_warns_once_of_a_mask_that_shows_it(name: str) -> None:
+    """Every class, in training too; not while compiling, which stays one graph."""
+    model = pair(BY_NAME[name], default_mask="cls_token", num_hidden_layers=1)[1]
+    ids, shown = torch.tensor([[0, 5, 2, 1], [0, 5, 6, 2]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    if "Choice" in name:
+        ids, shown = ids[None], shown[None]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("error", message="attention_mask")
+        model(ids)
+        model(ids, attention_mask=shown * (ids != 0))
+        if "Model" in name or "Extraction" in name:
+            compiled = torch.compile(model, fullgraph=True, backend="eager")(ids, attention_mask=shown)
+            torch._dynamo.reset()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [model.train(i == 1)(ids, attention_mask=shown)[0] for i in range(3)]
+    assert len([x for x in caught if issubclass(x.category, UserWarning) and "!= 0" in str(x.message)]) == 1
+    if "Model" in name or "Extraction" in name:
+        torch.testing.assert_close(compiled[0], found[0].detach(), rtol=1e-12, atol=1e-12)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ids_like, masks, random_model
+from helpers import CLASSES, ids_like, masks, random_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rounding import MODEL_BOUND
@@ -222,3 +223,29 @@ def test_heads_reject_bad_options() -> None:
         ValueError, match=r"attention_mask: expected shape \(B, C, ...\) = \(2, 3, ...\), got \(2, 4, 5\)"
     ):
         CHOICE(np.full((2, 3, 5), 5), attention_mask=np.ones((2, 4, 5)))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_model_that_learnt_without_cls_warns_once_of_a_mask_that_shows_it(cls: Any) -> None:
+    """Every class: the mask is the encoder's. The result is what the mask asks for, as from a model without it."""
+    ids, shown = np.array([[0, 5, 2, 1], [0, 5, 6, 2]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    if cls is ernie.ErnieMForMultipleChoice:
+        ids, shown = ids[None], shown[None]
+    hidden = shown * (ids != 0)
+    model, plain = random_model(cls, default_mask="cls_token"), random_model(cls)
+    right: tuple[Any, ...] = (None, hidden)
+    if ids.ndim == 2:
+        right = (*right, np.broadcast_to(shown[:, None] == 1, (2, 4, 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mask in right:
+            model(ids, attention_mask=mask)
+        plain(ids, attention_mask=shown)
+        if ids.ndim == 2:
+            model(inputs_embeds=np.zeros((2, 4, 24)), attention_mask=shown)
+    with pytest.warns(UserWarning, match=r"^attention_mask: .*\(input_ids != 0\)$") as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            found = model(ids, attention_mask=shown)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(found[0], plain(ids, attention_mask=shown)[0])

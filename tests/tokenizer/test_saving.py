@@ -36,6 +36,39 @@ def test_save_replaces_its_own_files(tmp_path: Path) -> None:
     assert len(ErnieMTokenizer.from_pretrained(tmp_path)) == 4002
 
 
+@pytest.mark.parametrize(
+    ("weights", "options", "arguments", "expected"),
+    [
+        (["model_state.pdparams"], {}, {}, "paddle"),
+        (["model_state.pdparams"], {"lone_marker": "huggingface"}, {}, "huggingface"),
+        (["model_state.pdparams"], {}, {"lone_marker": "huggingface"}, "huggingface"),
+        (["model_state.pdparams", "model.safetensors"], {}, {}, "huggingface"),
+        (["model_state.pdparams", "pytorch_model.bin.index.json"], {}, {}, "huggingface"),
+        (["model.safetensors"], {}, {}, "huggingface"),
+        ([], {}, {}, "huggingface"),
+        (["pytorch_model.bin"], {"lone_marker": "paddle"}, {}, "paddle"),
+    ],
+)
+def test_a_directory_of_paddle_is_cut_as_paddle_does(
+    weights: list[str], options: Any, arguments: Any, expected: str, tmp_path: Path, capsys: Any
+) -> None:
+    """Unless its files or the caller name a rule; once is said so. The golden strings hold where the rules differ."""
+    for name, file in (("sentencepiece.bpe.model", MODEL), ("vocab.txt", VOCABULARY)):
+        (tmp_path / name).write_bytes(file.read_bytes())
+    for name in weights:
+        (tmp_path / name).touch()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    tokenizer = ErnieMTokenizer.from_pretrained(tmp_path, **arguments)
+    said = capsys.readouterr().err
+    inferred = expected == "paddle" and "lone_marker" not in options
+    assert said.count('lone_marker="paddle"') == said.count("\n") == inferred
+    assert tokenizer.lone_marker == expected
+    assert tokenizer.tokenize("a 中") == (["▁a", "中"] if expected == "paddle" else ["▁a", "▁", "中"])
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert ErnieMTokenizer.from_pretrained(tmp_path / "again").lone_marker == expected
+    assert capsys.readouterr().err == ""
+
+
 def test_saved_files_are_those_of_transformers(tmp_path: Path) -> None:
     """Text as it is, not escaped; in special_tokens_map.json a string unless a token has unusual flags."""
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY, cls_token=AddedToken("[CLS]", lstrip=True, special=True))

@@ -19,6 +19,7 @@ from ernie_m.reference.checkpoint import writing as checkpoint_write
 from ernie_m.reference.checkpoint.conversion import TOKENIZER_FILES, convert
 from ernie_m.reference.checkpoint.stored_tensor import FLOATS
 from ernie_m.reference.parameters import flatten
+from ernie_m.tokenizer import ErnieMTokenizer
 
 BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), PUBLISHED, strict=True))
 
@@ -61,6 +62,28 @@ def test_convert_copies_the_tokenizer_files(tmp_path: Path) -> None:
     kept = {"config.json", "model.safetensors", *TOKENIZER_FILES}
     assert {path.name for path in (tmp_path / "new").iterdir()} == kept
     assert all((tmp_path / "new" / name).read_bytes() == name.encode() for name in TOKENIZER_FILES)
+
+
+@pytest.mark.parametrize("options", [None, {"do_lower_case": True}, {"lone_marker": "huggingface"}])
+def test_convert_of_paddle_writes_how_text_is_cut(options: Any, fixtures: Path, tmp_path: Path, capsys: Any) -> None:
+    """What is read back cuts as the original does, without a note; other options and a rule that is given stay."""
+    old, tokenizer = tmp_path / "old", fixtures / "tokenizer_multi"
+    shutil.copytree(fixtures / "paddle_tiny" / "model", old)
+    for name in ("sentencepiece.bpe.model", "vocab.txt"):
+        shutil.copy(tokenizer / name, old)
+    if options is not None:
+        (old / "tokenizer_config.json").write_text(json.dumps(options))
+    convert(old, tmp_path / "new")
+    first = ErnieMTokenizer.from_pretrained(old)
+    assert ("lone_marker" in capsys.readouterr().err) == ("lone_marker" not in (options or {}))
+    again = ErnieMTokenizer.from_pretrained(tmp_path / "new")
+    assert capsys.readouterr().err == ""
+    assert again.lone_marker == first.lone_marker == (options or {}).get("lone_marker", "paddle")
+    assert again.do_lower_case == first.do_lower_case == bool((options or {}).get("do_lower_case"))
+    assert json.loads((tmp_path / "new" / "tokenizer_config.json").read_text()) == {
+        "lone_marker": "paddle",
+        **(options or {}),
+    }
 
 
 def test_convert_into_the_current_directory(tmp_path: Path, monkeypatch: Any) -> None:

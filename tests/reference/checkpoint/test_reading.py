@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,12 @@ from safetensors.numpy import save_file
 
 import ernie_m.reference as ernie
 from ernie_m.reference.array import round_to_bfloat16, widen_bfloat16
-from ernie_m.reference.checkpoint import open_checkpoint
+from ernie_m.reference.checkpoint import open_checkpoint, read_config
 from ernie_m.reference.checkpoint import writing as checkpoint_write
+from ernie_m.reference.checkpoint.conversion import convert
 from ernie_m.reference.checkpoint.names import PADDLE, file_name, is_transposed
-from ernie_m.reference.checkpoint.reading import MOST_LINES, LoadReport
+from ernie_m.reference.checkpoint.reading import MOST_LINES, LoadReport, is_extraction
+from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten
 from ernie_m.tokenizer import files
 
@@ -292,20 +295,57 @@ def test_from_pretrained_of_a_head_into_the_bare_model(cls: Any, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", BY_FIXTURE)
-def test_from_pretrained_of_paddle_fixtures_notes_only_the_default_mask(name: str, fixtures: Path, capsys: Any) -> None:
+def test_from_pretrained_of_paddle_fixtures_knows_the_mask_of_uie_m(name: str, fixtures: Path, capsys: Any) -> None:
     """Token classification and question answering files hold a pooler too, which is silently ignored."""
     folder = fixtures / "paddle_tiny" / name
     model = BY_FIXTURE[name].from_pretrained(folder)
     note = capsys.readouterr().err
-    assert model.config.default_mask == "pad_token"
+    assert model.config.default_mask == ("cls_token" if name == "uiem" else "pad_token")
     assert (note.count("\n") == 1 and 'default_mask="cls_token"' in note) if name == "uiem" else note == ""
-    BY_FIXTURE[name].from_pretrained(folder, default_mask="cls_token")
+    for mask in ("cls_token", "pad_token"):
+        assert BY_FIXTURE[name].from_pretrained(folder, default_mask=mask).config.default_mask == mask
     assert capsys.readouterr().err == ""
     names = open_checkpoint(folder).tensors
     assert any(stored.endswith("pooler.dense.weight") for stored in names)
 
 
-def test_default_mask_note_is_only_for_paddle(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("file", "changes", "expected"),
+    [
+        ("config.json", {}, "cls_token"),
+        ("config.json", {"architectures": ["ErnieMModel"]}, "cls_token"),
+        ("config.json", {"architectures": None}, "cls_token"),
+        ("model_config.json", {"init_class": "UIEM"}, "cls_token"),
+        ("config.json", {"default_mask": "pad_token"}, "pad_token"),
+    ],
+)
+def test_uie_m_is_recognised_by_its_weights_whatever_its_configuration_says(
+    file: str, changes: dict[str, Any], expected: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """For every class that loads it, and after conversion; unless the file names a mask."""
+    source = fixtures / "paddle_tiny" / "uiem"
+    shutil.copy(source / "model_state.pdparams", tmp_path)
+    values = json.loads((source / "config.json").read_text())
+    if file == "model_config.json":
+        values = {name: value for name, value in values.items() if name not in ("architectures", "model_type")}
+    (tmp_path / file).write_text(json.dumps(values | changes))
+    assert read_config(tmp_path).default_mask == expected
+    assert read_config(tmp_path, num_labels=5).num_labels == 5
+    for cls in (ernie.ErnieMModel, ernie.ErnieMForInformationExtraction):
+        assert cls.from_pretrained(tmp_path).config.default_mask == expected
+    convert(tmp_path, tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["default_mask"] == expected
+    assert read_config(tmp_path / "new").default_mask == expected
+
+
+@pytest.mark.parametrize("lacking", ["linear_start.weight", "linear_end.weight"])
+def test_half_of_the_head_of_uie_m_does_not_make_it_one(lacking: str, fixtures: Path) -> None:
+    stored = {*open_checkpoint(fixtures / "paddle_tiny" / "uiem").tensors}
+    config = ErnieMConfig(architectures=("ErnieMModel",))
+    assert is_extraction(config, stored) and not is_extraction(config, stored - {lacking})
+
+
+def test_the_default_mask_is_only_for_paddle(tmp_path: Path, capsys: Any) -> None:
     cls = ernie.ErnieMForInformationExtraction
     random_model(cls, dtype=np.float32).save_pretrained(tmp_path)
     assert cls.from_pretrained(tmp_path).config.default_mask == "pad_token"

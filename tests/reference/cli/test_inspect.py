@@ -68,7 +68,8 @@ def test_inspect_reads_paddle_checkpoints(name: str, fixtures: Path, capsys: pyt
 def test_inspect_notes_the_default_mask_of_extraction_only(fixtures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in PADDLE_CLASSES:
         assert main(["inspect", str(fixtures / "paddle_tiny" / name)]) == 0
-        assert ('default_mask="cls_token"' in capsys.readouterr().err) == (name == "uiem")
+        out, err = capsys.readouterr()
+        assert ('default_mask="cls_token"' in err) == (name == "uiem") == ('"cls_token"' in out)
 
 
 def test_inspect_lists_what_is_missing_unexpected_and_misshapen(
