@@ -76,7 +76,7 @@ def itermax(scores: Array, iterations: int = ITERATIONS, alpha: float = ALPHA) -
     """Which pairs are aligned. `scores`: similarities in [0, 1]. One iteration is the rule argmax."""
     aligned = np.zeros(scores.shape, bool)
     for _ in range(iterations):
-        taken = aligned.any(axis=1)[:, None].astype(int) + aligned.any(axis=0)
+        taken = aligned.any(axis=1, keepdims=True).astype(int) + aligned.any(axis=0)
         factors = np.array([1.0, alpha, 0.0], scores.dtype)[taken]
         # Where all is aligned, every product is 0, and none is the best.
         aligned |= mutual_best(factors * scores) & (taken < 2)

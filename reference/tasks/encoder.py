@@ -146,7 +146,7 @@ class Encoder:
                 expected = "expected cls, mean or first-last"
                 raise ValueError(f"pooling: {directory} has no pooler; {expected}, got pooler")
         model, recorded = load(directory, backend, device), read_recorded(directory)
-        options = {"layer": layer, "center": center, "normalize": normalize, "recorded": recorded}
+        options: dict[str, Any] = {"layer": layer, "center": center, "normalize": normalize, "recorded": recorded}
         return cls(model, tokenizer, pooling, long, batch_size, **options)
 
     def vectors(
@@ -174,7 +174,8 @@ class Encoder:
         owners: list[int] = []
         rows: list[list[int]] = []
         starts: list[int] = []
-        options = {"add_special_tokens": False, "return_attention_mask": False, "return_offsets_mapping": with_spans}
+        options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False}
+        options["return_offsets_mapping"] = with_spans
         batch = self.tokenizer(list(texts), **options) if texts else {"input_ids": [], "offset_mapping": []}
         for i, ids in enumerate(batch["input_ids"]):
             try:
