@@ -1,0 +1,47 @@
+"""The arguments of tasks, validated: one text or a list of them, and how many results are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def listed(name: str, texts: Any) -> list[str]:
+    """One text as a list, or a sequence of texts. Raises TypeError, naming the argument, for anything else."""
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
+        raise TypeError(f"{name}: expected a text or a list of texts, got {type(texts).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}]: expected a text, got {type(text).__name__}")
+    return list(texts)
+
+
+def options(name: str, texts: Any) -> list[str]:
+    """A list of at least one text. Raises TypeError or ValueError, naming the argument, for anything else."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name}: expected a list of texts, got one text, {texts!r:.80}")
+    found = listed(name, texts)
+    if not found:
+        raise ValueError(f"{name}: expected at least one text, got none")
+    return found
+
+
+def check_alike(names: tuple[str, str], first: Any, second: Any) -> None:
+    """Raise TypeError unless both arguments are one text or both are lists, ValueError unless equally long ones."""
+    one, other = names
+    if isinstance(first, str) != isinstance(second, str):
+        kinds = ["one text" if isinstance(x, str) else "a list" for x in (first, second)]
+        raise TypeError(f"{one}, {other}: expected one text each, or a list each, got {kinds[0]} and {kinds[1]}")
+    if not isinstance(first, str) and len(first) != len(second):
+        raise ValueError(f"{one}, {other}: expected lists of equal length, got {len(first)} and {len(second)}")
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """Raises TypeError unless `value` is an integer, ValueError if it is below 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r:.80}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return value
