@@ -4,6 +4,9 @@ encoder       texts to vectors, or to vectors of tokens, for texts of any number
 recorded      the layer and the means of languages that a checkpoint records
 search        the nearest vectors of a corpus, of any size, by cosine
 align         which words of a sentence and its translation belong together
+extraction    texts and a schema to entities, relations and classifications (UIE)
+schema        the schema of an extraction, and its prompts
+decoding      from probabilities to spans and labels
 answering     where in a context the answer to a question is
 tagging       entities, from labels of tokens
 classifying   the classes of texts or pairs, and into labels that the head never saw
@@ -19,6 +22,7 @@ from .backends import BACKENDS, POOLINGS
 from .choosing import Chooser
 from .classifying import Classifier
 from .encoder import Encoder, TokenVectors
+from .extraction import Extractor
 from .long_texts import POLICIES
 from .recorded import Recorded, read_recorded
 from .results import Answer, Choice, Entity, Label
@@ -39,6 +43,7 @@ __all__ = [
     "Classifier",
     "Encoder",
     "Entity",
+    "Extractor",
     "Hits",
     "Label",
     "Recorded",
