@@ -4,9 +4,9 @@ Twins share a file name: open `reference/attention.py` and `kernels/attention.py
 of `ernie_m.reference`; in kernels, names begin with i_ (program ids), o_ (offsets), m_ (masks), p_ (pointers) and
 b_ (blocks).
 
-Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `first_token`, `dropout`; then how the model stays
-packed (`padding`, `encoder`, `model`), and how it is checked against the reference (`checking/`: `bounds`, `check`,
-`verify`).
+Read in this order: `gelu`, `layer_norm`, `embedding`, `attention`, `attention_groups`, `first_token`, `dropout`; then
+how the model stays packed (`padding`, `encoder`, `model`), and how it is checked against the reference (`checking/`:
+`bounds`, `check`, `verify`).
 
     python -m ernie_m.kernels verify | bench | compile | check
 """
@@ -21,6 +21,8 @@ except ModuleNotFoundError:
 from ernie_m.reference.compat import announce
 
 from .attention import packed_attention
+from .attention_groups import group_attention
+from .attention_groups_vjp import group_attention_vjp
 from .attention_vjp import packed_attention_vjp
 from .checking.check import check
 from .checking.operations import Operation
@@ -64,6 +66,8 @@ __all__ = [
     "embed_vjp",
     "first_token_attention",
     "first_token_attention_vjp",
+    "group_attention",
+    "group_attention_vjp",
     "packed_attention",
     "packed_attention_vjp",
     "pad",

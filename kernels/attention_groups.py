@@ -12,7 +12,8 @@ So the rule of CAMLM costs no more per score than plain attention, and only the 
 
 Grid: one program per block of BM queries, group and head.
 
-Twin: reference/attention_groups.py. The arrangement of tokens is that of `objectives.arrange`.
+Twin: reference/attention_groups.py. The arrangement of tokens is that of `objectives.arrange`. The gradient is an
+operation of its own, in attention_groups_vjp.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +28,8 @@ from torch import Tensor
 from ernie_m.reference.attention_groups import check_groups
 
 from .attention import LN_2, attend_to_block, configuration, mark_past
-from .attention_backward import delta_kernel
-from .attention_groups_backward import group_bounds, group_keys_kernel, group_queries_kernel
-from .attention_vjp import DELTA_ROWS, keys_configuration, queries_configuration
+from .attention_groups_backward import group_bounds
 from .runtime.arguments import check_count, check_device, check_floats, check_integers, check_shape
-from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import should_validate, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
@@ -42,8 +39,6 @@ from .sequences import HEAD_SIZES, LOG2_E
 
 # Longer than any block, so that configurations are those with a loop.
 LONG = 512
-# The end of the labels of these kernels.
-GROUPS = " of groups"
 
 
 @triton.jit
@@ -99,33 +94,15 @@ def group_attention_kernel(
 
 
 def variants(target: str) -> Iterator[Variant]:
-    """The forward kernel for 12 heads of 64 (base) and 16 of 64 (large)."""
+    """The kernel for 12 heads of 64 (base) and 16 of 64 (large)."""
     for dtype, kind in TRITON_TYPES.items():
         signature = {"qkv": f"*{kind}", "groups": "*i32", "context": f"*{kind}", "lse": "*fp32"}
         signature |= {"T": "i32", "scale2": "fp32", "BLOCKS": "i32"}
+        sizes = chosen(target, dtype, 64)
         for H in (12, 16):
-            yield _variant(
-                "packed_attention", dtype, H, "", group_attention_kernel, signature, chosen(target, dtype, 64)
-            )
-
-
-def variants_backward(target: str) -> Iterator[Variant]:
-    """The backward kernels at the same sizes."""
-    for dtype, kind in TRITON_TYPES.items():
-        signature = {"d_context": f"*{kind}", "qkv": f"*{kind}", "groups": "*i32", "lse": "*fp32", "delta": "*fp32"}
-        signature |= {"d_qkv": f"*{kind}", "T": "i32", "scale": "fp32", "BLOCKS": "i32"}
-        keys, queries = keys_configuration(target, dtype, 64), queries_configuration(target, dtype, 64)
-        for H in (12, 16):
-            yield _variant("packed_attention_vjp", dtype, H, " dk dv", group_keys_kernel, signature, keys)
-            yield _variant("packed_attention_vjp", dtype, H, " dq", group_queries_kernel, signature, queries)
-
-
-def _variant(
-    operation: str, dtype: torch.dtype, H: int, part: str, kernel: Any, signature: dict[str, str], sizes: Configuration
-) -> Variant:
-    label, blocks = f"H={H} D=64{part}{GROUPS}", sizes.blocks
-    constants, tile = {"H": H, "D": 64, **blocks}, blocks["BM"] * blocks["BN"]
-    return Variant(operation, name_of(dtype), label, kernel, signature, constants, sizes, tile=tile, loop=True)
+            described = ("group_attention", name_of(dtype), f"H={H} D=64", group_attention_kernel, signature)
+            constants, tile = {"H": H, "D": 64, **sizes.blocks}, sizes.blocks["BM"] * sizes.blocks["BN"]
+            yield Variant(*described, constants, sizes, tile=tile, loop=True)
 
 
 def chosen(target: str, dtype: torch.dtype, D: int) -> Configuration:
@@ -174,50 +151,21 @@ def _(qkv: Tensor, groups: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     return qkv.new_empty(T, H, D), qkv.new_empty(H, T, dtype=torch.float32)
 
 
-@torch.library.custom_op("ernie_m::group_attention_vjp", mutates_args=())
-def _group_attention_vjp(
-    d_context: Tensor, qkv: Tensor, groups: Tensor, longest: int, context: Tensor, lse: Tensor
-) -> Tensor:
-    given = (d_context, qkv, groups, context, lse)
-    d_context, qkv, groups, context, lse = (x.contiguous() for x in given)
-    T, _, H, D = qkv.shape
-    # Rows that are no key, of a group or of themselves, have a gradient of 0.
-    d_qkv, delta, target = torch.zeros_like(qkv), torch.empty_like(lse), target_of(qkv.device)
-    if not (T and len(groups)):
-        return d_qkv
-    grid = (-(-T // DELTA_ROWS) * H,)
-    launch(delta_kernel, grid, qkv, d_context, context, delta, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
-    for kernel, sizes, size in (
-        (group_keys_kernel, keys_configuration(target, qkv.dtype, D), "BN"),
-        (group_queries_kernel, queries_configuration(target, qkv.dtype, D), "BM"),
-    ):
-        BLOCKS = max(-(-longest // sizes.blocks[size]), 1)
-        arguments = (d_context, qkv, groups, lse, delta, d_qkv, T, 1.0 / math.sqrt(D), BLOCKS)
-        grid = (len(groups) * H * BLOCKS,)
-        launch(kernel, grid, qkv, *arguments, H=H, D=D, **sizes.blocks, **sizes.options)
-    return d_qkv
+def check_arguments(qkv: Tensor, groups: Tensor, longest: int | None, validate: bool) -> int:
+    """The length of the longest range, read from `groups` if it is None.
 
-
-@_group_attention_vjp.register_fake
-def _(d_context: Tensor, qkv: Tensor, groups: Tensor, longest: int, context: Tensor, lse: Tensor) -> Tensor:
-    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
-
-
-refuse_second_derivatives(_group_attention_vjp)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, groups, ctx.longest = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(qkv, groups, *output)
-
-
-def _backward(ctx: Any, d_context: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-    qkv, groups, context, lse = ctx.saved_tensors
-    return _group_attention_vjp(d_context, qkv, groups, ctx.longest, context, lse), None, None
-
-
-_group_attention.register_autograd(_backward, setup_context=_keep)
+    Raises TypeError or ValueError, naming the argument, the value and what was expected.
+    """
+    check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
+    check_integers("groups", groups, (torch.int32,))
+    check_shape("groups", groups, (None, 5), "(G, 5)")
+    check_device("groups", groups, "qkv", qkv)
+    if should_validate(qkv, validate):
+        check_groups(groups.numpy(force=True), len(qkv))
+    if longest is None:
+        ends = groups[:, [1, 4]] - groups[:, [0, 3]]
+        longest = int(ends.max()) if len(groups) else 0
+    return check_count("longest", longest)
 
 
 def group_attention(
@@ -234,16 +182,8 @@ def group_attention(
     Raises TypeError or ValueError, naming the argument, the value and what was expected.
     """
     check_floats(qkv=qkv)
-    check_shape("qkv", qkv, (None, 3, None, None), "(T, 3, H, D)")
-    check_integers("groups", groups, (torch.int32,))
-    check_shape("groups", groups, (None, 5), "(G, 5)")
-    check_device("groups", groups, "qkv", qkv)
-    if should_validate(qkv, validate):
-        check_groups(groups.numpy(force=True), len(qkv))
+    longest = check_arguments(qkv, groups, longest, validate)
     if wants_plain(qkv, differentiable=True) or qkv.shape[-1] not in HEAD_SIZES:
         return plain_group_attention(qkv, groups)[0]
-    if longest is None:
-        ends = groups[:, [1, 4]] - groups[:, [0, 3]]
-        longest = int(ends.max()) if len(groups) else 0
-    context, _ = _group_attention(qkv, groups, check_count("longest", longest))
+    context, _ = _group_attention(qkv, groups, longest)
     return context

@@ -17,6 +17,7 @@ then the same pages for the gradients that stand beside each function as its `_v
 from .compat import quiet_interrupt  # noqa: F401  # isort: skip  # first: see there
 from .activations import activation
 from .attention import attention, attention_vjp, packed_attention, packed_attention_vjp
+from .attention_groups import group_attention, group_attention_vjp
 from .compare import compare
 from .compat import MOVED, announce
 from .config import ErnieMConfig
@@ -71,6 +72,8 @@ __all__ = [
     "first_token_attention_vjp",
     "gelu",
     "gelu_vjp",
+    "group_attention",
+    "group_attention_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "linear",

@@ -31,7 +31,7 @@ def group_attention(qkv: Array, groups: Array) -> Array:  # (T, 3, H, D), (G, 5)
     for rows, keys, own in ranges(qkv, groups):
         probs = _probabilities(qkv, rows, keys, own)
         v = qkv[:, 2].swapaxes(0, 1)  # (H, T, D)
-        found = probs[..., :-1] @ v[:, keys] + probs[..., -1:] * v[:, rows]
+        found = probs[..., :-1] @ v[:, keys] + probs[..., -1:] * np.where(own[:, None], v[:, rows], 0.0)
         context[rows] = found.swapaxes(0, 1)
     return context
 
@@ -43,10 +43,12 @@ def group_attention_vjp(d_context: Array, qkv: Array, groups: Array) -> Array:  
     q, k, v = (qkv[:, i].swapaxes(0, 1) for i in range(3))
     for rows, keys, own in ranges(qkv, groups):
         probs, dy = _probabilities(qkv, rows, keys, own), d_context[rows].swapaxes(0, 1)
-        d_own = (dy * v[:, rows]).sum(axis=-1, keepdims=True)
+        # 0 where a row does not see itself: what is not seen must not count, not even a nan.
+        own_k, own_v = (np.where(own[:, None], x[:, rows], 0.0) for x in (k, v))
+        d_own = (dy * own_v).sum(axis=-1, keepdims=True)
         d_scores = softmax_vjp_of(np.concatenate([dy @ v[:, keys].swapaxes(1, 2), d_own], axis=-1), probs) / root
         scores, alone = d_scores[..., :-1], d_scores[..., -1:]
-        dq[:, rows] += scores @ k[:, keys] + alone * k[:, rows]
+        dq[:, rows] += scores @ k[:, keys] + alone * own_k
         dk[:, keys] += scores.swapaxes(1, 2) @ q[:, rows]
         dv[:, keys] += probs[..., :-1].swapaxes(1, 2) @ dy
         dk[:, rows] += alone * q[:, rows]

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from planted_attention import attention, attention_head, first_token_attention, store
+from planted_attention import attention, attention_head, first_token_attention, group_attention, store
 from planted_attention_gradients import KERNELS as ATTENTION_GRADIENTS
 from planted_gradients import KERNELS as GRADIENTS
 from torch import Tensor
@@ -180,6 +180,7 @@ KERNELS: dict[str, Any] = {
     "add_layer_norm": add_layer_norm,
     "embed": embed,
     "packed_attention": attention,
+    "group_attention": group_attention,
     "first_token_attention": first_token_attention,
     "attention_head": attention_head,
     **GRADIENTS,

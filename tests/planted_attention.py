@@ -138,3 +138,50 @@ def first_token_attention(
             k, v = kv[first:last, 0, own], kv[first:last, 1, own]
             context[b, h] = attention_head(q[b, None, h], k, v, **faults)[0]
     return context
+
+
+def group_scores(
+    qkv: Tensor,
+    group: list[int],
+    own: str = "from first",
+    keys: str = "right",
+    scale: float = 1.0,
+    own_scale: float = 1.0,
+) -> tuple[Tensor, Tensor, slice, slice]:  # -> (H, N, S + 1), (N,)
+    """The scores of one group's rows in float32, the last with themselves, who sees itself, the rows, and the keys."""
+    q0, q1, first, k0, k1 = group
+    start, end = {
+        "of the queries": (q0, q0 + k1 - k0),
+        "one more": (k0, k1 + 1),
+        "all but one": (k0, max(k0, k1 - 1)),
+    }.get(keys, (k0, k1))
+    rows, seen, at = slice(q0, q1), slice(start, end), torch.arange(q0, q1, device=qkv.device)
+    q, k, _ = (x.float().transpose(0, 1) for x in qkv.unbind(1))
+    sees = {"none": at < 0, "all": at >= q0, "after first": at > first}.get(own, at >= first)
+    mine = (q[:, rows] * k[:, rows]).sum(-1, keepdim=True) * own_scale
+    scores = torch.cat([q[:, rows] @ k[:, seen].mT, mine], -1) * (scale / math.sqrt(qkv.shape[-1]))
+    scores[..., -1].masked_fill_(~sees, -math.inf)
+    return scores, sees, rows, seen
+
+
+def group_attention(
+    qkv: Tensor,
+    groups: Tensor,
+    value: str = "right",
+    rounded_probs: bool = True,
+    truncated: bool = False,
+    heads: str = "right",
+    **faults: Any,
+) -> Tensor:
+    """Attention between ranges; `faults` are those of `group_scores`. `value`: whether a row's own is "not summed"."""
+    context = torch.zeros(qkv[:, 0].shape, device=qkv.device)
+    for group in groups.tolist():
+        scores, sees, rows, keys = group_scores(qkv, group, **faults)
+        top = scores.amax(-1, keepdim=True)
+        e = torch.exp(scores - torch.where(top == -math.inf, 0.0, top))
+        total = (e[..., :-1] if value == "not summed" else e).sum(-1, keepdim=True)
+        e = torch.cat([e[..., :-1].to(qkv.dtype).float() if rounded_probs else e[..., :-1], e[..., -1:]], -1)
+        v = qkv[:, 2].float().transpose(0, 1)
+        found = e[..., :-1] @ v[:, keys] + e[..., -1:] * v[:, rows].masked_fill(~sees[:, None], 0.0)
+        context[rows] = (found / torch.where(total == 0, 1.0, total)).transpose(0, 1)
+    return store(context.roll(1, 1) if heads == "next" else context, qkv, truncated)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from planted_attention import group_scores
 from torch import Tensor
 
 
@@ -63,12 +64,47 @@ def first_token_attention_vjp(
     return dq.to(q.dtype), dkv.to(kv.dtype)
 
 
+def group_attention_vjp(
+    d_context: Tensor, qkv: Tensor, groups: Tensor, fault: str = "right", rounded_probs: bool = True
+) -> Tensor:
+    """The gradient of qkv, group by group."""
+    found, root = torch.zeros_like(qkv, dtype=torch.float32), math.sqrt(qkv.shape[-1])
+    dq, dk, dv = (x.transpose(0, 1) for x in found.unbind(1))  # views, (H, T, D)
+    q, k, v = (x.float().transpose(0, 1) for x in qkv.unbind(1))
+    given = torch.ones_like(d_context) if fault == "ones" else d_context
+    for group in groups.tolist():
+        scores, sees, rows, keys = group_scores(qkv, group, own={"all see themselves": "all"}.get(fault, "from first"))
+        nothing = ~sees[:, None] & (keys.start == keys.stop)
+        probs = scores.softmax(-1).masked_fill(nothing, 0.0)
+        dy = given[rows].float().transpose(0, 1)
+        own_k, own_v = (x[:, rows].masked_fill(~sees[:, None], 0.0) for x in (k, v))
+        d_probs = torch.cat([dy @ v[:, keys].mT, (dy * own_v).sum(-1, keepdim=True)], -1)
+        delta = (probs * d_probs).sum(-1, keepdim=True)
+        d_scores = probs * (d_probs if fault == "no delta" else d_probs - delta)
+        d_scores = d_scores * {"1 %": 1.01, "scaled twice": 1 / root}.get(fault, 1.0)
+        own, own_p = d_scores[..., -1:], probs[..., -1:]
+        d_scores, probs = (
+            x[..., :-1].to(qkv.dtype).float() if rounded_probs else x[..., :-1] for x in (d_scores, probs)
+        )
+        dq[:, rows] = (d_scores @ k[:, keys] + (fault != "dq without itself") * own * own_k) / root
+        dk[:, keys] += d_scores.mT @ q[:, rows] / root
+        dv[:, keys] += probs.mT @ dy
+        dk[:, rows] += (fault != "dk without itself") * (own * q[:, rows]).masked_fill(~sees[:, None], 0.0) / root
+        dv[:, rows] += (fault != "dv without itself") * (own_p * dy).masked_fill(~sees[:, None], 0.0)
+    return found.to(qkv.dtype)
+
+
 KERNELS: dict[str, Any] = {
     "packed_attention_vjp": packed_attention_vjp,
+    "group_attention_vjp": group_attention_vjp,
     "first_token_attention_vjp": first_token_attention_vjp,
 }
 COMMON = ("ones", "no delta", "scaled twice", "last key", "1 %", "of the cotangent", "values of dS")
 FAULTS: dict[str, tuple[str, ...]] = {
     "packed_attention_vjp": (*COMMON, "next head"),
     "first_token_attention_vjp": (*COMMON, "next head"),
+    "group_attention_vjp": (
+        *("ones", "no delta", "scaled twice", "1 %", "dq without itself", "dk without itself", "dv without itself"),
+        "all see themselves",
+    ),
 }

@@ -65,6 +65,7 @@ FLOORS = {
                 "attention_backward",
                 "attention_groups",
                 "attention_groups_backward",
+                "attention_groups_vjp",
                 "rectangles",
                 "first_token",
                 "first_token_backward",

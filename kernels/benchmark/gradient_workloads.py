@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ernie_m.reference.objectives import dense
+
+from ..attention_groups_vjp import group_attention_vjp
 from ..attention_vjp import packed_attention_vjp
+from ..checking.drawing import pair_groups
 from ..dropout import dropout, dropout_vjp
 from ..embedding import embed_vjp
 from ..first_token import first_token_attention_vjp
@@ -123,9 +127,39 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
 
 def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """packed_attention_vjp, next to autograd through torch's own attention on padded rows (masked if ragged)."""
-    T, H, S, longest = batch.tokens, size.heads, batch.padded, max(batch.lengths)
-    cu, valid = cumulative(batch.lengths, device), _valid(batch, device)
-    mask = valid[:, None, None, :] if batch.ragged else None
+    cu, longest = cumulative(batch.lengths, device), max(batch.lengths)
+    mask = _valid(batch, device)[:, None, None, :] if batch.ragged else None
+    work = work_of.packed_attention_vjp(size, batch, dtype.itemsize)
+
+    def ours(dy: Tensor, qkv: Tensor) -> Tensor:
+        return packed_attention_vjp(dy, qkv, cu, longest)
+
+    return _attention_case(size, batch, dtype, device, ours, cu, mask, work)
+
+
+def group_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """group_attention_vjp on pairs, next to autograd through torch's own attention on padded rows under their mask."""
+    (groups, mask), longest = pairs(batch, device), max(batch.lengths)
+    work = work_of.group_attention_vjp(size, batch, dtype.itemsize)
+
+    def ours(dy: Tensor, qkv: Tensor) -> Tensor:
+        return group_attention_vjp(dy, qkv, groups, longest)
+
+    return _attention_case(size, batch, dtype, device, ours, groups, mask, work)
+
+
+def _attention_case(
+    size: Size,
+    batch: Batch,
+    dtype: torch.dtype,
+    device: str,
+    ours: Callable[[Tensor, Tensor], Tensor],
+    ends: Tensor,
+    mask: Tensor | None,
+    work: Work,
+) -> Measured:
+    """`ours` next to torch's own attention on padded rows under `mask`; `ends`: the operation's last argument."""
+    T, H, S, valid = batch.tokens, size.heads, batch.padded, _valid(batch, device)
 
     def make() -> tuple[Tensor, ...]:
         qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
@@ -142,10 +176,9 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
         (gradient,) = torch.autograd.grad(context, x, padded_dy)
         return gradient.permute(1, 3, 0, 2, 4)[valid]
 
-    work = work_of.packed_attention_vjp(size, batch, dtype.itemsize)
     inputs = sets(make, work, 3 * T * size.hidden * dtype.itemsize)
-    functions = {OURS: lambda dy, qkv, *_: packed_attention_vjp(dy, qkv, cu, longest), "SDPA, padded": sdpa}
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, qkv, *_: (dy, qkv, cu))
+    functions = {OURS: lambda dy, qkv, *_: ours(dy, qkv), "SDPA, padded": sdpa}
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, qkv, *_: (dy, qkv, ends))
     return Measured(calls, work.floor, plug=plug)
 
 
@@ -174,6 +207,18 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
     return Measured(calls, work.floor, plug=plug, packed=joined)
 
 
+def pairs(batch: Batch, device: str) -> tuple[Tensor, Tensor]:  # -> (G, 5), (B, 1, S, S)
+    """The rows of a batch as pairs of which CAMLM masks 15 %: their groups, and the mask of the padded batch.
+
+    Padding sees itself, so that no row of scores is empty.
+    """
+    lengths = [work_of.pair_of(n) for n in batch.lengths]
+    mask = torch.eye(batch.padded, dtype=torch.bool, device=device).repeat(len(lengths), 1, 1, 1)
+    for row, pair in zip(mask[:, 0], lengths, strict=True):
+        row[: sum(pair), : sum(pair)] = torch.from_numpy(dense(pair_groups([pair]), sum(pair)))
+    return torch.from_numpy(pair_groups(lengths)).to(device), mask
+
+
 def _valid(batch: Batch, device: str) -> Tensor:  # -> (B, S)
     """Where the padded batch has tokens."""
     return torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
@@ -181,6 +226,7 @@ def _valid(batch: Batch, device: str) -> Tensor:  # -> (B, S)
 
 GRADIENTS: dict[str, Maker] = {
     "packed_attention_vjp": attention_case,
+    "group_attention_vjp": group_case,
     "first_token_attention_vjp": first_token_case,
     "bias_gelu_vjp": gelu_case,
     "dropout_vjp": dropout_case,

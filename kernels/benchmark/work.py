@@ -153,6 +153,30 @@ def packed_attention_vjp(size: Size, batch: Batch, width: int) -> Work:
     return Work(14.0 * size.hidden * batch.pairs, 7 * batch.tokens * size.hidden * width)
 
 
+def pair_of(n: int) -> tuple[int, int, int, int]:
+    """A pair of n tokens, of which CAMLM masks 15 %: text and masks of both sides, as `pair_groups` takes them."""
+    masked = round(0.075 * n)
+    first = (n - 2 * masked + 1) // 2
+    return first, masked, n - 2 * masked - first, masked
+
+
+def group_scores(batch: Batch) -> int:
+    """Scores per head if each row is a pair: text and the other side's masks see the text, masks also themselves."""
+    pairs = map(pair_of, batch.lengths)
+    return sum(x * (x + m_y) + y * (y + m_x) + m_y + m_x for x, m_y, y, m_x in pairs)
+
+
+def group_attention(size: Size, batch: Batch, width: int) -> Work:
+    """As `packed_attention`, with the scores of pairs."""
+    moved = 4 * batch.tokens * size.hidden * width + 4 * size.heads * batch.tokens
+    return Work(4.0 * size.hidden * group_scores(batch), moved)
+
+
+def group_attention_vjp(size: Size, batch: Batch, width: int) -> Work:
+    """As `packed_attention_vjp`, with the scores of pairs."""
+    return Work(14.0 * size.hidden * group_scores(batch), 7 * batch.tokens * size.hidden * width)
+
+
 def first_token_attention_vjp(size: Size, batch: Batch, width: int) -> Work:
     """Five 1 x n x D products per head and sequence; keys and values read, their gradients written."""
     rows = 4 * batch.tokens + 3 * len(batch.lengths)

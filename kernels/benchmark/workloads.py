@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import packed_attention
+from ..attention_groups import group_attention
 from ..embedding import embed
 from ..first_token import first_token_attention
 from ..gelu import bias_gelu
 from ..layer_norm import add_layer_norm
 from . import work as work_of
-from .gradient_workloads import GRADIENTS
+from .gradient_workloads import GRADIENTS, pairs
 from .measured import EPS as EPS
 from .measured import HEAD
 from .measured import OURS as OURS
@@ -147,6 +148,30 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
     return Measured(calls, work.floor, plug=plug, packed=packed)
 
 
+def group_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """group_attention on pairs, next to torch's own attention on padded rows under their mask."""
+    (groups, mask), H, longest = pairs(batch, device), size.heads, max(batch.lengths)
+    valid = torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+
+    def make() -> tuple[Tensor, Tensor]:
+        qkv = torch.randn(batch.tokens, 3, H, HEAD, device=device, dtype=dtype)
+        rectangle = torch.zeros(*valid.shape, 3, H, HEAD, device=device, dtype=dtype).index_put((valid,), qkv)
+        return qkv, rectangle.permute(2, 0, 3, 1, 4)
+
+    def sdpa(_: Tensor, rectangle: Tensor) -> Tensor:
+        q, k, v = rectangle
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def packed(name: str, result: Tensor) -> Tensor:
+        return result.transpose(1, 2)[valid] if result.dim() == 4 else result
+
+    work = work_of.group_attention(size, batch, dtype.itemsize)
+    functions = {OURS: lambda qkv, _: group_attention(qkv, groups, longest), "SDPA, padded": sdpa}
+    inputs = sets(make, work, batch.tokens * size.hidden * dtype.itemsize)
+    calls, plug = rotating(inputs, functions), plugged(inputs, lambda qkv, _: (qkv, groups))
+    return Measured(calls, work.floor, plug=plug, packed=packed)
+
+
 def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """Attention for first tokens only, next to torch's own with one query per padded row."""
     T, H = batch.tokens, size.heads
@@ -177,6 +202,7 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
 
 WORKLOADS: dict[str, Maker] = {
     "packed_attention": attention_case,
+    "group_attention": group_case,
     "first_token_attention": first_token_case,
     "bias_gelu": gelu_case,
     "add_layer_norm": layer_norm_case,

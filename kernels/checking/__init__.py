@@ -15,7 +15,7 @@ watching           every address and every launch of a kernel in the interpreter
 check              checks any function: `runner` calls it and judges its results, `searching` draws inputs
 shrinking          reduces a failing input to a smaller one
 diagnosis          names the mistake behind a failure: it runs the function on `telling` inputs, and compares it with
-                   wrong implementations, `mistakes`, `norm_mistakes` and `attention_mistakes`
+                   wrong implementations, `mistakes`, `norm_mistakes`, `attention_mistakes` and `group_mistakes`
 report             what a check found
 verify             checks every kernel in every dtype; `verify_model` checks a whole model, layer by layer
 """

@@ -21,6 +21,7 @@ within the range of v.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -32,26 +33,40 @@ from .bounds import APPROXIMATE, EPS, FLUSHED, Expected, expected, softmax_error
 from .formats import Format
 
 
-def attention_head(format: Format, q: Array, k: Array, v: Array) -> Expected:  # (N, D), (S, D) x 2 -> (N, D)
-    """Attention of N queries over S keys, in one head."""
-    (S, D), size = k.shape, np.abs(v)
-    scores, probs, delta, sizes = _scores(q, k)
-    exact = reference.attention(q, k, v)[0]
+def attention_head(
+    format: Format, q: Array, k: Array, v: Array, sees: Array | None = None
+) -> Expected:  # (N, D), (S, D) x 2, (N, S) -> (N, D)
+    """Attention of N queries over S keys, in one head. `sees`: which keys each sees, at least one; by default all."""
+    D, size = q.shape[-1], np.abs(v)
+    sees = np.ones((len(q), len(k)), bool) if sees is None else sees
+    S = sees.sum(-1, keepdims=True)
+    scores, probs, delta, sizes = _scores(q, k, sees)
+    exact = reference.attention(q, k, v, sees)[0]
     w = softmax_error(scores, delta, probs)
     error = w @ size + w.sum(-1, keepdims=True) * np.abs(exact)
     error = np.minimum(error, size.max(0) + np.abs(exact)) + (3 * S + 16) * EPS * (probs @ size)
-    error += format.u * (probs @ size + error) + (format.smallest / 2 + FLUSHED) * size.sum(0)
-    large = np.maximum(sizes.max(-1, keepdims=True) * math.sqrt(D), size.sum(0))
-    return expected(format, exact, error, large, roundings=2, terms=S + D)
+    error += format.u * (probs @ size + error) + (format.smallest / 2 + FLUSHED) * (sees @ size)
+    large = np.maximum(sizes.max(-1, keepdims=True) * math.sqrt(D), sees @ size)
+    return expected(format, exact, error, large, roundings=2, terms=int(S.max()) + D)
 
 
-def _scores(q: Array, k: Array) -> tuple[Array, Array, Array, Array]:  # (N, D), (S, D) -> (N, S) x 4
-    """Scores, probabilities, error bounds of the exponents, and the scores of absolute values."""
+def _scores(
+    q: Array, k: Array, sees: Array
+) -> tuple[Array, Array, Array, Array]:  # (N, D), (S, D), (N, S) -> (N, S) x 4
+    """Scores, probabilities, error bounds of the exponents, and the scores of absolute values.
+
+    Scores of keys that are not seen are -inf.
+    """
     D = q.shape[-1]
-    scores = q @ k.T / math.sqrt(D)
-    sizes = np.abs(q) @ np.abs(k).T / math.sqrt(D)
-    delta = EPS * ((2 * D + 6) * sizes + 8 * np.abs(scores).max(-1, keepdims=True)) + APPROXIMATE
+    scores = np.where(sees, q @ k.T / math.sqrt(D), -np.inf)
+    sizes = np.where(sees, np.abs(q) @ np.abs(k).T / math.sqrt(D), 0.0)
+    delta = EPS * ((2 * D + 6) * sizes + 8 * largest_score(scores)) + APPROXIMATE
     return scores, reference.softmax(scores), delta, sizes
+
+
+def largest_score(scores: Array) -> Array:  # (N, S) -> (N, 1)
+    """The largest |score| of the keys that each query sees."""
+    return np.asarray(np.where(np.isneginf(scores), 0.0, np.abs(scores)).max(-1, keepdims=True))
 
 
 def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:  # (T, 3, H, D), (B + 1,)
@@ -63,6 +78,29 @@ def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:
             limit[start:end, h] = attention_head(format, *qkv[start:end, :, h].swapaxes(0, 1)).limit
     longest = int(np.diff(cu_seqlens).max(initial=0))
     return Expected(format, exact, limit, roundings=2, terms=longest + qkv.shape[3])
+
+
+def group_rows(groups: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Of each group: the rows that see anything, (N,), their keys and then the rows that see themselves, (S,), and
+    which of these each row sees, (N, S)."""
+    for q0, q1, first, k0, k1 in groups.tolist():
+        rows, keys = np.arange(q0 if k0 < k1 else first, q1), np.arange(k0, k1)
+        own = np.arange(first, q1)
+        if len(rows):
+            sees = np.concatenate([np.ones((len(rows), len(keys)), bool), rows[:, None] == own], axis=1)
+            yield rows, np.concatenate([keys, own]), sees
+
+
+def group_attention(format: Format, qkv: Array, groups: Array) -> Expected:  # (T, 3, H, D), (G, 5) -> (T, H, D)
+    """Attention between ranges, head by head; 0 for rows that see nothing."""
+    exact = reference.group_attention(qkv, groups)
+    limit, most = np.full_like(exact, format.smallest / 2 + FLUSHED), 1
+    for rows, keys, sees in group_rows(groups):
+        most = max(most, int(sees.sum(-1).max()))
+        for h in range(qkv.shape[2]):
+            q, k, v = qkv[rows, 0, h], qkv[keys, 1, h], qkv[keys, 2, h]
+            limit[rows, h] = attention_head(format, q, k, v, sees).limit
+    return Expected(format, exact, limit, roundings=2, terms=most + qkv.shape[3])
 
 
 def first_token_attention(
@@ -87,7 +125,8 @@ def log_sum_exp(qkv: Array, cu_seqlens: Array) -> tuple[Array, Array]:  # (T, 3,
     exact, limit = np.zeros((H, T)), np.zeros((H, T))
     for start, end in pairwise(cu_seqlens.tolist()):
         for h in range(H if start < end else 0):
-            scores, probs, delta, _ = _scores(qkv[start:end, 0, h], qkv[start:end, 1, h])
+            every = np.ones((end - start, end - start), bool)
+            scores, probs, delta, _ = _scores(qkv[start:end, 0, h], qkv[start:end, 1, h], every)
             largest = scores.max(-1)
             found = largest + np.log(np.exp(scores - largest[:, None]).sum(-1))
             mean = np.minimum((probs * np.expm1(np.minimum(delta, 300))).sum(-1), delta.max(-1))

@@ -22,6 +22,7 @@ from ernie_m.reference.array import Array
 
 from .attention_mistakes import ATTENTION
 from .formats import FORMATS, Format
+from .group_mistakes import GROUPS
 from .mistakes import BIASED, GELU, SOFTMAX, Fitted, Form, Mistakes, as_ops, merged, of_rows
 from .norm_mistakes import ADDED, EMBEDDED, NORM, added, embedded
 from .operations import Case
@@ -47,6 +48,7 @@ MISTAKES: dict[str, Mistakes] = {
     "add_layer_norm": merged([ADDED, as_ops(NORM, added), of_rows(reference.add_layer_norm, "x", "residual")]),
     "embed": merged([EMBEDDED, as_ops(NORM, embedded)]),
     **ATTENTION,
+    "group_attention": GROUPS,
 }
 
 

@@ -164,6 +164,44 @@ def draw_attention_vjp(draw: Any, format: Format) -> dict[str, Any]:
     return {"d_context": _draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
 
 
+def draw_groups(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `group_attention`: qkv (T, 3, H, D), and groups (G, 5) of a few pairs (`pair_groups`)."""
+    from hypothesis import strategies as st
+
+    sizes = st.sampled_from([0, *(n for n in SIZES if n <= 65)])
+    pairs = draw(st.lists(st.tuples(sizes, sizes, sizes, sizes), min_size=1, max_size=2))
+    while sum(map(sum, pairs)) > MOST_TOKENS // 2:
+        pairs = [tuple(n // 2 for n in pair) for pair in pairs]
+    T, crossed = max(sum(map(sum, pairs)), 1), draw(st.booleans())
+    groups = pair_groups(pairs, crossed)
+    # The rows of a group that is left out are in none.
+    groups = groups[: len(groups) - draw(st.integers(0, 1))]
+    H, D = _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
+    parts = [_draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
+    return {"qkv": np.stack(parts, axis=1), "groups": groups}
+
+
+def pair_groups(pairs: Sequence[Sequence[int]], crossed: bool = False) -> Array:  # (B, 4) -> (2 B, 5)
+    """The groups of pairs [X, M_y, Y, M_x] of these lengths: X and M_y see X, M_y also themselves, and so on.
+
+    `crossed`: X and M_y see Y, and Y and M_x see X.
+    """
+    found = []
+    ends = np.cumsum([0, *(n for pair in pairs for n in pair)]).tolist()
+    for x, m_y, y, m_x, end in zip(*(ends[i::4] for i in range(4)), ends[4::4], strict=False):
+        keys = [(x, m_y), (y, m_x)]
+        first, second = reversed(keys) if crossed else keys
+        found += [(x, y, m_y, *first), (y, end, m_x, *second)]
+    return np.array(found, np.int32).reshape(-1, 5)
+
+
+def draw_groups_vjp(draw: Any, format: Format) -> dict[str, Any]:
+    """Inputs of `group_attention_vjp`: a cotangent (T, H, D), and those of `group_attention`."""
+    inputs = draw_groups(draw, format)
+    T, _, H, D = inputs["qkv"].shape
+    return {"d_context": _draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
+
+
 def draw_first_token_vjp(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `first_token_attention_vjp`: a cotangent (B, H, D), and those of `first_token_attention`."""
     inputs = draw_first_token(draw, format)
@@ -180,6 +218,7 @@ def draw_head(draw: Any, format: Format) -> dict[str, Any]:
 EPS = 1e-5
 # No sequence of one token: its result is its value, without error, and would hide other errors in an average.
 LENGTHS = np.array([0, 37, 300], np.int32)
+GROUPS = pair_groups([(120, 30, 90, 60)])
 SHORT_LENGTHS = np.array([0, 37, 101, 300, 365], np.int32)
 
 

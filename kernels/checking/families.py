@@ -10,16 +10,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from ernie_m.reference.array import Array
 
-from .drawing import EPS, Rows, sequence_ends, without_beta
+from .attention_inputs import (
+    Normal,
+    first,
+    first_vjp,
+    groups,
+    own_groups,
+    own_sequences,
+    own_tokens,
+    packed,
+    take,
+    with_cotangent,
+)
+from .drawing import EPS, Rows, without_beta
 from .letters import Drawn
 from .operations import Inputs, Operation, find, one_number, one_row
 from .virtual import ENDS
 
-Normal = Callable[..., Any]
 # (inputs, rows of the result) -> inputs with those rows alone, and where the rows are in their result.
 Narrow = Callable[[Inputs, Array], tuple[Inputs, Array]]
 
@@ -37,7 +47,8 @@ ROW_SIZES = (
     *((3, 8193, THOROUGH), (2050, 768, THOROUGH)),
 )
 # (lengths of sequences, heads, head size, most programs that run unless `thorough`, when); one length is the head size.
-SEQUENCES: tuple[tuple[tuple[int, ...], int, int, int | None, int], ...] = (
+Sizes = tuple[tuple[tuple[int, ...], int, int, "int | None", int], ...]
+SEQUENCES: Sizes = (
     ((1, 33), 12, 64, None, ALWAYS),
     ((65, 129, 16, 1), 1, 16, None, ALWAYS),
     ((17,), 16, 64, None, ONCE),
@@ -47,6 +58,17 @@ SEQUENCES: tuple[tuple[tuple[int, ...], int, int, int | None, int], ...] = (
     ((512, 1, 300), 12, 64, None, THOROUGH),
     ((65, 512), 16, 64, None, THOROUGH),
     ((2050, 3), 2, 128, None, THOROUGH),
+)
+# The same for groups, of which the blocks are those of sequences: fewer.
+GROUPS: Sizes = (
+    ((65, 16, 1), 1, 16, None, ALWAYS),
+    ((17, 3), 12, 64, None, ONCE),
+    ((17,), 16, 64, None, FULL),
+    ((512,), 1, 64, FEW, FULL),
+    ((2050,), 1, 16, FEW, FULL),
+    # Results of many keys have a wide bound.
+    ((33,) * 63, 1, 16, SOME, FULL),
+    ((512, 1, 300), 12, 128, None, THOROUGH),
 )
 
 
@@ -63,14 +85,6 @@ class Family:
     many: Callable[[Normal], Inputs] | None = None
     past_int32: Callable[[Normal], Inputs] | None = None
     narrow: Narrow | None = None
-
-
-def take(value: Any, rows: Array) -> Array:
-    """Rows of an argument, in float64 if they are floats."""
-    if isinstance(value, torch.Tensor):
-        found = value[torch.from_numpy(rows)]
-        return np.asarray((found.double() if found.is_floating_point() else found).numpy())
-    return np.asarray(value[rows])
 
 
 def _rows(
@@ -118,28 +132,11 @@ def _dropout_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
     return {"dy": normal(rows, columns), "p": 0.1, "seed": 2**64 - 59, "tokens": tokens}
 
 
-def _own_tokens(inputs: Inputs, rows: Array, name: str) -> tuple[Inputs, Array]:
-    """The sequences that contain these tokens."""
-    ends = inputs["cu_seqlens"].astype(np.int64)
-    own = np.unique(np.searchsorted(ends, rows, "right") - 1)
-    tokens = np.concatenate([np.arange(ends[b], ends[b + 1]) for b in own])
-    kept = {name: take(inputs[name], tokens), "cu_seqlens": sequence_ends(ends[own + 1] - ends[own])}
-    return kept, np.searchsorted(tokens, rows)
-
-
-def _own_sequences(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
-    """The sequences of these first tokens."""
-    ends = inputs["cu_seqlens"].astype(np.int64)
-    tokens = np.concatenate([np.arange(ends[b], ends[b + 1]) for b in rows])
-    kept = {"q": take(inputs["q"], rows), "kv": take(inputs["kv"], tokens)}
-    return {**kept, "cu_seqlens": sequence_ends(ends[rows + 1] - ends[rows])}, np.arange(rows.size)
-
-
-def _sequences(make: Callable[[Normal, Any, int, int], Inputs], parts: int, narrow: Narrow) -> Family:
+def _sequences(make: Callable[..., Inputs], parts: int, narrow: Narrow, sizes: Sizes = SEQUENCES) -> Family:
     """For attention within sequences; a token has `parts` vectors for each head in the largest array."""
 
     def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
-        for lengths, heads, size, programs, when in SEQUENCES:
+        for lengths, heads, size, programs, when in sizes:
             if when in times:
                 yield make(normal, lengths, heads, size), None if THOROUGH in times else programs
 
@@ -152,25 +149,6 @@ def _sequences(make: Callable[[Normal, Any, int, int], Inputs], parts: int, narr
         past_int32=lambda normal: make(normal, np.full(count, 64), 12, 64),
         narrow=narrow,
     )
-
-
-def _packed(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
-    ends = sequence_ends(lengths)
-    return {"qkv": normal(int(ends[-1]), 3, heads, size), "cu_seqlens": ends}
-
-
-def _first(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
-    ends = sequence_ends(lengths)
-    return {"q": normal(len(lengths), heads, size), "kv": normal(int(ends[-1]), 2, heads, size), "cu_seqlens": ends}
-
-
-def _packed_vjp(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
-    inputs = _packed(normal, lengths, heads, size)
-    return {"d_context": normal(len(inputs["qkv"]), heads, size), **inputs}
-
-
-def _first_vjp(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
-    return {"d_context": normal(len(lengths), heads, size), **_first(normal, lengths, heads, size)}
 
 
 def _whole(known: Family) -> Family:
@@ -197,10 +175,12 @@ FAMILIES = {
     "embed_vjp": _rows(_embedding_vjp, None, None),
     # The interpreter takes 20 ms for the bits of a program.
     "dropout_vjp": _rows(_dropout_vjp, None, FEW),
-    "packed_attention": _sequences(_packed, 3, lambda inputs, rows: _own_tokens(inputs, rows, "qkv")),
-    "first_token_attention": _sequences(_first, 2, _own_sequences),
-    "packed_attention_vjp": _whole(_sequences(_packed_vjp, 3, _own_sequences)),
-    "first_token_attention_vjp": _whole(_sequences(_first_vjp, 2, _own_sequences)),
+    "packed_attention": _sequences(packed, 3, lambda inputs, rows: own_tokens(inputs, rows, "qkv")),
+    "first_token_attention": _sequences(first, 2, own_sequences),
+    "group_attention": _sequences(groups, 3, own_groups, GROUPS),
+    "group_attention_vjp": _whole(_sequences(with_cotangent(groups), 3, own_groups, GROUPS)),
+    "packed_attention_vjp": _whole(_sequences(with_cotangent(packed), 3, own_sequences)),
+    "first_token_attention_vjp": _whole(_sequences(first_vjp, 2, own_sequences)),
     "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
 }
 

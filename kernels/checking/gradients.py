@@ -9,9 +9,18 @@ from typing import Any
 
 from ernie_m.reference.array import Array
 
-from .. import attention_groups, attention_vjp, dropout, dropped_layer_norm, embedding, first_token, gelu, layer_norm
+from .. import (
+    attention_groups_vjp,
+    attention_vjp,
+    dropout,
+    dropped_layer_norm,
+    embedding,
+    first_token,
+    gelu,
+    layer_norm,
+)
 from . import attention_gradient_bounds, drawing, gradient_bounds
-from .drawing import LENGTHS, SHORT_LENGTHS, drawn_rows
+from .drawing import GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .letters import Made, drawn
 from .operation import Operation, joined
 
@@ -57,7 +66,16 @@ GRADIENTS: dict[str, Operation] = {
         draw=drawing.draw_attention_vjp,
         fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
         kernel=attention_vjp.packed_attention_vjp,
-        variants=joined(attention_vjp.variants_backward, attention_groups.variants_backward),
+        variants=attention_vjp.variants_backward,
+        examples=12,
+    ),
+    "group_attention_vjp": Operation(
+        call="f(d_context, qkv, groups)",
+        expected=attention_gradient_bounds.group_attention_vjp,
+        draw=drawing.draw_groups_vjp,
+        fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "groups": GROUPS},
+        kernel=attention_groups_vjp.group_attention_vjp,
+        variants=attention_groups_vjp.variants_backward,
         examples=12,
     ),
     "first_token_attention_vjp": Operation(

@@ -2,7 +2,8 @@
 
 `MISTAKES[op][words]` holds the forms of one mistake: functions with the operation's arguments that return what a
 function with this mistake returns, nan where it writes nothing; or None where the form says nothing about an input.
-`diagnosis` compares a failing function with all of them. `attention_mistakes` has those of attention.
+`diagnosis` compares a failing function with all of them. `attention_mistakes` and
+`group_mistakes` have those of attention.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def one_token(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
 
 
 def one_head(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
-    """For packed attention: one head of all sequences."""
+    """For attention of packed tokens: one head of all of them."""
     return inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from .. import attention, attention_groups, dropped_layer_norm, embedding, first_token, gelu, layer_norm
 from . import attention_bounds, bounds, drawing
 from .bounds import Expected
-from .drawing import EPS, LENGTHS, SHORT_LENGTHS, drawn_rows
+from .drawing import EPS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
 from .gradients import GRADIENTS
 from .operation import Inputs as Inputs
@@ -95,7 +95,17 @@ OPERATIONS: dict[str, Operation] = {
         fixed=lambda normal: {"qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
         crop=one_head,
         kernel=attention.packed_attention,
-        variants=joined(attention.variants, attention_groups.variants),
+        variants=attention.variants,
+        examples=12,
+    ),
+    "group_attention": Operation(
+        call="f(qkv, groups)",
+        expected=attention_bounds.group_attention,
+        draw=drawing.draw_groups,
+        fixed=lambda normal: {"qkv": normal(300, 3, 1, 64), "groups": GROUPS},
+        crop=one_head,
+        kernel=attention_groups.group_attention,
+        variants=attention_groups.variants,
         examples=12,
     ),
     "first_token_attention": Operation(

@@ -9,15 +9,16 @@ read and type. The number of calls is bounded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from ernie_m.reference.array import Array
 
+from .attention_inputs import RANGES, between, rebuilt, spans_of, with_tokens
 from .drawing import HEAD_SIZES
 from .letters import Drawn
 from .operations import Case, Inputs
@@ -45,10 +46,12 @@ LETTERS: dict[str, dict[str, str]] = {
     },
     "attention_head": {"q": "S D", "k": "S D", "v": "S D"},
     "packed_attention": {"qkv": "T 3 H D"},
+    "packed_attention_vjp": {"d_context": "T H D", "qkv": "T 3 H D"},
+    "group_attention": {"qkv": "T 3 H D"},
+    "group_attention_vjp": {"d_context": "T H D", "qkv": "T 3 H D"},
     "first_token_attention": {"q": "B H D", "kv": "T 2 H D"},
+    "first_token_attention_vjp": {"d_context": "B H D", "q": "B H D", "kv": "T 2 H D"},
 }
-WITH_HEADS = ("attention_head", "packed_attention", "first_token_attention")
-Span = tuple[int, int]
 
 
 def reduce(failure: Failure, run: Callable[[Case], Any], head_size: int = HEAD_SIZES[0]) -> Failure:
@@ -65,6 +68,7 @@ def reduce(failure: Failure, run: Callable[[Case], Any], head_size: int = HEAD_S
         before = search.failure
         search.crop()
         search.cut_sequences()
+        search.cut_groups()
         for letter in axes_of(search.case):
             search.cut(letter)
         if search.failure is before:
@@ -115,7 +119,7 @@ class Search:
             return self.fails(inputs | kept)
 
         name, axis = axes[0]
-        if letter == "D" and self.case.op in WITH_HEADS:
+        if letter == "D" and "attention" in self.case.op:
             sizes = range(1, 16) if self.head_size == 1 else HEAD_SIZES
             if any(size < inputs[name].shape[axis] and part(0, size) for size in sizes):
                 return
@@ -136,9 +140,8 @@ class Search:
             first, last = spans[i]
 
             def part(a: int, b: int, inputs: Any = inputs, spans: Any = spans, i: int = i, first: int = first) -> bool:
-                return self.fails(
-                    rebuilt(inputs, range(len(spans)), [*spans[:i], (first + a, first + b), *spans[i + 1 :]])
-                )
+                cut = [*spans[:i], (first + a, first + b), *spans[i + 1 :]]
+                return self.fails(rebuilt(inputs, range(len(spans)), cut))
 
             shortest(last - first, part)
 
@@ -157,6 +160,28 @@ class Search:
         spans = spans_of(self.case.inputs)
         if 0 < len(sequences) < len(spans):
             self.fails(rebuilt(self.case.inputs, sequences, [spans[i] for i in sequences]))
+
+    def cut_groups(self) -> None:
+        """Leave out groups, then the tokens of none, then those at the ends of each range."""
+        if "groups" not in self.case.inputs:
+            return
+        for i in reversed(range(len(self.case.inputs["groups"]))):
+            self.fails(self.case.inputs | {"groups": np.delete(self.case.inputs["groups"], i, axis=0)})
+        count = len(self.case.inputs["groups"])
+        kept = [between(self.case.inputs, i, *ends) for i in range(count) for ends in RANGES]
+        self.fails(with_tokens(self.case.inputs, np.any(kept, axis=0)))
+        for i, ends in product(range(count), RANGES):
+            inputs = self.case.inputs
+            inside = between(inputs, i, *ends)
+
+            def part(a: int, b: int, inputs: Any = inputs, inside: Array = inside) -> bool:
+                first = int(inside.argmax())
+                kept = ~inside
+                kept[first + a : first + b] = True
+                return self.fails(with_tokens(inputs, kept))
+
+            if inside.any() and not self.fails(with_tokens(inputs, ~inside)):
+                shortest(int(inside.sum()), part)
 
     def simplify(self) -> None:
         """Round all numbers to few significant bits."""
@@ -197,8 +222,8 @@ def axes_of(case: Case) -> dict[str, list[tuple[str, int]]]:
         for axis, letter in enumerate(letters if len(letters) == len(shape) else ()):
             found.setdefault(letter, []).append((name, axis))
             sizes.setdefault(letter, set()).add(shape[axis])
-    # Tokens and sequences that cu_seqlens counts are cut together with it.
-    kept = {"T", "B"} if "cu_seqlens" in case.inputs else set()
+    # Tokens and sequences that cu_seqlens or groups count are cut together with them.
+    kept = {"T", "B"} if {"cu_seqlens", "groups"} & set(case.inputs) else set()
     return {x: axes for x, axes in found.items() if not x.isdigit() and x not in kept and len(sizes[x]) == 1}
 
 
@@ -208,20 +233,6 @@ def _letters(case: Case) -> dict[str, list[str]]:
         specs = draw.arguments.items()
         return {name: str(x if isinstance(x, str) else getattr(x, "letters", "")).split() for name, x in specs}
     return {name: letters.split() for name, letters in LETTERS.get(case.op, {}).items()}
-
-
-def spans_of(inputs: Inputs) -> list[Span]:
-    """Where each sequence starts and ends."""
-    return list(pairwise(inputs["cu_seqlens"].tolist()))
-
-
-def rebuilt(inputs: Inputs, sequences: Iterable[int], spans: Sequence[Span]) -> Inputs:
-    """The inputs of packed attention with only these sequences, and of each only the tokens in its span."""
-    tokens = np.concatenate([np.arange(start, end) for start, end in spans])
-    cu_seqlens = np.cumsum([0, *(end - start for start, end in spans)]).astype(inputs["cu_seqlens"].dtype)
-    name = "kv" if "kv" in inputs else "qkv"
-    queries = {"q": inputs["q"][list(sequences)]} if "q" in inputs else {}
-    return inputs | queries | {name: inputs[name][tokens], "cu_seqlens": cu_seqlens}
 
 
 def _kind(failure: Failure) -> str:

@@ -25,7 +25,7 @@ from .verdicts import Verdict
 
 LARGEST = "the largest finite numbers"
 # These multiply three inputs, and round a product of two to the format for the next product: it may overflow there.
-OVERFLOWING = ("packed_attention_vjp", "first_token_attention_vjp")
+OVERFLOWING = ("packed_attention_vjp", "group_attention_vjp", "first_token_attention_vjp")
 
 
 def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Trial]:

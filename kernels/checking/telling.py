@@ -16,6 +16,7 @@ import numpy as np
 
 from ernie_m.reference.array import Array
 
+from .drawing import pair_groups
 from .formats import Format
 
 Inputs = dict[str, Any]
@@ -147,6 +148,14 @@ def first_token_attention(new: Drawing) -> Iterator[Inputs | Telling]:
         yield Telling(inputs, SLACK if size == LARGE else 0.0)
 
 
+def group_attention(new: Drawing) -> Iterator[Inputs | Telling]:
+    """Two pairs, whose text sees its own side, and one whose text sees the other."""
+    for pairs, crossed in (((5, 3, 4, 2), (3, 2, 6, 4)), False), (((6, 2, 9, 3),), True):
+        T = int(np.sum(pairs))
+        parts = [new.normal(T, H, D, size=size) for size in (1.5, 1.5, 1.0)]
+        yield {"qkv": np.stack(parts, axis=1), "groups": pair_groups(pairs, crossed)}
+
+
 TELLING: dict[str, Callable[[Drawing], Iterator[Inputs | Telling]]] = {
     "gelu": gelu,
     "bias_gelu": bias_gelu,
@@ -156,6 +165,7 @@ TELLING: dict[str, Callable[[Drawing], Iterator[Inputs | Telling]]] = {
     "embed": embed,
     "attention_head": attention_head,
     "packed_attention": packed_attention,
+    "group_attention": group_attention,
     "first_token_attention": first_token_attention,
 }
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..attention import DROPS
-from ..attention_groups import GROUPS
 from ..runtime.variants import Variant
 from .compiler import Depth
 
@@ -21,7 +20,7 @@ Row = Mapping[str, Any]
 HALF = ("float16", "bfloat16")
 TUNED = ("sm_90", "sm_100")
 # The operations whose work is matrix products.
-ATTENTION = ("packed_attention", "packed_attention_vjp")
+ATTENTION = ("packed_attention", "packed_attention_vjp", "group_attention", "group_attention_vjp")
 
 
 def _half(row: Row) -> bool:
@@ -36,7 +35,7 @@ def _attention_loop(row: Row) -> bool:
 
 def _group_loop(row: Row) -> bool:
     """The same loop of group attention."""
-    sized = row["operation"] == "packed_attention" and row["label"] == f"H=12 D=64{GROUPS}"
+    sized = row["operation"] == "group_attention" and row["label"] == "H=12 D=64"
     return sized and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
@@ -51,8 +50,8 @@ def _layer_norm(row: Row) -> bool:
 
 def _attention_gradient(row: Row) -> bool:
     """The two loops of the split form, with the base model's 12 heads of size 64, of sequences or of groups."""
-    label = row["label"].removesuffix(GROUPS)
-    sized = row["operation"] == "packed_attention_vjp" and label in ("H=12 D=64 dk dv", "H=12 D=64 dq")
+    named = row["operation"] in ("packed_attention_vjp", "group_attention_vjp")
+    sized = named and row["label"] in ("H=12 D=64 dk dv", "H=12 D=64 dq")
     return sized and row["dtype"] in HALF and row["target"] == "sm_90"
 
 

@@ -33,7 +33,7 @@ from .wrappers import (
 )
 
 BFLOAT16, HALF, ALL = ("bfloat16",), ("float16", "bfloat16"), ("float32", "float16", "bfloat16")
-PACKED, FIRST, HEAD = "packed_attention", "first_token_attention", "attention_head"
+PACKED, FIRST, HEAD, GROUPS = "packed_attention", "first_token_attention", "attention_head", "group_attention"
 
 # name -> operation, options of `planted`'s function, and the dtypes in which it must be seen.
 NUMERICAL: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -51,6 +51,8 @@ NUMERICAL: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "a token of the next sequence read": ("packed_attention", {"layout": "next key"}, ALL),
     "a token of the next sequence read by the first token": ("first_token_attention", {"layout": "next key"}, ALL),
     "the first token's scale off by 0.3 %": ("first_token_attention", {"scale": 1.003}, ALL),
+    "between ranges, scale off by 0.3 %": ("group_attention", {"scale": 1.003}, ALL),
+    "truncating stores between ranges": ("group_attention", {"truncated": True}, BFLOAT16),
     "tanh for erf": ("gelu", {"form": "tanh"}, ALL),
     "tanh for erf, with a bias": ("bias_gelu", {"form": "tanh"}, ALL),
     "x sigmoid(1.702 x)": ("gelu", {"form": "sigmoid"}, ALL),
@@ -97,6 +99,13 @@ NAMED: dict[str, dict[str, tuple[Any, ...]]] = {
     PACKED: {
         "form": ("no last key", "no maximum", "no rescale"),
         "layout": ("all keys", "key before", "from the start", "next head", "reversed", "head 0"),
+    },
+    GROUPS: {
+        "own": ("none", "all", "after first"),
+        "keys": ("of the queries", "one more", "all but one"),
+        "value": ("not summed",),
+        "own_scale": (8.0,),
+        "heads": ("next",),
     },
     FIRST: {
         "form": ("no scale", "no maximum", "no rescale"),
@@ -239,6 +248,7 @@ def _embed() -> dict[str, Function]:
 
 def _attention() -> dict[str, dict[str, Function]]:
     packed, first, head = planted.attention, planted.first_token_attention, planted.attention_head
+    groups = planted.group_attention
 
     def keys(function: Function, most: int) -> Function:
         return functools.partial(function, most=most)
@@ -279,6 +289,13 @@ def _attention() -> dict[str, dict[str, Function]]:
             "NaN becomes 0.25": changed(packed, lambda y: y.nan_to_num(nan=0.25)),
             "the strides of qkv ignored": replaced(packed, 0, as_if_contiguous),
             "the strides of cu_seqlens ignored": replaced(packed, 1, as_if_contiguous),
+        },
+        GROUPS: {
+            **{f"zero from head {n + 1} on": zero_heads(groups, n) for n in (2, 12)},
+            "wrong past token 2,048": past_row(groups, 2048),
+            "NaN becomes 0.25": changed(groups, lambda y: y.nan_to_num(nan=0.25)),
+            "the strides of qkv ignored": replaced(groups, 0, as_if_contiguous),
+            "the strides of groups ignored": replaced(groups, 1, as_if_contiguous),
         },
         FIRST: {
             **{f"keys past {n:,} ignored": keys(first, n) for n in (300, 2048)},

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ernie_m.kernels.checking.default_bounds import exactly
-from ernie_m.kernels.checking.drawing import Rows, sequence_ends
+from ernie_m.kernels.checking.drawing import Rows, pair_groups, sequence_ends
 from ernie_m.kernels.checking.examples import EXAMPLES
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.operations import OPERATIONS
@@ -166,6 +166,9 @@ def inputs(op: str, size: Size) -> dict[str, Any]:
     found: dict[str, Any]
     if op == "packed_attention":
         found = {"qkv": size.std * normal((T, 3, H, D)), "cu_seqlens": ends}
+    elif op == "group_attention":
+        groups = pair_groups([(n - 3 * (n // 4), *3 * [n // 4]) for n in size.lengths])
+        found = {"qkv": size.std * normal((T, 3, H, D)), "groups": groups}
     elif op == "first_token_attention":
         found = {"q": size.std * normal((B, H, D)), "kv": size.std * normal((T, 2, H, D)), "cu_seqlens": ends}
     elif op == "attention_head":

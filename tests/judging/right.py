@@ -31,6 +31,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "add_layer_norm": reference.add_layer_norm,
     "embed": reference.embed,
     "packed_attention": reference.packed_attention,
+    "group_attention": reference.group_attention,
     "first_token_attention": reference.first_token_attention,
     "attention_head": lambda q, k, v: reference.attention(q, k, v)[0],
 }

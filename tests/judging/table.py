@@ -1,6 +1,7 @@
 """Judges the whole catalogue and writes the table into kernels/checking/README.md.
 
     make judge                                  every row, on two processes
+    cd tests && python -m judging.table --operation NAME    the rows of an operation, beside those committed
     cd tests && python -m judging.table --render    the README again, from the committed results
 
 Finished rows are kept under `build/judging`, by a hash of what they depend on, so that a run that was stopped goes on
@@ -81,16 +82,32 @@ def _named(key: tuple[str, str]) -> tuple[tuple[str, str], dict[str, Any]]:
     return key, row(*key)
 
 
-def run(processes: int) -> dict[str, Any]:
-    """Every row, on that many processes; says which are done."""
+def run(processes: int, operation: str | None = None) -> dict[str, Any]:
+    """Every row, or those of an operation, on that many processes; says which are done."""
     # Neighbours share an operation, and with it the inputs of the field's tests.
-    keys = [(kind, name) for kind, (catalogue, _) in KINDS.items() for name in sorted(catalogue)]
+    keys = [
+        (kind, name)
+        for kind, (catalogue, _) in KINDS.items()
+        for name in sorted(catalogue)
+        if operation in (None, catalogue[name].op)
+    ]
     rows: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for done, ((kind, name), found) in enumerate(pool.imap_unordered(_named, keys), 1):
             rows[kind][name] = found
             print(f"{done} of {len(keys)}: {name} ({found['seconds']} s of CPU)", flush=True)
     return {"provenance": provenance(), **{kind: dict(sorted(found.items())) for kind, found in rows.items()}}
+
+
+def renewed(before: dict[str, Any], operation: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Earlier results with the rows of an operation as they were found now, and when that was."""
+    others = {
+        kind: {name: x for name, x in before[kind].items() if name in catalogue and catalogue[name].op != operation}
+        for kind, (catalogue, _) in KINDS.items()
+    }
+    rows = {kind: dict(sorted({**others[kind], **found[kind]}.items())) for kind in KINDS}
+    later = {**before.get("later", {}), operation: found["provenance"]}
+    return {"provenance": before["provenance"], "later": later, **rows}
 
 
 def _versions() -> dict[str, str]:
@@ -133,7 +150,11 @@ def _summary(results: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {seen} of {len(faults)} | {alarms} | {told} |"
     found = results["provenance"]
     yield ""
-    yield "Judged with " + ", ".join(f"{name} {value}" for name, value in found.items() if name != "sources") + "."
+    parts = [", ".join(f"{name} {value}" for name, value in found.items() if name != "sources")]
+    for op, later in results.get("later", {}).items():
+        other = {name: value for name, value in later.items() if name != "sources" and found.get(name) != value}
+        parts.append(f"{op} on its own, with {', '.join(f'{name} {value}' for name, value in other.items())}")
+    yield f"Judged with {'; '.join(parts)}."
 
 
 def _rights(results: dict[str, Any]) -> Iterator[str]:
@@ -166,12 +187,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run, keep the results, write the README."""
     parser = argparse.ArgumentParser(prog="python -m judging.table", description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="how many rows at a time (default 2)")
+    parser.add_argument("--operation", choices=[*OPERATIONS, *EXAMPLES], help="only the rows of this operation")
     parser.add_argument("--render", action="store_true", help="only write the README, from the committed results")
     options = parser.parse_args(arguments)
     if not options.render:
         # So that the pool's processes end, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; finished rows are kept"))
-        RESULTS.write_text(json.dumps(run(options.processes), indent=1) + "\n", encoding="utf-8")
+        results = run(options.processes, options.operation)
+        if options.operation:
+            results = renewed(json.loads(RESULTS.read_text(encoding="utf-8")), options.operation, results)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     README.write_text(readme(results), encoding="utf-8")
     missed = [name for name, x in results["faults"].items() if not x["check"]]

@@ -18,7 +18,7 @@ from shuffled_grid import shuffled_grid
 
 from ernie_m import reference
 from ernie_m.kernels import attention_groups as page
-from ernie_m.kernels import attention_groups_backward
+from ernie_m.kernels import attention_groups_backward, attention_groups_vjp
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.reference.attention_groups import group_attention, group_attention_vjp
 from ernie_m.reference.objectives import Vocabulary, arrange, camlm, dense
@@ -207,7 +207,7 @@ def test_opcheck() -> None:
     x = qkv.clone().requires_grad_()
     torch.library.opcheck(page._group_attention, (x, groups, 30))
     context, lse = page._group_attention(qkv, groups, 30)
-    torch.library.opcheck(page._group_attention_vjp, (dy, qkv, groups, 30, context, lse))
+    torch.library.opcheck(attention_groups_vjp._group_attention_vjp, (dy, qkv, groups, 30, context, lse))
     context = page.group_attention(x, groups)
     (gradient,) = torch.autograd.grad(context, x, dy, create_graph=True)
     with pytest.raises(RuntimeError, match="kernels have no second derivatives"):
@@ -265,8 +265,9 @@ def test_planted_faults_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest
     """In bfloat16, where bounds are widest; and none without a fault."""
     if fault:
         name, old, new = FAULTS[fault]
-        source = page if name == "group_attention_kernel" else attention_groups_backward
-        plant(source, name, old, new, tmp_path, monkeypatch, page)
+        forward = name == "group_attention_kernel"
+        source, user = (page, page) if forward else (attention_groups_backward, attention_groups_vjp)
+        plant(source, name, old, new, tmp_path, monkeypatch, user)
     # Keys elsewhere than queries, in several blocks; some rows are no keys.
     groups = torch.tensor([[0, 90, 70, 100, 190], [90, 200, 195, 0, 70]], dtype=torch.int32, device=DEVICE)
     with np.errstate(all="ignore"):

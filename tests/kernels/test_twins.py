@@ -11,6 +11,7 @@ import pytest
 
 OPERATIONS = {
     "attention": ["packed_attention"],
+    "attention_groups": ["group_attention"],
     "dropout": ["dropout", "dropout_vjp", "random_bits", "philox"],
     "embedding": ["embed", "embed_vjp"],
     "first_token": ["first_token_attention", "first_token_attention_vjp"],

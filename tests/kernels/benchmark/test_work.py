@@ -67,6 +67,17 @@ def test_counts_of_gradients() -> None:
     assert bench_cases.embed_vjp(size, batch, 2).bytes == rows * 768 * 2 + 16 * 1024
 
 
+def test_counts_of_pairs() -> None:
+    """40 tokens, 3 of each side masked: 17 x (17 + 3) scores and 3 more, twice; masked in all 43 % of 40² or less."""
+    assert bench_cases.pair_of(40) == (17, 3, 17, 3)
+    assert bench_cases.group_scores(Batch("1 x 40", (40,), 40)) == 2 * (17 * 20 + 3)
+    assert all(sum(bench_cases.pair_of(n)) == n for n in range(1, 600))
+    size, batch = SIZES["base"], BATCHES["small"]
+    forward, backward = (f(size, batch, 2) for f in (bench_cases.group_attention, bench_cases.group_attention_vjp))
+    assert forward.flops == 4 * 768 * bench_cases.group_scores(batch) and backward.flops == 3.5 * forward.flops
+    assert forward.bytes == bench_cases.packed_attention(size, batch, 2).bytes
+
+
 def test_embed_counts_the_rows_of_its_tokens() -> None:
     # 128 rows of 768 in both tables and the result, gamma and beta; two 8-byte ids per token.
     assert bench_cases.embed(SIZES["base"], BATCHES["one"], 2).bytes == (3 * 128 + 2) * 768 * 2 + 128 * 16
@@ -128,6 +139,8 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
     others = {
         "packed_attention": {"SDPA math"},
         "packed_attention_vjp": {"SDPA, padded"},
+        "group_attention": {"SDPA, padded"},
+        "group_attention_vjp": {"SDPA, padded"},
         "first_token_attention_vjp": {"SDPA, padded"},
         "first_token_attention": {"SDPA, padded", "SDPA, padded, compile"},
         "dropout_vjp": {"eager, mask kept"},

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_m import reference
-from ernie_m.kernels.checking import attention_bounds, bounds
+from ernie_m.kernels.checking import attention_bounds, attention_gradient_bounds, bounds
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.operations import OPERATIONS, Case, cases, fixed_case
@@ -198,6 +198,23 @@ def test_probabilities_too_small_for_float16_may_be_lost() -> None:
     got = planted.attention_head(*tensors).double().numpy()
     assert (got == 0).all() and (expected.exact > 4e-4).all()
     assert componentwise(got, expected).holds
+
+
+def test_a_gradient_of_scores_past_the_range_of_float16_has_no_bound() -> None:
+    """dP is 10⁶ where keys are 10⁻³: dS, rounded to float16, is infinite, and dq, which is not, depends on it.
+
+    Keys or values alone of that size keep their bounds.
+    """
+    rng, format = np.random.default_rng(0), FORMATS["float16"]
+    dy, q, k, v = (format.round(size * rng.standard_normal((2, 128))) for size in (1e3, 1.0, 1e-3, 1e3))
+    for size, bounded in ((1.0, False), (1e-4, True)):
+        given = format.round(size * dy)[:, None], np.stack([q, k, v], 1)[:, :, None], np.array([0, 2])
+        found = attention_gradient_bounds.packed_attention_vjp(format, *given)
+        assert np.abs(found.exact[:, 0]).max() < format.largest
+        assert np.isfinite(found.limit[:, :2]).all() == bounded and np.isfinite(found.limit[:, 2]).all()
+        tensors = [torch.from_numpy(x).to(torch.float16) for x in given[:2]]
+        got = planted.KERNELS["packed_attention_vjp"](*tensors, torch.from_numpy(given[2])).double().numpy()
+        assert np.isfinite(got).all() == bounded and componentwise(got, found).holds
 
 
 def test_attention_with_large_scores_may_lose_digits_but_no_more() -> None:

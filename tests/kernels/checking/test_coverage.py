@@ -125,7 +125,9 @@ def test_the_tail_is_asked_for_unless_it_is_not(dtype: str) -> None:
     assert "tail of gelu" not in str(check(planted.gelu, "gelu", dtypes=[dtype], quick=True))
 
 
-@pytest.mark.parametrize("op", ["layer_norm", "add_layer_norm", "softmax", "packed_attention", "first_token_attention"])
+@pytest.mark.parametrize(
+    "op", ["layer_norm", "add_layer_norm", "softmax", "packed_attention", "group_attention", "first_token_attention"]
+)
 def test_nan_must_be_where_the_twin_has_it(op: str) -> None:
     failure = failure_of(lambda *inputs: planted.KERNELS[op](*inputs).nan_to_num(nan=0.25), op)
     assert "expected nan" in failure.reason and "nan in" in failure.case.origin
@@ -223,6 +225,10 @@ def test_large_cases_have_the_sizes_of_models(op: str) -> None:
         lengths = [int(np.diff(trial.inputs["cu_seqlens"]).max()) for trial in trials]
         assert 512 in lengths and max(lengths) > 2048
         assert max(shape[0] for shape in shapes) > 2048
+    elif op.startswith("group_attention"):
+        assert {12, 16} <= {shape[-2] for shape in shapes if len(shape) > 2}
+        lengths = [int((trial.inputs["groups"][:, 1] - trial.inputs["groups"][:, 0]).max()) for trial in trials]
+        assert 512 in lengths and max(lengths) > 2048
     elif op == "attention_head":
         assert {512, 2050} <= {shape[0] for shape in shapes}
     elif op != "rotary":
@@ -254,13 +260,13 @@ def test_operations_of_ones_own_get_large_cases_layouts_and_special_values(name:
                 np.testing.assert_array_equal(value, FORMATS["float16"].round(value))
 
 
-@pytest.mark.parametrize("op", ["packed_attention", "first_token_attention", "embed", "layer_norm"])
+@pytest.mark.parametrize("op", ["packed_attention", "group_attention", "first_token_attention", "embed", "layer_norm"])
 def test_narrowing_keeps_the_rows(op: str) -> None:
     trial = coverage.many_trial(op, "float32")
     assert trial is not None
     rows = np.array([0, 1, 7, 500])
     few = {
-        n: x[:501] if n not in ("cu_seqlens", "word", "position") and np.ndim(x) > 1 else x
+        n: x[:501] if n not in ("cu_seqlens", "groups", "word", "position") and np.ndim(x) > 1 else x
         for n, x in trial.inputs.items()
     }
     if "cu_seqlens" in few:
@@ -269,6 +275,9 @@ def test_narrowing_keeps_the_rows(op: str) -> None:
         few["cu_seqlens"] = ends[: count + 1]
         key = "kv" if "kv" in few else "qkv"
         few[key] = trial.inputs[key][: ends[count]]
+    if "groups" in few:
+        few["groups"] = trial.inputs["groups"][trial.inputs["groups"][:, 1] <= 501]
+        few["qkv"] = trial.inputs["qkv"][: few["groups"][-1, 1]]
     few = {n: x[:501] if n.endswith("_ids") else x for n, x in few.items()}
     whole = dataclasses.replace(trial, inputs=few)
     small, where = coverage.narrowed(whole, rows)

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ernie_m import reference
+from ernie_m.kernels.checking.attention_inputs import rebuilt, spans_of, with_tokens
+from ernie_m.kernels.checking.drawing import pair_groups
 from ernie_m.kernels.checking.operations import Case
 from ernie_m.kernels.checking.report import Failure
 from ernie_m.kernels.checking.runner import Runner
-from ernie_m.kernels.checking.shrinking import FEW_BITS, MOST_CALLS, few_bits, rebuilt, reduce, shortest, spans_of
+from ernie_m.kernels.checking.shrinking import FEW_BITS, MOST_CALLS, few_bits, reduce, shortest
+from ernie_m.reference.objectives import dense
 
 LENGTHS = (5, 70, 33, 2)
 
@@ -43,10 +46,25 @@ def head() -> dict[str, Any]:
     return {name: qkv[:, i, 0] for i, name in enumerate("qkv")}
 
 
+def groups() -> dict[str, Any]:
+    """Two pairs, whose text sees its own side."""
+    return {"qkv": packed(lengths=(81,))["qkv"], "groups": pair_groups([(20, 9, 11, 5), (7, 3, 24, 2)])}
+
+
+def with_cotangent(inputs: dict[str, Any]) -> dict[str, Any]:
+    shape = (inputs["q"] if "q" in inputs else inputs["qkv"][:, 0]).shape
+    dy = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return {"d_context": dy.astype(np.float64), **inputs}
+
+
 INPUTS: dict[str, Callable[..., dict[str, Any]]] = {
     "packed_attention": packed,
     "first_token_attention": first_token,
     "attention_head": head,
+    "group_attention": groups,
+    "packed_attention_vjp": lambda: with_cotangent(packed()),
+    "first_token_attention_vjp": lambda: with_cotangent(first_token()),
+    "group_attention_vjp": lambda: with_cotangent(groups()),
 }
 
 
@@ -195,6 +213,44 @@ def test_a_failure_of_another_kind_does_not_count() -> None:
     x = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32).astype(np.float64)
     found, _ = shrunk(wrong, "gelu", {"x": x})
     assert found.verdict is not None and found.inputs["x"].shape == (7, 1)
+
+
+# operation, options of `planted`'s function, and the smallest sizes: lengths of sequences, or rows of groups.
+SMALLEST_OTHERS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "rows do not see themselves": ("group_attention", {"own": "none"}, [[0, 1, 0, 0, 0]]),
+    "the last key left out": ("group_attention", {"keys": "all but one"}, [[0, 1, 1, 0, 1]]),
+    "no δ": ("packed_attention_vjp", {"fault": "no delta"}, (1,)),
+    "no δ of one query": ("first_token_attention_vjp", {"fault": "no delta"}, (1,)),
+    "no δ between ranges": ("group_attention_vjp", {"fault": "no delta"}, [[0, 1, 0, 0, 0]]),
+    "dq without itself": ("group_attention_vjp", {"fault": "dq without itself"}, [[0, 2, 1, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("fault", SMALLEST_OTHERS)
+def test_ranges_and_cotangents_are_cut_too(fault: str) -> None:
+    op, options, smallest = SMALLEST_OTHERS[fault]
+    found, _ = shrunk(functools.partial(planted.KERNELS[op], **options), op)
+    ends = found.inputs.get("groups")
+    assert tuple(np.diff(found.inputs["cu_seqlens"])) == smallest if ends is None else ends.tolist() == smallest
+    T = sum(smallest) if ends is None else int(ends.max())
+    array = found.inputs["kv" if "kv" in found.inputs else "qkv"]
+    assert array.shape[0] == T and array.shape[2:] == (1, 16)
+    if "d_context" in found.inputs:
+        queries = found.inputs["q" if "q" in found.inputs else "qkv"]
+        assert found.inputs["d_context"].shape == (len(queries), 1, 16)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_inputs_with_fewer_tokens_have_the_results_of_the_rows_that_lose_no_key(data: Any) -> None:
+    inputs = groups()
+    dropped = data.draw(st.sets(st.integers(0, 80)))
+    kept = ~np.isin(np.arange(81), sorted(dropped))
+    found = reference.group_attention(**with_tokens(inputs, kept))
+    sees = dense(inputs["groups"], 81)
+    whole = ~(sees & ~kept).any(1)
+    exact = reference.group_attention(**inputs)
+    np.testing.assert_allclose(found[whole[kept]], exact[whole & kept], rtol=0, atol=1e-13)
 
 
 @given(n=st.integers(1, 600), start=st.integers(0, 599), length=st.integers(1, 600))

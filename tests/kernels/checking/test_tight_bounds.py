@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_m import reference
+from ernie_m.kernels.checking.attention_bounds import group_rows
 from ernie_m.kernels.checking.bounds import EPS
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.operations import OPERATIONS, Case
@@ -27,6 +28,8 @@ from ernie_m.reference.array import Array
 Inputs = dict[str, Any]
 ROWS, COLUMNS, KEYS, D = 5, 2, 7, 16
 ENDS = np.array([0, KEYS - 2, KEYS], np.int32)
+# Rows 0 to 2 see 4 and 5, of which 2 itself too; 3 sees itself; the last is in no group.
+GROUPS = np.array([[0, 3, 2, 4, 6], [3, 4, 3, 0, 0]], np.int32)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def embedded(normal: Callable[..., Array]) -> Inputs:
     return {"input_ids": ids, "position_ids": ids * 0, **tables, **affine(normal)}
 
 
-def head(q: Array, k: Array, v: Array) -> Array:
+def head(q: Array, k: Array, v: Array, sees: Any = None) -> Array:
     """Σ p (1 + A) (|v| + |result|): one rounding of each product, and an error of each score of D ε |q|·|k|/√D."""
-    probs = reference.softmax(q @ k.T / np.sqrt(D))
+    probs = reference.softmax(q @ k.T / np.sqrt(D), sees)
     w = probs * (1 + D * (np.abs(q) @ np.abs(k).T) / np.sqrt(D))
     return np.asarray(w @ np.abs(v) + w.sum(-1, keepdims=True) * np.abs(probs @ v))
 
@@ -81,10 +84,10 @@ def heads(q: Array, kv: Array, cu_seqlens: Array) -> Array:
     return np.concatenate(found)
 
 
-def head_gradients(dy: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+def head_gradients(dy: Array, q: Array, k: Array, v: Array, sees: Any = None) -> tuple[Array, Array, Array]:
     """Of dq, dk and dv: as in `head`, with errors of D ε |dO||v| for each number of dP, and those of δ."""
     root = np.sqrt(D)
-    probs = reference.softmax(q @ k.T / root)
+    probs = reference.softmax(q @ k.T / root, sees)
     w = probs * (1 + D * (np.abs(q) @ np.abs(k).T) / root)
     d_probs, products = dy @ v.T, D * (np.abs(dy) @ np.abs(v).T)
     delta = np.abs((probs * d_probs).sum(-1, keepdims=True))
@@ -99,6 +102,20 @@ def packed_terms(d_context: Array, qkv: Array, cu_seqlens: Array) -> Array:
         for h in range(qkv.shape[2]):
             rows = d_context[start:end, h], *qkv[start:end, :, h].swapaxes(0, 1)
             found[start:end, :, h] = np.stack(head_gradients(*rows), 1)
+    return found
+
+
+def between_terms(groups: Array, qkv: Array, d_context: Array | None = None) -> Array:
+    """The same for attention between ranges: of the context, or of its gradient."""
+    found = np.zeros_like(qkv[:, 0] if d_context is None else qkv)
+    for rows, keys, sees in group_rows(groups):
+        for h in range(qkv.shape[2]):
+            q, k, v = qkv[rows, 0, h], qkv[keys, 1, h], qkv[keys, 2, h]
+            if d_context is None:
+                found[rows, h] = head(q, k, v, sees)
+            else:
+                parts = head_gradients(d_context[rows, h], q, k, v, sees)
+                found[rows, 0, h], found[keys, 1, h], found[keys, 2, h] = parts
     return found
 
 
@@ -185,6 +202,14 @@ CONDITIONS = {
     "packed_attention_vjp": Condition(
         lambda normal: {"d_context": normal(KEYS, 2, D), "qkv": normal(KEYS, 3, 2, D), "cu_seqlens": ENDS},
         packed_terms,
+    ),
+    "group_attention": Condition(
+        lambda normal: {"qkv": normal(KEYS, 3, 2, D), "groups": GROUPS},
+        lambda qkv, groups: between_terms(groups, qkv=qkv),
+    ),
+    "group_attention_vjp": Condition(
+        lambda normal: {"d_context": normal(KEYS, 2, D), "qkv": normal(KEYS, 3, 2, D), "groups": GROUPS},
+        lambda d_context, qkv, groups: between_terms(groups, qkv, d_context),
     ),
     "first_token_attention_vjp": Condition(
         lambda normal: {

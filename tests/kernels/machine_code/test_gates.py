@@ -171,10 +171,10 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({**GELU, "instructions_per": 28.01}, "at most 28 instructions per element of GELU"),
         ({**ROW, "instructions_per": 501.0}, "at most 500 instructions per row of LayerNorm"),
         ({**KEYS, "instructions_per": 13.01}, SCORES),
-        ({**KEYS, "label": "H=12 D=64 dk dv of groups", "instructions_per": 13.01}, SCORES),
-        ({**QUERIES, "label": "H=12 D=64 dq of groups", "instructions_per": 8.01}, SCORES),
+        ({**KEYS, "operation": "group_attention_vjp", "instructions_per": 13.01}, SCORES),
+        ({**QUERIES, "operation": "group_attention_vjp", "instructions_per": 8.01}, SCORES),
         (
-            {"label": "H=12 D=64 of groups", "instructions_per": 9.21},
+            {"operation": "group_attention", "label": "H=12 D=64", "instructions_per": 9.21},
             "at most 9.2 instructions per attention score of groups",
         ),
         ({**QUERIES, "instructions_per": 8.01}, SCORES),
