@@ -32,7 +32,7 @@ class Answerer(Task):
     head = ErnieMForQuestionAnswering
 
     @overload
-    def answer(
+    def answer(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self, questions: str, contexts: str, top_k: int = ..., no_answer: bool = ..., longest: int = ...
     ) -> list[Answer]: ...
     @overload

@@ -41,7 +41,7 @@ class Chooser(Task):
         self.long = check_policy(long, (ERROR, TRUNCATE))
 
     @overload
-    def choose(self, prompts: str, choices: Sequence[str]) -> list[Choice]: ...
+    def choose(self, prompts: str, choices: Sequence[str]) -> list[Choice]: ...  # type: ignore[overload-overlap]  # a str is a Sequence too
     @overload
     def choose(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[Choice]]: ...
     def choose(self, prompts: Any, choices: Any) -> Any:

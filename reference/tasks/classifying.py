@@ -53,7 +53,9 @@ class Classifier(Task):
         self.long = check_policy(long)
 
     @overload
-    def classify(self, texts: str, pairs: str | None = ..., top_k: int | None = ...) -> list[Label]: ...
+    def classify(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+        self, texts: str, pairs: str | None = ..., top_k: int | None = ...
+    ) -> list[Label]: ...
     @overload
     def classify(
         self, texts: Sequence[str], pairs: Sequence[str] | None = ..., top_k: int | None = ...
@@ -76,7 +78,7 @@ class Classifier(Task):
         return results[0] if single else results
 
     @overload
-    def zero_shot(
+    def zero_shot(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self, texts: str, labels: Sequence[str], template: str = ..., multi_label: bool = ...
     ) -> list[Label]: ...
     @overload
@@ -91,8 +93,8 @@ class Classifier(Task):
         template: what is asked to follow from the text, with {} for the label; only the text is ever cut or windowed.
         multi_label: whether several may be true. A single label is judged alone in any case.
 
-        Raises ValueError if there is no label or one twice, if the template has no place for it, and if the head has no
-        class whose name begins with "entail", which must not be its only one.
+        Raises ValueError if there is no label or one twice, if the template has no place for it, if beside a long text
+        a label takes more than half of a row, and if no class, or the only one, has a name that begins with "entail".
         """
         single, texts, labels = isinstance(texts, str), listed("texts", texts), options("labels", labels)
         twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)

@@ -37,7 +37,7 @@ class Tagger(Task):
     head = ErnieMForTokenClassification
 
     @overload
-    def tag(self, texts: str, scheme: str = ...) -> list[Entity]: ...
+    def tag(self, texts: str, scheme: str = ...) -> list[Entity]: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     @overload
     def tag(self, texts: Sequence[str], scheme: str = ...) -> list[list[Entity]]: ...
     def tag(self, texts: Any, scheme: str = BIO) -> Any:
@@ -78,7 +78,7 @@ def most_context(parts: Sequence[Array], starts: Sequence[int], n: int) -> Array
     """For each of n tokens, what is said by the window where it is furthest from both ends; of two, by the first."""
     if not parts:
         return np.zeros((n, 1))
-    result = np.empty((n, parts[0].shape[1]))
+    result = np.full((n, parts[0].shape[1]), np.nan)
     best = np.full(n, -1)
     for part, start in zip(parts, starts, strict=True):
         places = np.arange(len(part))

@@ -1,6 +1,7 @@
 """Tasks against the pipelines of transformers 4.40.2: same weights, in float64, same texts; equal results.
 
-Seen red: see each test.
+Seen red: classes by softmax only; contradiction always the last class; softmax over a single label; answers of one
+token more. Those of the other test are in its docstring.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "misc")
 NLI = ("contradiction", "neutral", "Entailment")
 SHORT = sorted({text[:n] for text in corpus("en", "de") for n in (12, 40)})
 texts = st.sampled_from(SHORT)
+# Of one window to about five.
+contexts = st.lists(st.sampled_from(corpus("en", "de")), min_size=1, max_size=4).map(" ".join)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +105,12 @@ def test_zero_shot_equals_the_pipeline(
 
 
 @settings(max_examples=30)
-@given(texts, st.sampled_from(corpus("en", "de")) | texts, st.integers(1, 4), st.booleans(), st.integers(1, 15))
+@given(texts, contexts, st.sampled_from([1, 2, 4, 1000]), st.booleans(), st.integers(1, 15))
 def test_answer_equals_the_pipeline(
     directory: Path, question: str, context: str, top_k: int, no_answer: bool, longest: int
 ) -> None:
-    """The function with which it scores a window, on the windows that the reference reads.
+    """The function with which it scores a window, on the windows that the reference reads. Seen red without [CLS] in
+    the softmax, with no answer from the last window, and with the last of a span's scores in place of the best.
 
     All of it cannot run: with slow tokenizers it fails under NumPy 2 and, before, it places answers one token off.
     """
