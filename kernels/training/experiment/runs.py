@@ -103,8 +103,8 @@ class Experiment:
             model = ErnieMForMaskedLM.from_config(config, seed=seed)
         else:
             model = ErnieMForMaskedLM.from_pretrained(self.directory(seed, START) / "model", dtype="float32")
-        made_of: dict[str, Any] = {"arm": arm.name, "tokenizer": fingerprint(self.tokenizer), "recipe": dict(self.recipe)}
-        made_of["texts"] = [identity(self.out / "train.jsonl")]
+        made_of: dict[str, Any] = {"arm": arm.name, "recipe": dict(self.recipe)}
+        made_of |= {"tokenizer": fingerprint(self.tokenizer), "texts": [identity(self.out / "train.jsonl")]}
         self._train(model, Pretraining(drawn, self.tokenizer, directory), settings, directory, made_of)
 
     def _classify(self, seed: int, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from training_texts import RECIPE, segments, tokenizer, vocabulary, write_jsonl
 from ernie_m.kernels.training.experiment import __main__ as command
 from ernie_m.kernels.training.experiment import design, figures, runs
 from ernie_m.kernels.training.experiment.page import page
+from ernie_m.reference.cli.command import Terminated
 from ernie_m.reference.training.shards import Shards, shard
 from ernie_m.reference.training.texts import read_segments
 
@@ -180,19 +182,20 @@ def test_the_whole_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: tuple[design.Arm, ...]
 ) -> None:
-    """Stopped once in the start and once in an arm. Seen red: a folder taken for a complete run."""
+    """By a signal, once in the start and once in an arm. Seen red: a folder taken for a complete run; started again."""
     folder = corpus(tmp_path / "corpus")
     start(folder, tmp_path / "whole", "--seeds", "0")
-    real, calls = runs.train, list[Any]()
+    real, calls, resumed = runs.train, list[Any](), list[bool]()
 
     def stopping(model: Any, task: Any, *arguments: Any) -> Any:
         calls.append(task)
+        resumed.append(arguments[-1])
         if len(calls) in (1, 4):
             inner = task.batch
 
             def batch(step: int, i: int, model: Any) -> Any:
-                if step == 1:
-                    raise KeyboardInterrupt
+                if step == 0:
+                    signal.raise_signal(signal.SIGTERM)
                 return inner(step, i, model)
 
             task.batch = batch
@@ -200,9 +203,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(
 
     monkeypatch.setattr(runs, "train", stopping)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Terminated):
             start(folder, tmp_path / "parts", "--seeds", "0")
     start(folder, tmp_path / "parts", "--seeds", "0")
+    assert [i for i, again in enumerate(resumed) if again] == [1, 4]
     for arm in (design.START, *few):
         file = Path("seed-0") / arm.name.replace(", ", " ") / "model" / "model.safetensors"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), arm.name

@@ -4,9 +4,11 @@ The second language has other words, its adjectives behind nouns and its verb at
 the model is asked for the probability of every held-out sentence of the other language, all of it masked, and the most
 probable one should be its translation: chance is one in 24.
 
-What it does not show: a rule of attention that lets answers through. Where text saw both sides, or masks the text of
-their own side, two layers learned to translate before they learned to copy, and found three translations of four. The
-tests in test_objectives.py are for that.
+Masks are appended, as in the paper's figure, so that the answers stand in the sequence too: a rule of attention that
+lets masks see their own side's text makes every sentence of the other language as probable as the translation.
+
+What it does not show: text that sees both sides. Then too the model learned to translate. The tests in
+test_objectives.py are for that.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ ADJECTIVES, NOUNS, VERBS, ADVERBS = range(5), range(5, 14), range(14, 19), range
 WORDS, FIRST = 22, 5  # words of a language; the id of the first one
 VOCABULARY = Vocabulary(size=FIRST + 2 * WORDS, mask=4)
 ITEMS, STEPS, BATCH, RATE = 24, 300, 16, 5e-3
-OPTIONS: dict[str, Any] = {"masked_sides": "one", "ratio": 1.0, "positions": "again"}
+OPTIONS: dict[str, Any] = {"masks": "appended", "masked_sides": "one", "ratio": 1.0, "positions": "again"}
 # A seed with which the second side is masked.
 SECOND = next(seed for seed in range(99) if np.random.default_rng(seed).integers(2) == 1)
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -106,6 +108,19 @@ def test_the_toy_sees_answers_that_were_not_replaced() -> None:
     with mock.patch.object(pairs, "replace_tokens", lambda tokens, *rest: tokens.copy()):
         model = learn("camlm", 0)
     assert retrieval(model, sentences(0)[1]) < 0.3
+
+
+def test_the_toy_sees_a_leak_in_attention() -> None:
+    """Masks see their own side's text, and so what they should predict."""
+    right = pairs.camlm_sees
+
+    def leaking(sides: Array, masked: Array, see_own_masks: bool) -> Array:
+        is_mask = np.zeros(len(sides), bool)
+        is_mask[masked] = True
+        return right(sides, masked, see_own_masks) | (is_mask[:, None] & ~is_mask[None, :])
+
+    with mock.patch.object(pairs, "camlm_sees", leaking):
+        assert retrieval(learn("camlm", 0), sentences(0)[1]) < 0.6
 
 
 def test_the_toy_sees_a_wrong_gradient() -> None:
