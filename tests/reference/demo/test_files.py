@@ -118,6 +118,9 @@ def test_the_card_has_the_figures_and_they_are_above_the_baseline() -> None:
         assert f"| {name} | {row['model']:.3f} | {row['raw']:.3f} | {row['tfidf']:.3f} |" in card
     mean = np.mean([row["model"] for row in figures["pairs"].values()])
     assert f"Mean: {mean:.3f} centred" in card and mean >= 0.5
+    for about in figures["heads"].values():
+        cells = [f"{about['languages'][name]:.2f}" for name in sorted(about["languages"])]
+        assert len(cells) in (0, 8) and " | ".join([f"| {about['all']:.2f}", *cells]) in card
 
 
 def test_the_log_is_that_of_the_recipe() -> None:
