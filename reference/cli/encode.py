@@ -10,7 +10,9 @@ texts.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from .ahead import map_ahead
 from .command import add_command
 from .input import Text, add_arguments, texts, windows
 from .model import add_model, model_directory
+from .numbers import positive, whole
 from .output import Progress, said_warnings, say
 from .vectors import vector_writer
 
@@ -55,6 +58,10 @@ backends compute the same vectors up to rounding:
   numpy  the reference; the default. On several threads only where threadpoolctl is installed
          (pip install 'ernie-m[threads]')
   torch  the model of ernie_m.kernels, which is faster (pip install 'ernie-m[kernels]')
+
+several machines:
+  --shard 3/16 encodes the third of 16 parts of FILE, which every machine must have. The parts, one after the other, are
+  bit for bit what one run writes: each holds whole windows, and the numbers in JSON lines go on.
 
 examples:
   ernie-m encode "The cat sleeps." "Die Katze schläft."
@@ -98,6 +105,7 @@ def add(commands: Any) -> None:
         default=1024,
         help="texts to read, and sort by length, at a time (default: 1024)",
     )
+    parser.add_argument("--shard", metavar="I/N", type=shard, help="only the I-th of N parts of FILE; see below")
     parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="see below (default: %(default)s)")
     parser.add_argument("--device", metavar="NAME", help="where torch computes, such as cuda (default: cpu)")
     parser.add_argument(
@@ -105,25 +113,37 @@ def add(commands: Any) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """Parse a positive integer, for argparse."""
-    return whole(text, least=1)
+def shard(text: str) -> tuple[int, int]:
+    """Parse I/N, for argparse."""
+    first, _, second = text.partition("/")
+    try:
+        part, of = whole(first, least=1), whole(second, least=1)
+    except argparse.ArgumentTypeError:
+        part, of = 1, 0
+    if part > of:
+        raise argparse.ArgumentTypeError(f"expected a part and the number of parts, such as 3/16, got {text!r}")
+    return part, of
 
 
-def whole(text: str, least: int = 0) -> int:
-    """Parse an integer of at least `least`, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-    return int(text)
+def chosen_windows(arguments: argparse.Namespace) -> tuple[int, Iterator[list[Text]]]:
+    """How many texts come before, and the windows of the part that is to be encoded."""
+    if arguments.shard is None:
+        return 0, windows(texts(arguments), arguments.window)
+    if arguments.file in (None, "-"):
+        raise ValueError("--shard: expected --file FILE, which is read twice, got none")
+    part, of = arguments.shard
+    sizes = [len(window) for window in windows(texts(arguments), arguments.window)]
+    first, last = len(sizes) * (part - 1) // of, len(sizes) * part // of
+    return sum(sizes[:first]), islice(windows(texts(arguments), arguments.window), first, last)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode all texts. If reading, encoding or writing raises, no output file is left."""
     if arguments.center != (arguments.language is not None):
         raise ValueError("--center and --language: expected both or neither, got one")
-    found = texts(arguments)
+    before, found = chosen_windows(arguments)
     with (
-        vector_writer(arguments.output, arguments.overwrite) as write,
+        vector_writer(arguments.output, arguments.overwrite, before) as write,
         limited_threads(arguments.backend, arguments.threads),
         said_warnings(),
     ):
@@ -138,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
             return encoder.token_rows([item.text for item in window], [item.origin for item in window])
 
         try:
-            with closing(map_ahead(tokenize, windows(found, arguments.window))) as tokenized:
+            with closing(map_ahead(tokenize, found)) as tokenized:
                 for rows in tokenized:
                     write(encoder.vectors_of_rows(rows, arguments.language))
                     progress.add(rows.count)

@@ -49,8 +49,13 @@ def texts(arguments: Namespace) -> Iterator[Text]:
         return from_arguments(arguments.texts)
     if arguments.file in (None, "-"):
         return _from_stdin()
+    return lines_of_file(arguments.file)
+
+
+def lines_of_file(path: str) -> Iterator[Text]:
+    """The lines of a UTF-8 file. Raises OSError at once if it cannot be read."""
     # Opened here, not in the generator: a wrong name must fail before any work is done.
-    return _from_file(open(arguments.file, "rb"), arguments.file)
+    return _from_file(open(path, "rb"), path)
 
 
 def windows(found: Iterable[Text], lines: int) -> Iterator[list[Text]]:

@@ -9,12 +9,14 @@ from .. import demo
 from .output import say
 
 
-def add_model(parser: ArgumentParser) -> None:
-    """Declare --model."""
+def add_model(parser: ArgumentParser, head: bool = False) -> None:
+    """Declare --model; `head`: it must have a head, which the demo's has not."""
+    default = "with the head for this" if head else "(default: the small checkpoint in the package)"
     parser.add_argument(
         "--model",
         metavar="DIR",
-        help="checkpoint directory in Hugging Face or Paddle format (default: the small checkpoint in the package)",
+        required=head,
+        help=f"checkpoint directory in Hugging Face or Paddle format {default}",
     )
 
 

@@ -11,16 +11,20 @@ import argparse
 from collections.abc import Sequence
 from importlib import metadata
 
-from . import convert, demo, encode, inspect, tokenize, trace
+from . import align, answer, classify, convert, demo, encode, extract, inspect, search, tag, tokenize, trace
 from .command import Parser, execute
 
-COMMANDS = (demo, encode, tokenize, trace, inspect, convert)
+COMMANDS = (demo, encode, search, align, extract, answer, tag, classify, tokenize, trace, inspect, convert)
 
-DESCRIPTION = "ERNIE-M on the command line: turn text into tokens and vectors, and look inside models and checkpoints."
+DESCRIPTION = """\
+ERNIE-M on the command line: turn text into vectors, search and align translations, extract, answer, tag and classify,
+and look inside models and checkpoints."""
 EPILOG = """\
 examples:
   ernie-m demo
   ernie-m encode --model DIR --file sentences.txt --output vectors.npy
+  ernie-m search --corpus sentences.txt "Where are the print settings?"
+  ernie-m extract --model DIR --schema person --schema place "Ada lived in London."
   ernie-m tokenize "Good morning!" | head
   ernie-m trace "Good morning!"
   ernie-m inspect DIR

@@ -35,14 +35,16 @@ SUFFIXES = (".npy", ".npz")
 Write = Callable[[Array], None]
 
 
-def vector_writer(output: str, overwrite: bool) -> AbstractContextManager[Write]:
+def vector_writer(output: str, overwrite: bool, first: int = 0) -> AbstractContextManager[Write]:
     """A context that yields a function to write (n, E) float32 vectors; a file appears only when the context ends.
+
+    first: the index of the first vector in JSON lines.
 
     Raises ValueError if the name has no known format, OSError if it cannot be written; at the end, FileExistsError if
     another program has written the file, unless `overwrite`.
     """
     if output == "-":
-        return _json_lines()
+        return _json_lines(first)
     # Not the suffix of the target: the name given may be a link.
     suffix = Path(output).suffix
     if suffix not in SUFFIXES:
@@ -52,8 +54,8 @@ def vector_writer(output: str, overwrite: bool) -> AbstractContextManager[Write]
 
 
 @contextmanager
-def _json_lines() -> Iterator[Write]:
-    count = 0
+def _json_lines(first: int) -> Iterator[Write]:
+    count = first
 
     def write(vectors: Array) -> None:
         nonlocal count

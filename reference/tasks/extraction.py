@@ -132,7 +132,8 @@ def decode(field: Field, prompt: str, text: str, rows: Sequence[Row], known: Kno
     windows = [(row.offsets, row.side, *known[tuple(row.choices[0])], field.threshold) for row in rows]
     if field.options:
         # In a row, a prompt ends one character before its text begins.
-        labels = [(name, *(place - len(prompt) - 1 for place in places)) for name, *places in field.labels(prompt)]
+        before = len(prompt) + 1
+        labels = [(name, start - before, end - before) for name, start, end in field.labels(prompt)]
         chosen = vote(label_in(labels, *window) for window in windows)
         return [] if chosen is None else [{"text": chosen[0], "probability": chosen[1]}]
     seen = [row.offsets[row.side == TEXT] for row in rows]

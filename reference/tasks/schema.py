@@ -67,10 +67,11 @@ def read_schema(schema: Schema, threshold: float | Mapping[str, float] = DEFAULT
     """
     thresholds = dict(threshold) if isinstance(threshold, Mapping) else {}
     default = DEFAULT_THRESHOLD if isinstance(threshold, Mapping) else threshold
-    for name, value in ({"threshold": default} | {f"threshold[{key!r}]": x for key, x in thresholds.items()}).items():
+    given: dict[str, Any] = {"threshold": default} | {f"threshold[{key!r}]": x for key, x in thresholds.items()}
+    for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number from 0 to 1, got {value!r:.80}")
-        if not 0 <= value <= 1:
+        if not 0 <= float(value) <= 1:
             raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
 
     def fields(part: Any, where: str) -> tuple[Field, ...]:

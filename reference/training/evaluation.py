@@ -84,7 +84,8 @@ def evaluate(directory: str | PathLike[str], data: str | PathLike[str], hub: str
         hidden = {side: encoder.vectors(texts) for side, texts in sides.items()}
         ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in sides.values()]
         pieces = piece_vectors([*ids[0], *ids[1]], len(tokenizer))
-        ours = found_both_ways([centred(x, recorded.language_means[side].astype(x.dtype)) for side, x in hidden.items()])
+        means = recorded.language_means
+        ours = found_both_ways([centred(x, means[side].astype(x.dtype)) for side, x in hidden.items()])
         raw = found_both_ways([normalised(x) for x in hidden.values()])
         theirs = found_both_ways([pieces[:items], pieces[items:]])
         low, high = interval(ours - theirs)

@@ -235,3 +235,36 @@ def test_encode_notes_what_the_checkpoint_in_the_package_knows(capsys: pytest.Ca
     captured = capsys.readouterr()
     assert "small checkpoint in the package, which only knows help pages of software" in captured.err
     assert len(json.loads(captured.out)["vector"]) == 96
+
+
+@pytest.mark.parametrize("parts_of", [1, 2, 3, 30])
+def test_encode_of_parts_joins_to_what_one_run_writes(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts_of: int
+) -> None:
+    """Bit for bit, in both forms, also if there are fewer windows than parts. Seen red: parts that cut windows; indices
+    that begin at 0."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join([*SENTENCES, "", LONG, *SENTENCES[:3]]), "utf-8")
+    command = ["encode", "--model", str(checkpoint), "--file", str(file), "--window", "5"]
+
+    def run(*more: str) -> str:
+        assert main([*command, *more]) == 0
+        return capsys.readouterr().out
+
+    assert run() == "".join(run("--shard", f"{i}/{parts_of}") for i in range(1, parts_of + 1))
+    run("--output", str(tmp_path / "all.npy"))
+    for i in range(1, parts_of + 1):
+        run("--output", str(tmp_path / f"{i}.npy"), "--shard", f"{i}/{parts_of}")
+    joined = np.concatenate([np.load(tmp_path / f"{i}.npy") for i in range(1, parts_of + 1)])
+    assert joined.tobytes() == np.load(tmp_path / "all.npy").tobytes()
+
+
+@pytest.mark.parametrize("given", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3"])
+def test_encode_rejects_a_part_that_is_none(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "--shard", given, "x"]) == 2
+    assert f"such as 3/16, got '{given}'" in capsys.readouterr().err
+
+
+def test_encode_of_a_part_needs_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "--model", str(checkpoint), "--shard", "1/2", "x"]) == 2
+    assert "--shard: expected --file" in capsys.readouterr().err

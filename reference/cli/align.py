@@ -1,0 +1,95 @@
+"""`ernie-m align`: which words of a sentence and of its translation mean the same.
+
+`tasks.align` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..tasks import Encoder, align
+from ..tasks.align import METHODS, AlignedPair
+from .command import add_command
+from .input import Text, texts
+from .model import add_model, model_directory
+from .running import OUTPUT, add_running, lines_of, running, show
+
+DESCRIPTION = "Align the words of sentences with those of their translations, by the vectors of their tokens."
+EPILOG = f"""\
+input:
+  SENTENCE TRANSLATION, or lines of FILE or of standard input: a sentence, a tab, and its translation. In scripts
+  without spaces, pieces of the tokenizer take the place of words.
+
+methods (SimAlign, Jalili Sabet et al., 2020):
+  itermax  more pairs, among them several for one word; the default
+  argmax   only words that are each other's best
+
+{OUTPUT}
+  {{"index": 0, "sentence": "...", "translation": "...",
+   "pairs": [{{"source": [0, 3], "target": [0, 5], "score": 0.7}}, ...]}}
+
+examples:
+  ernie-m align --language en --translation-language de "Close the file." "Schließen Sie die Datei."
+  ernie-m align --model DIR --file pairs.tsv > aligned.jsonl
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command's arguments."""
+    parser = add_command(commands, "align", "align the words of translations", DESCRIPTION, EPILOG, run)
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="a sentence and its translation")
+    parser.add_argument("--file", metavar="FILE", help="read pairs from a UTF-8 file, with a tab in between")
+    add_model(parser)
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="see below (default: %(default)s)")
+    parser.add_argument("--language", metavar="CODE", help="the sentences' language, whose mean is subtracted")
+    parser.add_argument("--translation-language", metavar="CODE", help="that of the translations")
+    add_running(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Align each pair."""
+    languages = {"language": arguments.language, "translation_language": arguments.translation_language}
+    if (arguments.language is None) != (arguments.translation_language is None):
+        raise ValueError("--language and --translation-language: expected both or neither, got one")
+    if len(arguments.texts) not in (0, 2):
+        raise ValueError(f"TEXT: expected a sentence and its translation, got {len(arguments.texts)} texts")
+    found = texts(arguments)
+    options = {"backend": arguments.backend, "device": arguments.device, "center": arguments.language is not None}
+    with running(arguments):
+        encoder = Encoder.from_pretrained(model_directory(arguments), **options)
+        for count, (sentence, translation) in enumerate(pairs(found, bool(arguments.texts))):
+            aligned = align(sentence, translation, encoder, arguments.method, **languages)
+            result = {
+                "index": count,
+                "sentence": sentence,
+                "translation": translation,
+                "pairs": [
+                    {"source": list(one.source), "target": list(one.target), "score": round(one.score, 6)}
+                    for one in aligned
+                ],
+            }
+            show(arguments, result, shown(sentence, translation, aligned))
+    return 0
+
+
+def pairs(found: Iterable[Text], from_arguments: bool) -> Iterator[tuple[str, str]]:
+    """Sentences and translations: two arguments, or lines with a tab."""
+    if from_arguments:
+        first, second = found
+        yield first.text, second.text
+        return
+    for item in found:
+        cells = item.text.split("\t")
+        if len(cells) != 2:
+            raise ValueError(f"{item.origin}: expected a sentence, a tab and a translation, got {len(cells)} columns")
+        yield cells[0], cells[1]
+
+
+def shown(sentence: str, translation: str, aligned: list[AlignedPair]) -> list[str]:
+    """For people."""
+    rows = [
+        (sentence[slice(*one.source)], translation[slice(*one.target)], f"{one.score:.3f}") for one in aligned
+    ]
+    return [sentence, translation, *lines_of(rows), ""]

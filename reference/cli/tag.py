@@ -1,0 +1,52 @@
+"""`ernie-m tag`: entities in texts, by a head that labels tokens. `tasks.Tagger` does the work."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ..tasks import SCHEMES, Tagger
+from .command import add_command
+from .input import add_arguments, texts, windows
+from .model import add_model
+from .running import OUTPUT, add_running, contents, marked, running, show, task_options
+
+WINDOW = 256
+
+DESCRIPTION = "Find the entities that a head for token classification labels. Long texts are read in windows."
+EPILOG = f"""\
+schemes of labels, such as B-name, I-name, O:
+  BIO    B begins an entity, I goes on with it; the default
+  BIOES  so do E, the last token of one, and S, one alone
+  IO     neighbours of the same kind are one
+
+{OUTPUT}
+  {{"index": 0, "text": "...", "entities": [{{"label": "name", "start": 0, "end": 3, "text": "Ada", "score": 0.98}}]}}
+
+examples:
+  ernie-m tag --model DIR "Choose File - Print."
+  ernie-m tag --model DIR --backend torch --file sentences.txt > entities.jsonl"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command's arguments."""
+    parser = add_command(commands, "tag", "find entities in texts", DESCRIPTION, EPILOG, run)
+    add_arguments(parser)
+    add_model(parser, head=True)
+    parser.add_argument("--scheme", choices=SCHEMES, default="BIO", help="see below (default: %(default)s)")
+    add_running(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tag all texts."""
+    found = texts(arguments)
+    count = 0
+    with running(arguments):
+        tagger = Tagger.from_pretrained(arguments.model, **task_options(arguments))
+        for window in windows(found, WINDOW):
+            for item, entities in zip(window, tagger.tag(contents(window), arguments.scheme), strict=True):
+                result = {"index": count, "text": item.text, "entities": [asdict(entity) for entity in entities]}
+                show(arguments, result, [marked(item.text, [(e.start, e.end, e.label) for e in entities])])
+                count += 1
+    return 0
