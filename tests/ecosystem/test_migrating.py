@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from cli_helpers import make_checkpoint
 from torch_models import config_of
 
+import ernie_m.reference as ernie
 from ernie_m.reference import demo
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "MIGRATING.md"
@@ -59,6 +61,8 @@ def _directories(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
     shutil.copytree(demo.directory(), tmp_path / "DIR", ignore=shutil.ignore_patterns("*.py", "corpus", "__pycache__"))
     shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path / "PADDLE_DIR")
     shutil.copytree(fixtures / "paddle_tiny" / "uiem", tmp_path / "UIEM_DIR")
+    for name, (cls, fields) in HEADS.items():
+        make_checkpoint(tmp_path / name, cls, **fields)
     monkeypatch.chdir(tmp_path)
 
 
@@ -70,6 +74,15 @@ def given() -> dict[str, Any]:
     return {"torch": torch, "texts": texts, "data": [row] * 4, "ids": ids, "theirs": config_of()}
 
 
+# The checkpoints of the tables on pipelines and on Taskflow.
+CLASSES = {"num_labels": 3, "id2label": {0: "entailment", 1: "neutral", 2: "contradiction"}}
+HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "TAGS": (ernie.ErnieMForTokenClassification, {"num_labels": 3, "id2label": {0: "O", 1: "B-name", 2: "I-name"}}),
+    "CLASSES": (ernie.ErnieMForSequenceClassification, CLASSES),
+    "ANSWERS": (ernie.ErnieMForQuestionAnswering, {"num_labels": 2}),
+    "CHOICES": (ernie.ErnieMForMultipleChoice, {}),
+    "UIE": (ernie.ErnieMForInformationExtraction, {}),
+}
 TABLES = ["Loading", "Calling", "Changing and saving", "Around the model"]
 
 
@@ -83,9 +96,9 @@ def around() -> dict[str, Any]:
 
 def test_every_row_has_code_or_says_that_there_is_none() -> None:
     found = tables()
-    assert list(found) == [*TABLES, "From PaddleNLP"]
+    assert list(found) == [*TABLES, "Pipelines", "From PaddleNLP"]
     for title, rows in found.items():
-        assert len(rows) >= 5, title
+        assert len(rows) >= 4, title
         for left, right in rows:
             assert "`" in left, left
             assert ours(left, right) or re.search(r"not here|not yet|name the class|nothing is", right), right
@@ -118,12 +131,20 @@ def test_both_columns_give_the_same() -> None:
     shutil.rmtree("NEW")
     for _ in run(TABLES[2:], ours, right):
         pass
-    assert right["vectors"].shape[0] == len(right["texts"])
+
+
+def test_the_column_for_pipelines_runs() -> None:
+    names = given()
+    for _ in run(["Pipelines"], ours, names):
+        pass
+    assert all(len(names[name]) == len(names["texts"]) for name in ("vectors", "tokens", "entities", "labels"))
+    assert names["answers"][0].text in names["texts"][0] and len(names["choices"]) == 2
 
 
 def test_the_column_for_paddle_runs() -> None:
     names = given()
     for _ in run(["From PaddleNLP"], ours, names):
         pass
+    assert len(names["found"]) == len(names["texts"])
     assert names["uie"](names["ids"]).start_prob.shape == (1, 4)
     assert names["model"].config.default_mask == "cls_token"
