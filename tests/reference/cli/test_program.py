@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from cli_helpers import run_program
+from cli_helpers import CORPUS, run_program
 
 from ernie_m.reference.cli import demo as cli_demo
 from ernie_m.reference.cli.command import describe
@@ -20,7 +20,8 @@ NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 
 def test_commands_are_those_documented() -> None:
-    assert NAMES == ["demo", "encode", "tokenize", "trace", "inspect", "convert"]
+    tasks = ["encode", "search", "align", "extract", "answer", "tag", "classify"]
+    assert NAMES == ["demo", *tasks, "tokenize", "trace", "inspect", "convert"]
 
 
 @pytest.mark.parametrize("command", NAMES)
@@ -109,14 +110,16 @@ def test_describe_is_never_empty() -> None:
     assert describe(MemoryError("cannot allocate 1 GiB")) == "out of memory: cannot allocate 1 GiB"
 
 
-@pytest.mark.parametrize("command", ["encode", "tokenize", "trace", "demo", "inspect", "convert"])
+@pytest.mark.parametrize("command", NAMES)
 def test_a_directory_that_is_not_a_checkpoint_is_an_error(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "source").mkdir()
+    more = {"answer": ["--question", "Who?"], "extract": ["--schema", "name"], "align": ["text"]}
+    more["search"] = ["--corpus", str(CORPUS / "en.txt")]
     for source in (tmp_path / "source", tmp_path / "none"):
         positional = {"inspect": [str(source)], "convert": [str(source), str(tmp_path / "to")]}
-        arguments = positional.get(command, ["--model", str(source), "text"])
+        arguments = positional.get(command, ["--model", str(source), "text", *more.get(command, [])])
         assert main([command, *arguments]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.startswith("ernie-m: error: ") and str(source) in captured.err
