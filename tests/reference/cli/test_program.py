@@ -21,7 +21,8 @@ NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 def test_commands_are_those_documented() -> None:
     tasks = ["encode", "search", "align", "extract", "answer", "tag", "classify"]
-    assert NAMES == ["demo", *tasks, "tokenize", "trace", "inspect", "convert"]
+    wanted = ["demo", *tasks, "tokenize", "trace", "inspect", "convert"]
+    assert wanted == NAMES
 
 
 @pytest.mark.parametrize("command", NAMES)
