@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--exact", action="store_true", help="refuse packages that are not those of the recorded run")
     names = f"languages besides en, of: {' '.join(LANGUAGES)} (default: {' '.join(DEFAULT)})"
     root.add_argument("--languages", nargs="+", default=list(DEFAULT), metavar="NAME", help=names)
-    root.add_argument("--vocabulary", type=int, default=8000, metavar="N", help="of the tokenizer (default: 8000)")
+    root.add_argument("--vocabulary", type=int, metavar="N", help="tokens of the tokenizer (default: 8000)")
     root.add_argument("--out", type=Path, default=Path("runs/corpus"), metavar="DIR", help="default: runs/corpus")
     root.set_defaults(run=run)
     return root

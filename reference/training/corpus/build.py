@@ -29,15 +29,15 @@ def build(
     out: Path,
     exact: bool,
     say: Say,
-    vocabulary: int = pieces.VOCABULARY,
+    vocabulary: int | None = None,
 ) -> dict[str, Any]:
     """Make the corpus in `out` from the packages in `folder`, or from ones that are fetched now. Returns the report.
 
-    vocabulary: how many tokens the tokenizer gets. `say` is told how it goes. Raises OSError or ValueError if a client
+    vocabulary: how many tokens the tokenizer gets, by default `pieces.VOCABULARY`. `say` is told how it goes. Raises OSError or ValueError if a client
     or a package is missing, a package is damaged, or (with `exact`) is not the one on record.
     """
     with directory(out):
-        return _build(languages, folder, out, exact, say, vocabulary)
+        return _build(languages, folder, out, exact, say, pieces.VOCABULARY if vocabulary is None else vocabulary)
 
 
 def _build(
