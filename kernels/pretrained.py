@@ -27,7 +27,7 @@ from ernie_m.reference.parameters import flatten, unflatten
 
 from . import surgery
 from .runtime.dtypes import chosen_dtype, float_dtype
-from .runtime.foreign import check_config, check_saved, one_device, refuse_foreign
+from .runtime.foreign import check_config, check_saved, local_directory, one_device, refuse_foreign
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -88,9 +88,10 @@ class PretrainedModel(Module):
         device_map: Any = None,
         low_cpu_mem_usage: bool = True,
         ignore_mismatched_sizes: bool = False,
+        revision: str | None = None,
         **changes: Any,
     ) -> Any:
-        """Read a Hugging Face or a Paddle checkpoint directory into a model in `eval()` mode.
+        """Read a checkpoint directory, or a repository (see `ernie_m.tokenizer.hub`), into a model in `eval()` mode.
 
         dtype, torch_dtype: a torch dtype or its name; by default, or "auto", the file's, half precision as float32.
         device, device_map: one device; by default torch's default device.
@@ -100,7 +101,7 @@ class PretrainedModel(Module):
         """
         if not isinstance(low_cpu_mem_usage, bool):
             raise TypeError(f"low_cpu_mem_usage: expected True or False, got {low_cpu_mem_usage!r}")
-        refuse_foreign("from_pretrained", changes)
+        directory = local_directory(directory, revision, changes)
         dtype, device = chosen_dtype(dtype, torch_dtype), one_device(device, device_map)
         numpy_dtype = None if dtype is None else NUMPY_TYPES.get(dtype, np.float32)
         config = read_config(directory, **changes)

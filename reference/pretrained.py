@@ -81,10 +81,12 @@ class PretrainedModel:
         seed: int = 0,
         *,
         ignore_mismatched_sizes: bool = False,
+        revision: str | None = None,
         **changes: Any,
     ) -> Any:
         """Load a Hugging Face or Paddle checkpoint directory.
 
+        directory, revision: or a repository on the Hugging Face Hub (see `ernie_m.tokenizer.hub`).
         dtype: float16, float32 or float64; by default that of the file, with half precision widened to float32.
         strict: if weights are missing, unexpected or of the wrong shape, raise a ValueError, whose `report` lists them
             all. With `strict=False`, initialise missing and wrongly shaped weights from `seed`, and return a pair: the
@@ -95,7 +97,10 @@ class PretrainedModel:
         A head or pooler that the file lacks is initialised from `seed`, with a note on stderr. Raises FileNotFoundError
         if the directory holds no checkpoint, ValueError if a file is damaged or holds nan or infinity.
         """
+        from ernie_m.tokenizer import hub
+
         wanted = None if dtype is None else float_dtype(dtype)
+        directory = hub.directory(directory, revision)
         config = read_config(directory, **changes)
         arrays, report = load_parameters(
             *(directory, config, cls.shapes(config)),

@@ -14,6 +14,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+from . import hub
 from .added_tokens import AddedToken, parse_added
 from .calls import Calls
 from .cutting import LONE_MARKER_RULES
@@ -139,10 +140,14 @@ class ErnieMTokenizer(Calls):
         return write_all(folder, files)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], **arguments: Any) -> ErnieMTokenizer:
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], *, revision: str | None = None, **arguments: Any
+    ) -> ErnieMTokenizer:
         """Read a directory with sentencepiece.bpe.model and vocab.txt, and the other files of `saving` if present.
 
+        directory, revision: or the name of a repository on the Hugging Face Hub, and its branch, tag or commit, whose
+            errors `hub.directory` lists.
         `arguments` are the constructor's, and override the files. Raises FileNotFoundError or ValueError that names the
         file.
         """
-        return cls(**constructor_arguments(directory, arguments))
+        return cls(**constructor_arguments(hub.directory(directory, revision, weights=False), arguments))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     add = parser.add_argument
     add("task", metavar="TASK", choices=JOBS, help=f"one of {', '.join(JOBS)}")
-    add("--model", metavar="DIR", type=Path, required=True, help="begin with this checkpoint and its tokenizer")
+    add("--model", metavar="DIR", required=True, help=f"begin with this checkpoint and its tokenizer: {CHECKPOINT}")
     add("--data", metavar="FILE", type=Path, nargs="+", required=True, help="texts to train on")
     add("--validation", metavar="FILE", type=Path, nargs="+", default=[], help="texts to choose the best model by")
     add("--test", metavar="FILE", type=Path, nargs="+", default=[], help="texts to measure the best model on, each")
@@ -67,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     task, out = arguments.task, arguments.out
     data, held_out = (read_all(task, files) for files in (arguments.data, arguments.validation))
     tests = {path: read_labelled(task, path) for path in arguments.test}
-    tokenizer = ErnieMTokenizer.from_pretrained(arguments.model)
-    config = ErnieMConfig.from_pretrained(arguments.model)
+    directory = checkpoint_directory(arguments.model)
+    tokenizer = ErnieMTokenizer.from_pretrained(directory)
+    config = ErnieMConfig.from_pretrained(directory)
     job = JOBS[task](tokenizer, row_length(arguments.longest, config), data)
     job.keep_order(list(config.id2label.values()))
     with group(arguments.device) as processes:
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = settings_of(arguments, len(rows), processes)
         per_step = settings.accumulate * processes.size
         learning = FineTuning(job, rows, arguments.batch, out, per_step, settings.seed, held_out, validation)
-        model = start(arguments.model, job, settings, rows)
+        model = start(directory, job, settings, rows)
         made_of = {
             "task": task,
             "settings": settings.as_dict(),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.mixture import Mixture
 from ernie_m.reference.training.shards import Shards, fingerprint, shard
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="FILE", type=Path, nargs="+", required=True, help="texts to train on, .tsv or .jsonl")
     add("--validation", metavar="FILE", type=Path, nargs="+", default=[], help="texts to validate on")
     add("--tokenizer", metavar="DIR", type=Path, help="by default the tokenizer in --model")
-    add("--model", metavar="DIR", type=Path, help="begin with this checkpoint, not with a new model")
+    add("--model", metavar="DIR", help=f"begin with this checkpoint, not with a new model: {CHECKPOINT}")
     add("--recipe", metavar="FILE", type=Path, required=True, help="what to train and how, see above")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="change one of the recipe's settings")
     add("--out", metavar="OUT", type=Path, required=True, help="directory of the run")
@@ -64,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and return the exit code."""
     recipe = read_recipe(arguments.recipe, arguments.set)
     settings = Settings.from_dict(recipe["settings"])
-    source = arguments.tokenizer or arguments.model
-    if source is None:
+    if (arguments.tokenizer or arguments.model) is None:
         raise ValueError("--tokenizer: expected a directory, as there is no --model")
-    tokenizer = ErnieMTokenizer.from_pretrained(source)
+    directory = None if arguments.model is None else checkpoint_directory(arguments.model)
+    tokenizer = ErnieMTokenizer.from_pretrained(arguments.tokenizer or directory)
     with group(arguments.device) as processes:
         resumed = prepare(arguments.out, arguments.resume, processes)
         data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.validation:
             found = texts("validation", arguments.validation, arguments.out, tokenizer, recipe, processes)
             held_out = mixture(found, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
-        model = start(arguments.model, recipe, tokenizer, settings)
+        model = start(directory, recipe, tokenizer, settings)
         per_step = settings.accumulate * processes.size
         if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
             # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from ernie_m.reference.config import ErnieMConfig
 # What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
 ADVICE = {
     "attn_implementation": "the kernels are used wherever they can be",
-    "cache_dir": "only local directories are read",
+    "cache_dir": "set HF_HOME",
     "config": "pass changed fields by name, such as num_labels=3",
-    "force_download": "only local directories are read",
+    "force_download": "remove the repository from the cache of huggingface_hub",
     "load_in_4bit": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
     "load_in_8bit": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
-    "local_files_only": "only local directories are read",
+    "local_files_only": "set HF_HUB_OFFLINE=1",
     "max_shard_size": "one file, model.safetensors, is written",
     "output_attentions": "pass output_attentions=True to the call",
     "output_hidden_states": "pass output_hidden_states=True to the call",
@@ -26,14 +27,13 @@ ADVICE = {
     "push_to_hub": "nothing is uploaded",
     "quantization_config": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
     "return_dict": "pass return_dict=False to the call for a tuple",
-    "revision": "only local directories are read",
     "safe_serialization": "model.safetensors is always written; torch.save(model.state_dict(), file) writes a .bin",
     "save_function": "model.safetensors is always written",
     "state_dict": "load the model, then call load_state_dict",
     "subfolder": "append it to the directory",
-    "token": "only local directories are read",
+    "token": "set HF_TOKEN",
     "trust_remote_code": "checkpoints never run code",
-    "use_auth_token": "only local directories are read",
+    "use_auth_token": "set HF_TOKEN",
     "use_safetensors": "model.safetensors is preferred where it exists",
     "variant": "name the directory that holds the files",
 }
@@ -43,18 +43,30 @@ HARMLESS = {
     "force_download": (False,),
     "load_in_4bit": (False,),
     "load_in_8bit": (False,),
-    "local_files_only": (True,),
+    "local_files_only": (False,),
     "output_attentions": (False,),
     "output_hidden_states": (False,),
     "output_loading_info": (False,),
     "push_to_hub": (False,),
     "return_dict": (True,),
-    "revision": ("main",),
     "safe_serialization": (True,),
     "subfolder": ("",),
     "trust_remote_code": (False,),
     "use_safetensors": (True,),
 }
+
+
+def local_directory(
+    directory: str | PathLike[str], revision: str | None, options: dict[str, Any]
+) -> str | PathLike[str]:
+    """The directory that `from_pretrained` reads (see `ernie_m.tokenizer.hub`). Refuses options as `refuse_foreign`."""
+    from ernie_m.tokenizer import hub
+
+    if not hub.is_repository(directory):
+        # Nothing is downloaded, as it asks.
+        options.pop("local_files_only", None)
+    refuse_foreign("from_pretrained", options)
+    return hub.directory(directory, revision)
 
 
 def refuse_foreign(call: str, options: dict[str, Any]) -> None:

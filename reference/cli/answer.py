@@ -9,7 +9,7 @@ from typing import Any
 from ..tasks import Answerer
 from .command import add_command
 from .input import add_arguments, texts, windows
-from .model import add_model
+from .model import add_model, model_directory
 from .numbers import positive
 from .running import OUTPUT, add_running, contents, lines_of, running, show, task_options
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = texts(arguments)
     count = 0
     with running(arguments):
-        answerer = Answerer.from_pretrained(arguments.model, **task_options(arguments))
+        answerer = Answerer.from_pretrained(model_directory(arguments), **task_options(arguments))
         for window in windows(found, WINDOW):
             given = contents(window)
             questions = [arguments.question] * len(given)

@@ -10,7 +10,7 @@ from ..tasks import POLICIES, Classifier
 from ..tasks.classifying import TEMPLATE
 from .command import add_command
 from .input import add_arguments, texts, windows
-from .model import add_model
+from .model import add_model, model_directory
 from .numbers import positive
 from .running import OUTPUT, add_running, contents, lines_of, running, show, task_options
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     count = 0
     with running(arguments):
         options = {**task_options(arguments), "long": arguments.long}
-        classifier = Classifier.from_pretrained(arguments.model, **options)
+        classifier = Classifier.from_pretrained(model_directory(arguments), **options)
         for window in windows(found, WINDOW):
             given = contents(window)
             if arguments.label:

@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoint.conversion import convert
 from ..checkpoint.stored_tensor import FLOATS
 from .command import add_command
+from .model import CHECKPOINT, checkpoint_directory
 
 DESCRIPTION = (
     "Convert a checkpoint, such as Paddle's or a pytorch_model.bin, to a safetensors directory for transformers."
@@ -27,14 +28,14 @@ examples:
 def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "convert", "convert a checkpoint to safetensors", DESCRIPTION, EPILOG, run)
-    parser.add_argument("source", metavar="SRC", help="checkpoint directory in Hugging Face or Paddle format")
+    parser.add_argument("source", metavar="SRC", help=f"the checkpoint: a {CHECKPOINT}")
     parser.add_argument("destination", metavar="DST", help="the directory to create")
     parser.add_argument("--dtype", choices=FLOATS, help="dtype of the written weights (default: see below)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, then list the files written."""
-    convert(arguments.source, arguments.destination, arguments.dtype)
+    convert(checkpoint_directory(arguments.source), arguments.destination, arguments.dtype)
     for path in sorted(Path(arguments.destination).iterdir()):
         print(f"{path} ({path.stat().st_size:,} bytes)")
     return 0

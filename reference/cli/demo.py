@@ -9,7 +9,6 @@ import argparse
 import math
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from ..parameters import Parameters, flatten, initialise, unflatten
 from ..trace import Trace, trace
 from .command import add_command
 from .input import from_arguments
+from .model import CHECKPOINT, checkpoint_directory
 from .table import entry_table, number, table, width
 
 INDENT = "   "
@@ -47,12 +47,12 @@ def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "demo", "show every step from text to vectors", DESCRIPTION, EPILOG, run)
     parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use instead of the built-in ones")
-    parser.add_argument("--model", metavar="DIR", help="your own checkpoint (default: the one in the package)")
+    parser.add_argument("--model", metavar="DIR", help=f"{CHECKPOINT} (default: the one in the package)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the demo."""
-    directory = demo.directory() if arguments.model is None else Path(arguments.model)
+    directory = demo.directory() if arguments.model is None else checkpoint_directory(arguments.model)
     sentences = [item.text for item in from_arguments(arguments.texts)] or demo.sentences()
     model = ErnieMModel.from_pretrained(directory, dtype=np.float64)
     tokenizer = ErnieMTokenizer.from_pretrained(directory)

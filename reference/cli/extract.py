@@ -11,7 +11,7 @@ from typing import Any
 from ..tasks import Extractor
 from .command import add_command
 from .input import add_arguments, texts, windows
-from .model import add_model
+from .model import add_model, model_directory
 from .numbers import probability
 from .running import OUTPUT, add_running, contents, running, show, task_options
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = texts(arguments)
     count = 0
     with running(arguments):
-        extractor = Extractor.from_pretrained(arguments.model, **task_options(arguments))
+        extractor = Extractor.from_pretrained(model_directory(arguments), **task_options(arguments))
         for window in windows(found, WINDOW):
             given = contents(window)
             results = extractor.extract(given, flat(schema), arguments.threshold, arguments.schema_lang)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Checkpoint, LoadReport, open_checkpoint, read_config
@@ -16,6 +17,7 @@ from ..checkpoint.reading import summary
 from ..checkpoint.stored_tensor import StoredTensor
 from ..config import ErnieMConfig
 from .command import DIFFERENCE, add_command
+from .model import CHECKPOINT, checkpoint_directory
 from .output import print_json
 from .table import table
 
@@ -37,7 +39,7 @@ examples:
 def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "inspect", "show what a checkpoint contains", DESCRIPTION, EPILOG, run)
-    parser.add_argument("directory", metavar="DIR", help="checkpoint directory in Hugging Face or Paddle format")
+    parser.add_argument("directory", metavar="DIR", help=f"the checkpoint: a {CHECKPOINT}")
     parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     parser.add_argument(
         "--all", action="store_true", help="list every weight that does not fit, and long values in full"
@@ -61,7 +63,7 @@ class Findings:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 1 if the weights do not fit the class."""
-    found = examine(arguments.directory)
+    found = examine(checkpoint_directory(arguments.directory))
     if arguments.json:
         print_json(as_json(found))
     else:
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     return DIFFERENCE if found.report else 0
 
 
-def examine(directory: str) -> Findings:
+def examine(directory: Path) -> Findings:
     """Compare a directory's weights with its configuration. Raises as `open_checkpoint` does."""
     config = read_config(directory)
     checkpoint = open_checkpoint(directory)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ernie_m.tokenizer import hub
+
 from .. import demo
 from .output import say
+
+CHECKPOINT = "directory in Hugging Face or Paddle format, or OWNER/NAME[@REVISION] on the Hugging Face Hub"
 
 
 def add_model(parser: ArgumentParser, head: bool = False) -> None:
@@ -16,13 +21,24 @@ def add_model(parser: ArgumentParser, head: bool = False) -> None:
         "--model",
         metavar="DIR",
         required=head,
-        help=f"checkpoint directory in Hugging Face or Paddle format {default}",
+        help=f"{CHECKPOINT}, {default}",
     )
 
 
 def model_directory(arguments: Namespace) -> Path:
     """The directory that the arguments name; by default the demo's, with a note on standard error."""
     if arguments.model is not None:
-        return Path(arguments.model)
+        return checkpoint_directory(arguments.model)
     say("no --model: using the small checkpoint in the package, which only knows help pages of software")
     return demo.directory()
+
+
+def checkpoint_directory(text: str) -> Path:
+    """The directory that a command was given: a path, or a repository on the Hub, OWNER/NAME or OWNER/NAME@REVISION.
+
+    Raises what `hub.directory` raises.
+    """
+    name, _, revision = text.partition("@")
+    if revision and not os.path.lexists(text) and hub.is_repository(name):
+        return Path(hub.directory(name, revision))
+    return Path(hub.directory(text))

@@ -9,7 +9,7 @@ from typing import Any
 from ..tasks import SCHEMES, Tagger
 from .command import add_command
 from .input import add_arguments, texts, windows
-from .model import add_model
+from .model import add_model, model_directory
 from .running import OUTPUT, add_running, contents, marked, running, show, task_options
 
 WINDOW = 256
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = texts(arguments)
     count = 0
     with running(arguments):
-        tagger = Tagger.from_pretrained(arguments.model, **task_options(arguments))
+        tagger = Tagger.from_pretrained(model_directory(arguments), **task_options(arguments))
         for window in windows(found, WINDOW):
             for item, entities in zip(window, tagger.tag(contents(window), arguments.scheme), strict=True):
                 result = {"index": count, "text": item.text, "entities": [asdict(entity) for entity in entities]}

@@ -25,7 +25,7 @@ from ..padding import pad_ids
 from ..trace import Trace, trace
 from .command import DIFFERENCE, add_command
 from .input import add_arguments, texts
-from .model import add_model, model_directory
+from .model import add_model, checkpoint_directory, model_directory
 from .output import print_json, writable
 from .table import entry_table, entry_values, statistics
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compare is None:
         show(found, arguments.json)
         return 0
-    other = run_traced(load(Path(arguments.compare), arguments.dtype), input_ids, mask)
+    other = run_traced(load(checkpoint_directory(arguments.compare), arguments.dtype), input_ids, mask)
     result = compare(found, other, tolerance=arguments.tolerance)
     show_comparison(result, arguments.json)
     return 0 if result else DIFFERENCE

@@ -172,13 +172,17 @@ class ErnieMConfig:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def from_pretrained(cls, directory: str | PathLike[str]) -> ErnieMConfig:
+    def from_pretrained(cls, directory: str | PathLike[str], *, revision: str | None = None) -> ErnieMConfig:
         """Read `config.json`, or Paddle's older `model_config.json`, from a checkpoint directory.
+
+        directory, revision: or a repository on the Hugging Face Hub (see `ernie_m.tokenizer.hub`).
 
         Raises FileNotFoundError if neither exists; ValueError, naming the file, if it is damaged.
         """
+        from ernie_m.tokenizer import hub
         from ernie_m.tokenizer.files import is_paddle
 
+        directory = hub.directory(directory, revision, weights=False)
         config = cls.from_json_file(config_files.find(directory))
         # Paddle's intermediate size is always 4 times the hidden size. Paddle writes `intermediate_size` to its files
         # but never reads it: the large model's file says 3072, although its weights have 4096.

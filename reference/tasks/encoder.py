@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer import ErnieMTokenizer, hub
 
 from ..array import Array
 from ..checkpoint import open_checkpoint
@@ -126,8 +126,9 @@ class Encoder:
         layer: int | None = None,
         center: bool = False,
         normalize: bool = False,
+        revision: str | None = None,
     ) -> Encoder:
-        """Load model and tokenizer from a checkpoint directory, in float32, for inference only.
+        """Load model and tokenizer from a directory, or a repository (see `hub`), in float32, for inference only.
 
         backend: "numpy" for the reference, "torch" for the model of `ernie_m.kernels`, which needs the extra "kernels".
         device: where torch computes, such as "cuda"; by default the CPU.
@@ -138,6 +139,7 @@ class Encoder:
         tokenizer.
         """
         check_backend(backend, device)
+        directory = hub.directory(directory, revision)
         tokenizer = ErnieMTokenizer.from_pretrained(directory)
         if pooling == "pooler":
             # The model's `from_pretrained` would newly initialise a missing pooler.

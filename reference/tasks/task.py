@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer import ErnieMTokenizer, hub
 
 from ..array import Array
 from ..checkpoint import open_checkpoint
@@ -68,9 +68,11 @@ class Task:
         backend: str = NUMPY,
         device: str | None = None,
         default_mask: str | None = None,
+        *,
+        revision: str | None = None,
         **options: Any,
     ) -> Self:
-        """Load model and tokenizer from a checkpoint directory, in float32, for inference only.
+        """Load model and tokenizer from a directory, or a repository (see `hub`), in float32, for inference only.
 
         backend, device: "numpy", or "torch", which needs the extra "kernels" and computes on the CPU by default.
         default_mask: the configuration's, if that should be another one than the checkpoint's own.
@@ -79,6 +81,7 @@ class Task:
         Raises ValueError if the checkpoint has no such head; otherwise as the `from_pretrained` of model and tokenizer.
         """
         check_backend(backend, device)
+        directory = hub.directory(directory, revision)
         tokenizer = ErnieMTokenizer.from_pretrained(directory)
         # The model's own `from_pretrained` would newly initialise a missing head.
         config = ErnieMConfig.from_pretrained(directory)

@@ -1,0 +1,160 @@
+"""Checkpoints on the Hugging Face Hub: from a repository's name to a directory in huggingface_hub's cache.
+
+A name such as "owner/name" is looked up only if it is no local path; without one, nothing here touches the network or
+imports huggingface_hub. Its cache, settings and tokens apply: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+
+Only files that this project reads are downloaded, and weights in one format, the one that would be read. They arrive in
+an order that makes a download that was interrupted look incomplete, also offline: first the files that may be absent,
+last those that must be there. huggingface_hub checks lengths; the content is checked here, against the hashes that the
+repository lists, before any file of the next kind is downloaded.
+
+Source: huggingface_hub 0.36 and 1.x, `validate_repo_id`, `snapshot_download`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .files import PADDLE_WEIGHTS_FILE, PIECE, WEIGHT_FILES, read_json
+from .saving import ADDED, CONFIG, MODEL, SPECIAL, VOCABULARY
+
+PART = r"\w(?:[\w.-]*\w)?"
+REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.))(?!.*\.git$)(?=.{{3,96}}$){PART}/{PART}", re.ASCII)
+# Readers go on without these.
+OPTIONAL = (CONFIG, SPECIAL, ADDED, "retrieval.json")
+# Readers fail without these. How they are read depends on whether there are Paddle's weights, which thus come earlier.
+REQUIRED = ("config.json", "model_config.json", VOCABULARY, MODEL)
+
+
+def is_repository(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` is a string such as "owner/name" that could not be meant as a local path.
+
+    It could if it exists, or if "owner" does: then it is mistyped.
+    """
+    if not isinstance(name, str) or not REPOSITORY.fullmatch(name):
+        return False
+    return not os.path.lexists(name) and not os.path.lexists(name.partition("/")[0])
+
+
+def directory(
+    name: str | os.PathLike[str], revision: str | None = None, weights: bool = True
+) -> str | os.PathLike[str]:
+    """The local directory of a checkpoint: of a repository's name, its snapshot in the cache; of any other, `name`.
+
+    revision: a branch, a tag or a commit of the repository; by default its main branch.
+    weights: whether weights are needed. If not, only Paddle's are downloaded, as other files are read by them.
+
+    Raises ValueError if a revision is given for a local path; ImportError if huggingface_hub is not installed;
+    FileNotFoundError, naming the repository, if it or the revision does not exist or, offline, is not in the cache;
+    PermissionError if access must be requested; another OSError if the download fails or a file is damaged.
+    """
+    if not is_repository(name):
+        if revision is not None and os.path.lexists(name):
+            raise ValueError(f"revision: expected none for {name}, as a local path has no revisions, got {revision!r}")
+        return name
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError(
+            f"{name}: no such directory; loading a repository of that name from the Hugging Face Hub needs "
+            "huggingface_hub: pip install 'ernie-m[hub]'"
+        ) from None
+    try:
+        return _snapshot(huggingface_hub, os.fspath(name), revision, weights)
+    except Exception as error:  # of requests or of httpx, by release
+        raise _explained(os.fspath(name), revision, error) from None
+
+
+def _snapshot(hub: Any, name: str, revision: str | None, weights: bool) -> Path:
+    # Without a connection, this is whatever the cache has.
+    folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(OPTIONAL)))
+    commit = folder.name
+    try:
+        listed = hub.HfApi().model_info(name, revision=commit, files_metadata=True).siblings
+    except Exception:
+        if any((folder / file).is_file() for file in REQUIRED):
+            return folder
+        raise
+    files = {item.rfilename: item for item in listed or ()}
+
+    def fetch(names: Iterable[str]) -> None:
+        for file in names:
+            if file not in files or (folder / file).is_file():
+                continue
+            _check(Path(hub.hf_hub_download(name, file, revision=commit)), files[file])
+
+    for file in OPTIONAL:
+        if file in files:
+            _check(folder / file, files[file])
+    chosen = [file for file in WEIGHT_FILES if file in files][:1]
+    if weights or chosen == [PADDLE_WEIGHTS_FILE]:
+        fetch(chosen)
+        fetch(shard for file in chosen if file.endswith(".index.json") for shard in _shards(folder / file))
+    fetch(REQUIRED)
+    return folder
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names; none if it is damaged, which its reader reports."""
+    with suppress(ValueError, KeyError, AttributeError, TypeError):
+        return sorted(set(read_json(index)["weight_map"].values()))
+    return []
+
+
+def _check(path: Path, listed: Any) -> None:
+    """Remove a file from the cache, and raise OSError, unless it has the hash that the repository lists for it."""
+    if listed.lfs is not None:
+        kind, expected, found = "SHA-256", listed.lfs.sha256, hashlib.sha256()
+    else:
+        # The hash that git gives a file. Security is not what it is for.
+        kind, expected, found = "git hash", listed.blob_id, hashlib.sha1(usedforsecurity=False)
+        found.update(b"blob %d\0" % path.stat().st_size)
+    if expected is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            for piece in iter(lambda: file.read(PIECE), b""):
+                found.update(piece)
+        if found.hexdigest() != expected:
+            raise OSError(f"{path.name}: expected the {kind} {expected}, got {found.hexdigest()}")
+    except BaseException:  # if the check was interrupted, the next call must repeat it
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _explained(name: str, revision: str | None, error: Exception) -> OSError:
+    """What to tell the user about an error of huggingface_hub."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return PermissionError(
+            f"{name}: the repository is gated: request access on its page, and set HF_TOKEN to a token of that account"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return FileNotFoundError(f"{name}: the repository has no revision {revision!r}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"{name}: no such directory, and no such repository at {constants.ENDPOINT}, or a private one, for which "
+            "HF_TOKEN must be set"
+        )
+    if constants.HF_HUB_OFFLINE:
+        of = "" if revision is None else f"{revision} of "
+        return FileNotFoundError(
+            f"{name}: no such directory, and {of}the repository of that name is not in the cache "
+            f"({constants.HF_HUB_CACHE}); HF_HUB_OFFLINE is set, so it was not looked up"
+        )
+    reason: BaseException = error
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        reason = error.__cause__
+    line = next(iter(str(reason).splitlines()), "") or type(reason).__name__
+    return OSError(
+        f"{name}: no such directory, and downloading the repository of that name from {constants.ENDPOINT} failed: "
+        f"{line}; try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"
+    )
