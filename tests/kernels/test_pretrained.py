@@ -19,6 +19,7 @@ from torch_models import CLASSES, SMALL, config_of, pair, way
 import ernie_m.reference as ernie
 from ernie_m.kernels.model import ErnieMModel
 from ernie_m.reference.parameters import flatten
+from ernie_m.tokenizer import hub
 
 IDS = torch.tensor([[0, 5, 9, 2], [0, 7, 1, 1]])
 QKV = "encoder.layers.0.self_attn.self_attn."
@@ -223,6 +224,24 @@ def test_from_pretrained_reads_paddles_directories(fixtures: Path) -> None:
         ours, theirs = (room.from_pretrained(folder) for room in (ErnieMModel, ernie.ErnieMModel))
         for name, array in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], torch.tensor(array))
+
+
+def test_from_pretrained_loads_a_repository_at_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hub` itself is tested with the tokenizer. Only a local directory is what `local_files_only` asks for."""
+    twin = pair(dtype=np.float32)[0]
+    twin.save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(hub, "_snapshot", lambda _, *asked_for: asked.append(asked_for) or tmp_path)
+    model = ErnieMModel.from_pretrained("some/name", revision="v1")
+    assert asked == [("some/name", "v1", True)]
+    for name, array in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], torch.tensor(array))
+    ErnieMModel.from_pretrained(tmp_path, local_files_only=True)
+    with pytest.raises(TypeError, match="local_files_only=True is not supported: set HF_HUB_OFFLINE=1"):
+        ErnieMModel.from_pretrained("some/name", local_files_only=True)
+    with pytest.raises(ValueError, match="as a local path has no revisions, got 'main'"):
+        ErnieMModel.from_pretrained(tmp_path, revision="main")
+    assert len(asked) == 1
 
 
 def test_from_pretrained_has_the_references_options_and_errors(tmp_path: Path) -> None:
