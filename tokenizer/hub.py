@@ -8,7 +8,7 @@ an order that makes a download that was interrupted look incomplete, also offlin
 last those that must be there. huggingface_hub checks lengths; the content is checked here, against the hashes that the
 repository lists, before any file of the next kind is downloaded.
 
-Source: huggingface_hub 0.36 and 1.x, `validate_repo_id`, `snapshot_download`.
+Source: huggingface_hub 0.36, `validate_repo_id`, `snapshot_download`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,10 @@ REQUIRED = ("config.json", "model_config.json", VOCABULARY, MODEL)
 
 
 def is_repository(name: str | os.PathLike[str]) -> bool:
-    """Whether `name` is a string such as "owner/name" that could not be meant as a local path.
-
-    It could if it exists, or if "owner" does: then it is mistyped.
-    """
+    """Whether `name` is a string such as "owner/name", and there is no local "owner", in which it would be a path."""
     if not isinstance(name, str) or not REPOSITORY.fullmatch(name):
         return False
-    return not os.path.lexists(name) and not os.path.lexists(name.partition("/")[0])
+    return not os.path.lexists(name.partition("/")[0])
 
 
 def directory(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from cli_helpers import ENVIRONMENT, make_checkpoint
 from hub_server import CUT, LARGE, SHORT, TOKEN, WRONG, HubServer, Repository, commit_of, files_of
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ernie_m.reference as ernie
@@ -321,10 +321,16 @@ def test_what_is_downloaded_is_what_is_read() -> None:
     assert {*hub.OPTIONAL, *hub.REQUIRED} == read
 
 
-NAMES = st.text("ab0-_./@~ é\n", max_size=6) | st.from_regex(r"[ab.-]{1,4}/[ab.-]{1,4}(\.git)?", fullmatch=True)
+NAMES = st.text("ab0-_./@~ é\n", max_size=6) | st.from_regex(r"[aé.-]{1,4}/[aé.-]{1,4}(\.git)?", fullmatch=True)
 
 
 @given(NAMES)
+@example("a..b/c")
+@example("a/b--c")
+@example("a/b.git")
+@example("é/a")
+@example("a/b\n")
+@example("a/b/c")
 def test_is_repository_takes_names_of_two_parts_that_the_hub_allows(name: str) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
