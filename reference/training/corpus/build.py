@@ -33,8 +33,10 @@ def build(
 ) -> dict[str, Any]:
     """Make the corpus in `out` from the packages in `folder`, or from ones that are fetched now. Returns the report.
 
-    vocabulary: how many tokens the tokenizer gets, by default `pieces.VOCABULARY`. `say` is told how it goes. Raises OSError or ValueError if a client
-    or a package is missing, a package is damaged, or (with `exact`) is not the one on record.
+    vocabulary: how many tokens the tokenizer gets, by default `pieces.VOCABULARY`. `say` is told how it goes.
+
+    Raises OSError or ValueError if a client or a package is missing, a package is damaged, or (with `exact`) is not the
+    one on record.
     """
     with directory(out):
         return _build(languages, folder, out, exact, say, pieces.VOCABULARY if vocabulary is None else vocabulary)
