@@ -65,10 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and return the exit code."""
     recipe = read_recipe(arguments.recipe, arguments.set)
     settings = Settings.from_dict(recipe["settings"])
-    if (arguments.tokenizer or arguments.model) is None:
-        raise ValueError("--tokenizer: expected a directory, as there is no --model")
     directory = None if arguments.model is None else checkpoint_directory(arguments.model)
-    tokenizer = ErnieMTokenizer.from_pretrained(arguments.tokenizer or directory)
+    source: Path | None = arguments.tokenizer or directory
+    if source is None:
+        raise ValueError("--tokenizer: expected a directory, as there is no --model")
+    tokenizer = ErnieMTokenizer.from_pretrained(source)
     with group(arguments.device) as processes:
         resumed = prepare(arguments.out, arguments.resume, processes)
         data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
