@@ -20,7 +20,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
 	@echo "                (needs Python 3.10 to 3.13 and pip)"
-	@echo "make notebooks  the same .venv, then JupyterLab on the course in notebooks/"
+	@echo "make notebooks  the same .venv, then JupyterLab on the course: on your copy of notebooks/ in course/, not yet run"
 	@echo "make corpus     the same .venv without the kernels, then fetches packages with apt-get and npm (25 MB) and makes the"
 	@echo "                training corpus in runs/corpus; make corpus FROM=DIR takes packages that are there"
 	@echo "make pretrain   train the checkpoint that ships on that corpus, in runs/pretrain (one to two hours)"
@@ -40,11 +40,13 @@ demo: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== running: python -m ernie_m.kernels verify --quick"
 	@$(BIN)/python -m ernie_m.kernels verify --quick
 
-# The root is here, not in notebooks/, so that links from notebooks to the rooms' sources open. JupyterLab refuses to run
-# as root (in a container, say) unless it is told to.
+# The reader works in copies without outputs, in course/, which lies as deep as notebooks/ and is never overwritten. The
+# root is here, so that links from notebooks to the rooms' sources open. JupyterLab refuses to run as root (in a
+# container, say) unless it is told to.
 notebooks: $(STAMPS)/package $(STAMPS)/jupyter
-	@echo "== JupyterLab on notebooks/ (Ctrl-C ends it)"
-	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_first_sentence.ipynb \
+	@$(BIN)/python notebooks/copies.py course
+	@echo "== JupyterLab on course/, your copy of notebooks/ (Ctrl-C ends it)"
+	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/course/00_first_sentence.ipynb \
 	  `[ "\`id -u\`" = 0 ] && echo --allow-root`
 
 corpus: $(STAMPS)/package $(STAMPS)/data

@@ -10,14 +10,23 @@
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
 #
-# The model is the small one that ships with the package. It was trained on help pages and menus of an office suite and
-# a browser, in eight languages: see its [model card](../reference/demo/README.md).
+# **What ERNIE-M is for.** ERNIE-M (Ouyang and others, 2021) is an *encoder*: it turns a text into vectors, one for each
+# token, and does not write text. A small *head* on top of the vectors classifies a text, marks words, finds an answer,
+# or extracts facts. One model serves 96 languages, so a head that is trained on examples in one of them can be used in
+# the others. For this, ERNIE-M was trained on web pages (CC-100) and on pairs of translations (among them MultiUN, OPUS
+# and WikiMatrix): tokens were hidden, and the model had to predict them, from the text around them or from the
+# translation. Notebook 12 shows these objectives.
+#
+# The model of this course is a small one that ships with the package. It was trained on help pages and
+# menus of an office suite and a browser, in eight languages, to predict a sentence from its translation: see its
+# [model card](../reference/demo/README.md).
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from diagrams import draw_layer
 
-from ernie_m.reference import ErnieMModel, demo, embed, linear, trace
+from ernie_m.reference import ErnieMModel, demo, embed, layer_norm, linear, trace
 from ernie_m.reference.parameters import flatten
 from ernie_m.tokenizer import ErnieMTokenizer
 
@@ -46,13 +55,15 @@ for sentence in sentences:
     print(len(ids), "tokens:", *tokenizer.convert_ids_to_tokens(ids))
     print("   ids:   ", *ids)
 
-assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
-
 # %% [markdown]
 # A token is a *piece*: a word, part of a word, or one character. `▁` marks the start of a word. Frequent words are one
 # piece (`▁window`); others are split (`Speicher n`). The tokenizer puts `[CLS]` before each text and `[SEP]` after it.
 # An id is the token's line number in the vocabulary, counted from 0. Notebook 01 goes into this.
-#
+
+# %%
+assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+# %% [markdown]
 # ## 2. A batch is a rectangle
 #
 # NumPy needs rows of equal length, so short rows are filled up with padding. A mask says which positions hold tokens.
@@ -67,6 +78,7 @@ print("tokens in each row:", mask.sum(axis=1))
 print("padding:", (mask == 0).sum(), "of", mask.size, "positions")
 print("last row:", *ids[2])
 
+# %%
 assert (ids[mask == 0] == tokenizer.pad_token_id).all()
 
 # %% [markdown]
@@ -95,13 +107,15 @@ the = tokenizer.convert_tokens_to_ids("▁the")
 at_3, at_8 = embed(np.array([the, the]), np.array([3, 8]), *tables, config.layer_norm_eps)
 print(f"the same word at two positions: largest difference {np.abs(at_3 - at_8).max():.1f}")
 
+# %% [markdown]
+# The vectors differ, because the position is part of them. Without it, attention could not tell "the cat sees the dog"
+# from "the dog sees the cat".
+
+# %%
 assert np.allclose(by_hand, t["embeddings.layer_norm"].value, rtol=0, atol=1e-12)
 assert np.abs(at_3 - at_8).max() > 0.1
 
 # %% [markdown]
-# The vectors differ, because the position is part of them. Without it, attention could not tell "the cat sees the dog"
-# from "the dog sees the cat".
-#
 # ## 4. One layer, step by step
 #
 # The trace has all results of a layer, in the order in which they were computed. H is the number of heads (6), D the
@@ -122,11 +136,13 @@ scores = t[prefix + "self_attn.self_attn.scores"].value
 count = sum(part.size for part in scores)
 print("scores:", count)
 
+# %% [markdown]
+# The padded rectangle would have needed 6 · 3 · 17² = 5202 scores. Here there are 3474, and nothing has to be masked.
+
+# %%
 assert count == 6 * (11**2 + 17**2 + 13**2)
 
 # %% [markdown]
-# The padded rectangle would have needed 6 · 3 · 17² = 5202 scores. Here there are 3474, and nothing has to be masked.
-#
 # ## 5. Which step looks at other tokens?
 #
 # We change one word of the first sentence and run the model again. After each step we count how many of the sentence's
@@ -148,57 +164,84 @@ def changed_tokens(name: str) -> int:
         before, after = before.swapaxes(0, 1), after.swapaxes(0, 1)
     return int((np.abs(before - after).reshape(len(before), -1).max(axis=1) > 1e-9).sum())
 
-
 steps = ["embeddings.layer_norm"] + [name for name in t if name.startswith(prefix)]
 counts = {name: changed_tokens(name) for name in steps}
 for name, number in counts.items():
     print(f"{number:3}  {name}")
-
-assert counts[prefix + "self_attn.self_attn.v_proj"] == 1
-assert counts[prefix + "self_attn.self_attn.scores"] == 11
-assert all(changed_tokens(name) == 11 for name in t if name.startswith("encoder.layers.1."))
 
 # %% [markdown]
 # Every step before the scores treats each token on its own. The scores compare tokens, so every row of scores has
 # changed. From there on the changed word is part of every token's vector: after one layer, every token has seen all the
 # others. Linear maps, activation and normalisation never look at other tokens. This is why only attention has to know
 # where a sentence ends, and why everything else can run on all 41 tokens at once.
-#
-# ## 6. The map of the model
-#
-# The figure is drawn from the trace. Each stage is a column, and each result is a box, in the order of computation from
-# top to bottom. The width of a box shows how many numbers a token has there. A token has one number per head and key in
-# the red boxes.
-#
-# **Prediction.** Which box is the widest?
 
 # %%
-stages = ["embeddings"] + [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)] + ["pooler"]
-figure, axes = plt.subplots(1, len(stages), figsize=(12, 4.6), sharey=True)
-for stage, ax in zip(stages, axes, strict=True):
-    names = [name for name in t if name.startswith(stage + ".")]
-    for row, name in enumerate(names):
-        pairs = isinstance(t[name].value, tuple)
-        width = 17 * config.num_attention_heads if pairs else t[name].value.shape[-1]
-        ax.barh(-row, width, height=0.7, color="#e8a09a" if pairs else "#a9c8e8", edgecolor="black")
-        ax.text(width + 5, -row, f"{name.split('.')[-1]} {width}", va="center", fontsize=7)
-    ax.set_title(stage.replace("encoder.layers.", "layer "), fontsize=10, loc="left")
-    ax.set_xlim(0, 700)
-    ax.axis("off")
-figure.suptitle("ERNIE-M as traced: numbers per token (blue); numbers per token over all heads and keys (red)")
-plt.show()
+assert counts[prefix + "self_attn.self_attn.v_proj"] == 1
+assert counts[prefix + "self_attn.self_attn.scores"] == 11
+assert all(changed_tokens(name) == 11 for name in t if name.startswith("encoder.layers.1."))
+
+# %% [markdown]
+# ## 6. The residual, and LayerNorm's γ and β
+#
+# Two steps of a layer have not been explained. The result of attention does not replace a token's vector: it is added
+# to it. The vector that goes around attention and is added behind it is the **residual**. So a layer only has to
+# compute a *change*, and the input of every layer, and during training the gradient, has a short way through all
+# layers.
+#
+# Sums grow, so **LayerNorm** follows. It brings each token's E numbers to mean 0 and variance 1. Then it multiplies
+# them by γ and adds β, which are E learned numbers each, the same for all tokens. With them the model can undo the
+# normalisation where that is better, column by column:
+#
+# $$y = \text{norm}(x + \text{attention}(x)), \qquad \text{norm}(z) = \gamma \cdot
+#   \frac{z - \text{mean}(z)}{\sqrt{\text{variance}(z) + \varepsilon}} + \beta .$$
+#
+# The normalisation comes *after* the sum. Such a layer is called **post-norm**. (Many newer models are pre-norm: they
+# normalise the input of attention instead, and never the sum.)
+#
+# **Prediction.** Without γ and β, each token's numbers have mean 0 and variance 1 after `norm1`. Do they still, with
+# the trained γ and β?
+
+# %%
+layer = p.layers[0]
+residual, change = t["embeddings.layer_norm"].value, t[prefix + "self_attn.out_proj"].value
+normalised = layer_norm(residual + change, np.ones(96), np.zeros(96), config.layer_norm_eps)
+after = t[prefix + "norm1"].value
+for name, value in (("without γ and β", normalised), ("norm1", after)):
+    print(f"{name:16} largest |mean| {np.abs(value.mean(1)).max():.2f}", end=", ")
+    print(f"variances from {value.var(1).min():.2f} to {value.var(1).max():.2f}")
+
+# %% [markdown]
+# No: γ and β move and stretch the columns. Our formula gives what the model computes:
+
+# %%
+assert np.allclose(normalised * layer.norm1.weight + layer.norm1.bias, after, rtol=0, atol=1e-12)
+assert np.allclose(normalised.mean(1), 0) and np.allclose(normalised.var(1), 1, atol=1e-3)
+
+# %% [markdown]
+# ## 7. The map of a layer
+#
+# The second half of a layer has the same form. Its change comes from the **feed-forward network**: two linear maps
+# with an activation between them. The figure shows one layer. Each box is an entry of the trace, with the number of
+# values that a token has there; a red box has a value for each head and key. The lines on the right are the residuals.
+#
+# **Prediction.** Which blue box is the widest?
+
+# %%
+draw_layer({name.split(".")[-1]: t[name].value for name in t if name.startswith(prefix)})
 
 widest = max((name for name in t if not isinstance(t[name].value, tuple)), key=lambda name: t[name].value.shape[-1])
 print("the widest vectors:", widest.split(".")[-1], t[widest].value.shape)
 print("entries in the trace:", len(t))
 
+# %% [markdown]
+# The widest point is the feed-forward network, which expands each token to F = 384 numbers and reduces it to 96 again.
+# The four layers have the same form and differ only in their weights.
+
+# %%
 assert t[widest].value.shape[-1] == config.intermediate_size == 4 * config.hidden_size
 
 # %% [markdown]
-# The four layers differ only in their weights. The widest point is the feed-forward network, which expands each token
-# to F = 384 numbers and reduces it to 96 again.
-#
-# ## 7. One vector for a sentence
+# ## 8. One vector for a sentence
 #
 # The pooler takes each sentence's first token, `[CLS]`, applies one more linear map, and then tanh. It reads only the
 # first token: the others have already contributed through attention. In this checkpoint the pooler is untrained; to
@@ -212,11 +255,12 @@ pooled = np.tanh(linear(first, p.pooler))
 print("first tokens:", first.shape, "  pooled:", pooled.shape)
 print(f"largest |number| before: {np.abs(first).max():.1f}, after: {np.abs(pooled).max():.2f}")
 
+# %%
 assert np.allclose(pooled, out.pooler_output, rtol=0, atol=1e-12)
 assert np.abs(pooled).max() < 1
 
 # %% [markdown]
-# ## 8. Where are the weights?
+# ## 9. Where are the weights?
 #
 # **Prediction.** The model has 1,237,344 parameters. What share of them is in the table of word vectors?
 
@@ -228,13 +272,15 @@ for name, array in flatten(p).items():
 for part, size in sizes.items():
     print(f"{part:20} {size:7,}  {size / model.num_parameters():5.1%}")
 
+# %% [markdown]
+# Most of them are in this table, and a sentence reads only about 15 of its 8,000 rows. The published base model is
+# similar: 250,002 rows of 768 numbers make 192 million of its 278 million parameters.
+
+# %%
 assert sum(sizes.values()) == model.num_parameters() == 1_237_344
 assert sizes["word_embeddings"] == config.vocab_size * config.hidden_size
 
 # %% [markdown]
-# Most of them are in this table, and a sentence reads only about 15 of its 8,000 rows. The published base model is
-# similar: 250,002 rows of 768 numbers make 192 million of its 278 million parameters.
-#
 # ## What to try next
 #
 # - Add a sentence in your own language to `sentences`. How many tokens does it need? Which of them are `[UNK]`?

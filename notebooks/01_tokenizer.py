@@ -40,20 +40,21 @@ for text, form in normalised.items():
     print(f"{text!a:45} {form}")
 print("different before:", len(texts), "  after:", len(set(normalised.values())))
 
+# %% [markdown]
+# This loss is intended: nobody wants two vectors for `é`. But it cannot be undone. The model does not know how many
+# spaces there were, or that `½` was one character.
+
+# %%
 assert len(set(normalised.values())) == 3
 assert normalised["caf\u00e9"] == normalised["cafe\u0301"]
 
 # %% [markdown]
-# This loss is intended: nobody wants two vectors for `é`. But it cannot be undone. The model does not know how many
-# spaces there were, or that `½` was one character.
-#
 # ## 2. Pieces: the most probable split of the text
 #
 # The piece model has a list of pieces, each with a probability. Of all ways to split the text it takes the one with the
 # largest product of probabilities.
 #
 # **Prediction.** Join the pieces together. What do you get?
-
 
 # %%
 def pieces_of(text: str) -> list[str]:
@@ -72,8 +73,11 @@ for text in ("The cat is sleeping on the sofa.", "Zwei Äpfel", "It is 7:30.", "
 #
 # ## 3. The cutting rule, and what it loses
 #
-# ERNIE-M cuts the pieces once more. Each Han character and each of 17 punctuation marks becomes a separate token, and
-# digits are cut from everything else. A marker `▁` that such a cut leaves on its own is dropped.
+# ERNIE-M cuts the pieces once more:
+#
+# - each Han character and each of 17 punctuation marks becomes a separate token;
+# - a run of digits stays together, but is cut from everything before and after it;
+# - a marker `▁` that such a cut leaves on its own is dropped.
 #
 # **Prediction.** How many tokens would a piece `▁7:30.` become? And which of `▁2024`, `▁A4`, `▁中文`, `▁the` lose
 # their marker?
@@ -82,6 +86,11 @@ for text in ("The cat is sleeping on the sofa.", "Zwei Äpfel", "It is 7:30.", "
 for piece in ("▁7:30.", "▁2024", "▁A4", "▁中文", "▁the", "▁(", "▁,"):
     print(f"{piece:8}", [piece[start:end] for start, end in cut(piece)])
 
+# %% [markdown]
+# Take `▁2024`. The digits are cut from the marker, the marker is left on its own and dropped, and the one token `2024`
+# remains. A number *never* keeps its marker, wherever it stands; `▁A4` keeps it, because `A` is no digit.
+
+# %%
 assert cut("▁7:30.") == [(1, 2), (2, 3), (3, 5), (5, 6)]
 
 # %% [markdown]
@@ -95,14 +104,16 @@ assert cut("▁7:30.") == [(1, 2), (2, 3), (3, 5), (5, 6)]
 for text in ("1210", "12 10", "5,10", "5, 10"):
     print(f"{text:7}", tokenizer.tokenize(text))
 
+# %% [markdown]
+# There is no difference at all. There is also a second loss: cutting can produce tokens that the vocabulary does not
+# have. They become `[UNK]`, *unknown*. Here is the year 2003: sentencepiece splits `▁2003` into the pieces `▁200` and
+# `3`, the rule above makes `200` of the first, and the vocabulary has `▁200` but not `200`.
+
+# %%
 assert tokenizer("1210")["input_ids"] == tokenizer("12 10")["input_ids"]
 assert tokenizer("5,10")["input_ids"] == tokenizer("5, 10")["input_ids"]
 
 # %% [markdown]
-# There is no difference at all. There is also a second loss: cutting can produce tokens that the vocabulary does not
-# have. In the sentence below, sentencepiece splits `▁2003` into `▁200` and `3`; without its marker, `200` is not in the
-# vocabulary. It becomes `[UNK]`, *unknown*.
-#
 # **Prediction.** What does `decode` return for the ids of this sentence?
 
 # %%
@@ -115,6 +126,7 @@ print("tokens: ", *tokens)
 print("unknown:", *unknown)
 print("decoded:", tokenizer.decode(ids))
 
+# %%
 assert unknown == ["200"]
 
 # %% [markdown]
@@ -139,12 +151,17 @@ differ = [text for text in demo.sentences() if tokenizer.tokenize(text) != paddl
 for text in differ:
     print(text, " lone markers:", tokenizer.tokenize(text).count("▁"))
 
-assert 0 < len(differ) < len(demo.sentences())
 for text in differ:
     assert [token for token in tokenizer.tokenize(text) if token != "▁"] == paddle.tokenize(text)
 
 # %% [markdown]
-# One token more or less moves all the tokens after it to another position. How much does that matter to the model?
+# One token more or less moves all the tokens after it to another position.
+
+# %%
+assert 0 < len(differ) < len(demo.sentences())
+
+# %% [markdown]
+# How much does that matter to the model?
 #
 # **Prediction.** The sentence vector, the mean over the tokens, has 96 numbers of about 1. What is the largest
 # difference between the two rules' vectors?
@@ -156,35 +173,51 @@ for text in (same[0], differ[0]):
     one, other = (model([rule(text)["input_ids"]]).last_hidden_state.mean(axis=1) for rule in (tokenizer, paddle))
     print(f"largest difference {np.abs(one - other).max():.2f}   {text}")
 
-assert np.abs(one - other).max() > 0.01
-
 # %% [markdown]
 # So a model that was trained with one rule and runs with the other returns *different numbers*, without an error
 # message. When you port a model, compare ids first, on text with every kind of character, before you look at a single
 # weight.
-#
+
+# %%
+assert np.abs(one - other).max() > 0.01
+
+# %% [markdown]
 # ## 5. Special tokens, and pairs of texts
 #
 # A pair becomes `[CLS] A [SEP] [SEP] B [SEP]`. The tokenizer can say which token belongs to which text
 # (`token_type_ids`), but ERNIE-M has no table for them: the model sees only the separators.
 #
 # **Prediction.** How many tokens are added to a pair? And if the pair is too long, which of the two texts is truncated?
+# Below, the first has 12 tokens and the second 4.
 
 # %%
-pair = tokenizer("one two three", "four five six", return_token_type_ids=True)
-short = tokenizer("one two three", "four five six", truncation=True, max_length=10)
+first, second = "Choose the colour of the text in the table", "Save the file."
+pair = tokenizer(first, second, return_token_type_ids=True)
 print(*tokenizer.convert_ids_to_tokens(pair["input_ids"]))
 print("text of each token:", *pair["token_type_ids"])
-print("at most 10 tokens: ", *tokenizer.convert_ids_to_tokens(short["input_ids"]))
+counts = len(tokenizer.tokenize(first)), len(tokenizer.tokenize(second))
+print("tokens of each text:", *counts, "  of the pair:", len(pair["input_ids"]))
+
+kept = {}
+for most in range(len(pair["input_ids"]), 5, -1):
+    cut_pair = tokenizer(first, second, truncation=True, max_length=most, return_token_type_ids=True)
+    ids, texts = np.array(cut_pair["input_ids"]), np.array(cut_pair["token_type_ids"])
+    words = ~np.isin(ids, [tokenizer.cls_token_id, tokenizer.sep_token_id])
+    kept[most] = tuple(int((texts[words] == text).sum()) for text in (0, 1))
+    print(f"at most {most:2} tokens: {kept[most][0]} of the first text, {kept[most][1]} of the second")
 print("[MASK] in a text:  ", *tokenizer.tokenize("a [MASK] b"), "    [mask]:", *tokenizer.tokenize("[mask]"))
 
-count = len(tokenizer.tokenize("one two three")) + len(tokenizer.tokenize("four five six"))
-assert len(pair["input_ids"]) == count + 4
-assert len(short["input_ids"]) == 10
+# %% [markdown]
+# Four tokens are added. The longer text is truncated first, until both are equally long; from then on they lose tokens
+# in turn. The tokenizer also recognises special tokens that are written out in the text, by their exact spelling. Take
+# care with text that you do not trust.
+
+# %%
+assert len(pair["input_ids"]) == sum(counts) + 4
+assert all(long == counts[0] or short == counts[1] or abs(long - short) <= 1 for long, short in kept.values())
+assert all(sum(texts) + 4 == most for most, texts in kept.items())
 
 # %% [markdown]
-# The longer text is truncated first, then both in turn. The tokenizer also recognises special tokens that are written
-# out in the text, by their exact spelling. Take care with text that you do not trust.
 #
 # ## 6. Offsets: where does a token come from?
 #
@@ -218,14 +251,17 @@ plt.show()
 half = [span for token, span in zip(tokens, spans, strict=True) if token in ("1", "⁄", "2")][:3]
 print("the three tokens of ½:", *half)
 
-assert half == [(9, 10)] * 3
 covered = {at for start, end in spans for at in range(start, end)}
-assert all(at in covered or text[at] == " " for at in range(len(text)))
 
 # %% [markdown]
 # Every character that is not a space belongs to a token. All three tokens of `½` have its range. A lone marker (before
 # `€`) has the range of the space.
-#
+
+# %%
+assert half == [(9, 10)] * 3
+assert all(at in covered or text[at] == " " for at in range(len(text)))
+
+# %% [markdown]
 # ## 7. What a sentence costs
 #
 # A model's cost grows with the number of tokens, and languages do not pay equally.
@@ -244,12 +280,14 @@ ax.set_xlabel("characters per token")
 figure.tight_layout()
 plt.show()
 
-assert max(rates) > 1.5 * min(rates)
-
 # %% [markdown]
 # A Chinese or Japanese character says more than a Latin letter, so these rates alone do not tell who pays more *for the
 # same meaning*. Sentences 1 and 5, 2 and 6, 3 and 7, 4 and 8 are translations: compare their numbers of tokens.
-#
+
+# %%
+assert max(rates) > 1.5 * min(rates)
+
+# %% [markdown]
 # ## What to try next
 #
 # - Find a text in your own language for which the rules `huggingface` and `paddle` differ. Signs such as `(`, `€` or

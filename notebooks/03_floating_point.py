@@ -47,13 +47,15 @@ plt.show()
 largest = error.max() / FORMATS["bfloat16"].u
 print(f"every error is within the bound: {largest <= 1}; the largest exceeds 98% of it: {largest > 0.98}")
 
+# %% [markdown]
+# The largest errors come close to the bound just above each power of two, and to half of it just below. The bound is
+# not a guess: it holds for every number that is not too small or too large for the format, and some numbers reach it.
+
+# %%
 assert 0.98 < largest <= 1
 assert np.float32(1) + np.float32(u) == 1  # halfway to the next number: rounds back
 
 # %% [markdown]
-# The largest errors come close to the bound just above each power of two, and to half of it just below. The bound is
-# not a guess: it holds for every number that is not too small or too large for the format, and some numbers reach it.
-#
 # ## 2. The dtype trap of NumPy 2
 #
 # Attention divides by √8. NumPy has `np.sqrt(8)`, Python has `math.sqrt(8)`. Both return the same number.
@@ -66,7 +68,6 @@ print("NumPy", np.__version__)
 print("x / math.sqrt(8):", (x / math.sqrt(8)).dtype)
 print("x / np.sqrt(8):  ", (x / np.sqrt(8)).dtype)
 
-assert (x / math.sqrt(8)).dtype == np.float32
 if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
     assert (x / np.sqrt(8)).dtype == np.float64
 
@@ -75,7 +76,11 @@ if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
 # that makes the whole result float64: twice the memory, about half the speed, and a "float32" program that no longer
 # computes in float32. NumPy 1 returned float32 in both cases. There is no warning. The remedy is to use `math` for
 # scalars, and to test dtypes.
-#
+
+# %%
+assert (x / math.sqrt(8)).dtype == np.float32
+
+# %% [markdown]
 # ## 3. The order of a sum
 #
 # Each addition rounds. The error of a sum depends on how many additions each number passes through.
@@ -92,13 +97,15 @@ print("blocks: wrong by less than 0.001%:", abs(float(pairwise) - 100_000) < 1)
 large, one = np.float32(1e8), np.float32(1)
 print("(1e8 + 1) - 1e8 =", (large + one) - large, "  1 + (1e8 - 1e8) =", one + (large - large))
 
+# %% [markdown]
+# Near 100,000 the float32 numbers are 1/128 apart. Adding 0.1 to such a total rounds by up to 1/256, in the same
+# direction for long stretches. With blocks, all partial sums are small until the end.
+
+# %%
 assert abs(running - 100_000) > 500
 assert abs(pairwise - 100_000) < 1
 
 # %% [markdown]
-# Near 100,000 the float32 numbers are 1/128 apart. Adding 0.1 to such a total rounds by up to 1/256, in the same
-# direction for long stretches. With blocks, all partial sums are small until the end.
-#
 # There is an error bound for any order. A number that passes through c additions is rounded c times, so |error| ≤ c u
 # Σ|x|, plus negligible terms in u². For a running total c is at most n - 1. For blocks of blocks it is about log₂ n,
 # plus the chain of additions in the first block, 16 + 3 in NumPy.
@@ -129,13 +136,15 @@ print("every error is within its bound:", (results[:2] <= results[2:]).all())
 loose = results[2, -1] > 100 * results[0, -1]
 print("n = 1,000,000: the running total's bound is more than 100 times its error:", loose)
 
-assert (results[:2] <= results[2:]).all()
-
 # %% [markdown]
 # The errors stay far below the bounds: numbers are rounded up as often as down, and the roundings cancel. A bound must
 # allow for the worst case, so that it never fails a correct program. For random data the project also bounds averages,
 # which is much sharper ([kernels/checking/verdicts.py](../kernels/checking/verdicts.py)).
-#
+
+# %%
+assert (results[:2] <= results[2:]).all()
+
+# %% [markdown]
 # ## 4. Cancellation in the tail of GELU
 #
 # The activation is gelu(x) = x Φ(x), with Φ the normal distribution function. Textbooks write it as ½x(1 + erf(x/√2)).
@@ -143,13 +152,11 @@ assert (results[:2] <= results[2:]).all()
 # **Prediction.** The exact value at x = -6 is -5.92e-09. What does the textbook formula return in float32, whose
 # smallest normal number is about 1e-38?
 
-
 # %%
 def textbook(x: np.ndarray) -> np.ndarray:
     """The usual formula, in the dtype of x. `erf` is accurate: it is not the cause."""
     half, one, root = (x.dtype.type(c) for c in (0.5, 1, math.sqrt(2)))
     return half * x * (one + erf(x / root))
-
 
 for value in (-2, -4, -5, -6):
     at = np.array([value], np.float32)
@@ -157,14 +164,16 @@ for value in (-2, -4, -5, -6):
     lost = abs(textbook(at)[0] - exact) / abs(exact)
     print(f"x = {value}: exact {exact:.3g}; textbook: error above 1%: {lost > 0.01}, no digit right: {lost == 1}")
 
-assert textbook(np.array([-6], np.float32))[0] == 0
-assert textbook(np.array([-6], np.float64))[0] != 0
-
 # %% [markdown]
 # It returns 0. At x = -6, erf(x/√2) is -0.999999998, and the nearest float32 is -1. Then 1 + (-1) = 0. The addition is
 # exact: the information was lost before, when erf was rounded, with an error of less than u. Subtracting two nearly
 # equal numbers has turned a small absolute error into a large relative one. That is *cancellation*.
-#
+
+# %%
+assert textbook(np.array([-6], np.float32))[0] == 0
+assert textbook(np.array([-6], np.float64))[0] != 0
+
+# %% [markdown]
 # The reference computes max(x, 0) − |x| Φ(−|x|), with a function for the tail itself. For x < 0 nothing cancels.
 #
 # **Prediction.** Each formula has a bound, derived from its own operations: 8 u |x| for the textbook, and (10 + x²/2)
@@ -195,17 +204,20 @@ print(f"at x = -5 the textbook's bound is {limits[0][at] / limits[1][at]:.2g} ti
 print("textbook within its bound: ", (errors[0] <= limits[0]).all())
 print("reference within its bound:", (errors[1] <= limits[1]).all())
 
-assert all((error <= limit).all() for error, limit in zip(errors, limits, strict=True))
-
 # %% [markdown]
 # Both formulas stay within *their* bounds, so neither program is wrong. But the textbook's relative bound grows past 1,
 # where no digit is right, and the reference's does not. A bound belongs to a way of computing. Comparing bounds tells
 # you which way is better before you run anything.
-#
+
+# %%
+assert all((error <= limit).all() for error, limit in zip(errors, limits, strict=True))
+
+# %% [markdown]
 # ## 5. Why tolerances should be computed, not picked
 #
-# Tests often call `allclose(got, expected, rtol, atol)` with numbers that somebody adjusted until the test passed. A
-# common pair for float32 is rtol = 1.3e-6, atol = 1e-5, and for bfloat16 rtol = 1.6e-2, atol = 1e-5.
+# Tests often call `allclose(got, expected, rtol, atol)` with numbers that somebody adjusted until the test passed, or
+# with a library's defaults. Those of `torch.testing.assert_close` are rtol = 1.3e-6 and atol = 1e-5 for float32, and
+# rtol = 1.6e-2 and atol = 1e-5 for bfloat16.
 #
 # **Prediction.** Which of these faults does `allclose` find?
 #
@@ -224,7 +236,6 @@ def truncate(exact: np.ndarray) -> np.ndarray:
     step = np.exp2(np.floor(np.log2(np.maximum(np.abs(exact), 1e-300))) - 7)
     return np.where(np.abs(near) > np.abs(exact), near - np.copysign(step, near), near)
 
-
 to_bfloat16 = FORMATS["bfloat16"].round
 cases = {
     "float32, correct": ("float32", FORMATS["float32"].round(truth)),
@@ -242,13 +253,15 @@ for name, (dtype, got) in cases.items():
     found[name] = passes, bool((np.abs(got - truth) <= limit).all())
     print(f"{name:24}{'passes' if found[name][0] else 'fails':10}{'passes' if found[name][1] else 'fails'}")
 
+# %% [markdown]
+# These tolerances find none of the three. The `atol` of 1e-5 is larger than the whole tail. And the `rtol` of
+# 1.6e-2 is four times the largest error of rounding to bfloat16, so a fault of 1% goes unnoticed. The computed bound
+# passes both correct results and finds all three faults.
+
+# %%
 assert all(passed == name.endswith("correct") for name, (_, passed) in found.items())
 
 # %% [markdown]
-# The picked tolerances find none of the three. The `atol` of 1e-5 is larger than the whole tail. And the `rtol` of
-# 1.6e-2 is four times the largest error of rounding to bfloat16, so a fault of 1% goes unnoticed. The computed bound
-# passes both correct results and finds all three faults.
-#
 # Picking smaller numbers does not help either.
 #
 # **Prediction.** We require rtol = 1e-6, without atol, of a sum of products in float32. Does a correct program pass?
@@ -262,15 +275,17 @@ limit = bounds.chain(1000) * u * size + u * size  # the additions, and one round
 print("passes with rtol = 1e-6:", np.allclose(got, exact, rtol=1e-6, atol=0))
 print("passes with the bound:  ", (np.abs(got - exact) <= limit).all())
 
-assert not np.allclose(got, exact, rtol=1e-6, atol=0)
-assert (np.abs(got - exact) <= limit).all()
-
 # %% [markdown]
 # It fails, because some of the 500 sums are close to 0: the products cancel, and their rounding errors do not. The
 # bound allows for this, because it is built from Σ|ab|, not |Σab|. No fixed pair of numbers is right for both cases: a
 # pair that fits this sum is too loose for the tail of GELU. So the project computes its tolerances from the inputs,
 # number by number ([kernels/checking/bounds.py](../kernels/checking/bounds.py)).
-#
+
+# %%
+assert not np.allclose(got, exact, rtol=1e-6, atol=0)
+assert (np.abs(got - exact) <= limit).all()
+
+# %% [markdown]
 # ## What to try next
 #
 # - Compute the variance of `1000 + rng.standard_normal(768)` in float32 as mean(x²) − mean(x)², and as mean((x −

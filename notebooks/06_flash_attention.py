@@ -42,12 +42,15 @@ B, S, H, D = 64, 512, 12, 64
 vectors = 4 * B * S * H * D * 2
 scores_size = B * H * S * S * 2
 print(f"q, k, v, context: {vectors / 1e6:.0f} MB;  scores: {scores_size / 1e6:.0f} MB, written and read several times")
-assert scores_size == 2 * vectors
 
 # %% [markdown]
 # The scores are twice as large as the inputs and the result together, although they are only an intermediate. They grow
 # with the square of the length. The aim is to compute a tile of scores, use it, and discard it.
-#
+
+# %%
+assert scores_size == 2 * vectors
+
+# %% [markdown]
 # ## The online softmax
 #
 # The obstacle is the softmax. It starts with the row's largest score, which is not known before the last key. Take one
@@ -57,13 +60,17 @@ assert scores_size == 2 * vectors
 #
 # Suppose that m is only the largest score **so far**, and that both sums have been built with it. Now a larger score
 # m' arrives. Because $e^{s - m'} = e^{s - m} \cdot e^{m - m'}$, each term of both sums has to be multiplied by the same
-# factor, so we can multiply the sums themselves:
+# factor $\alpha = e^{m - m'}$, so we can multiply the sums themselves. With ℓ for the sum in the denominator:
 #
-# $$r' = r \cdot e^{m - m'} + e^{s - m'}, \qquad
-#   \text{acc}' = \text{acc} \cdot e^{m - m'} + e^{s - m'} v .$$
+# $$\ell' = \alpha\, \ell + e^{s - m'}, \qquad
+#   \text{acc}' = \alpha\, \text{acc} + e^{s - m'}\, v .$$
 #
-# Only three values are carried along: m, r and acc. The code calls them `row_max`, `row_sum` and `acc`, and the factor
-# $e^{m - m'}$ `rescale`.
+# Only three values are carried along. The letters are those of the papers (Milakov and Gimelshein, 2018;
+# FlashAttention, 2022); the code here and the kernel below use words:
+#
+# | in the papers | m | ℓ | O, before the division | α | L |
+# |---|---|---|---|---|---|
+# | in the code | `row_max` | `row_sum` | `acc` | `rescale` | `lse`, the log-sum-exp |
 #
 # **Prediction.** The scores 1, 3, 2, 5 arrive one after the other. What is `row_sum` after the second? (e⁻² = 0.135)
 
@@ -78,18 +85,20 @@ for s, v in zip(scores, values, strict=True):
     print(f"{s:5.0f}  {row_max:7.0f}  {rescale:7.3f}  {row_sum:7.2f}  {acc:5.1f}")
 truth = reference.softmax(scores) @ values
 print(f"online {acc / row_sum:.1f}, reference {truth:.1f}")
-assert abs(acc / row_sum - truth) < 1e-12
 
 # %% [markdown]
 # The first step needs no special case: `row_max` is -inf, so `rescale` is exp(-inf) = 0.
-#
+
+# %%
+assert abs(acc / row_sum - truth) < 1e-12
+
+# %% [markdown]
 # ## Tiles
 #
 # Now the same in blocks: BM queries at a time, which is one program on a GPU, and BN keys at a time, which is one step
 # of its loop. `row_max` and `row_sum` become one number per query, `acc` one row per query.
 #
 # `with_rescale=False` is a fault, for later.
-
 
 # %%
 def online(q, k, v, BN=64, with_rescale=True, steps=None):  # (BM, D), (S, D), (S, D) -> (BM, D), (BM,)
@@ -130,10 +139,11 @@ for edge in range(0, 200, 32):
 left.add_patch(plt.Rectangle((63.5, -0.5), 32, 32, fill=False, color="red", linewidth=2))
 left.set(xlabel="key", ylabel="query", title="scores, 200 x 200")
 for query in (1, 5, 9):
-    top.plot([m[query] for m, _ in steps], "o-", markersize=3)
+    top.plot([m[query] for m, _ in steps], "o-", markersize=3, label=f"query {query}")
     bottom.plot([t[query] for _, t in steps], "o-", markersize=3)
 top.set(xlabel="block of keys", title="row_max")
 bottom.set(xlabel="block of keys", title="row_sum")
+top.legend(fontsize=7)
 figure.tight_layout()
 plt.show()
 
@@ -156,6 +166,8 @@ print("probabilities from the log-sum-exp agree:", np.abs(recomputed - probs[:32
 weight = 1 / (1 + np.exp(l2 - l1))[:, None]  # exp(l1) / (exp(l1) + exp(l2))
 combined = weight * c1 + (1 - weight) * c2
 print("the two parts, combined, agree:", np.abs(combined - truth).max() < 1e-12)
+
+# %%
 assert np.abs(recomputed - probs[:32]).max() < 1e-12 and np.abs(combined - truth).max() < 1e-12
 
 # %% [markdown]
@@ -173,13 +185,16 @@ try:
     kernels.check(lambda q, k, v: forgetful(q, k, v)[0], "attention_head", arrays="numpy", dtypes=["float32"])
 except kernels.Failure as failure:
     caught = failure
-assert caught is not None
 print("keys in the smallest failing input:", len(caught.inputs["k"]))
-assert len(caught.inputs["k"]) == 65
 
 # %% [markdown]
 # Up to 64 keys there is only one block, and nothing to rescale. A test on short sequences would always pass.
-#
+
+# %%
+assert caught is not None
+assert len(caught.inputs["k"]) == 65
+
+# %% [markdown]
 # ## Packed sequences
 #
 # Real batches are ragged. The project keeps tokens packed, one sequence after the other, and `cu_seqlens` says where
@@ -197,6 +212,11 @@ blocks_q, blocks_k = -(-lengths // BM), -(-lengths // BN)
 print(f"BM = {BM}, BN = {BN}: {blocks_q.max() * len(lengths)} programs, {blocks_q.sum()} with work")
 print(f"needed: {(lengths**2).sum():,} scores; in tiles: {(blocks_q * blocks_k).sum() * BM * BN:,}")
 print(f"padded: {3 * 130**2:,} needed, {3 * blocks_q.max() * blocks_k.max() * BM * BN:,} in tiles")
+
+# %% [markdown]
+# The longest sequence needs two blocks of queries, so the grid has two for each; the short ones leave one without work.
+
+# %%
 assert (blocks_q.max() * len(lengths), blocks_q.sum()) == (6, 4)
 
 # %% [markdown]
@@ -220,6 +240,17 @@ assert rms < 2**-8
 
 # %% [markdown]
 # ## The kernel, line by line, beside its twin
+#
+# You have written this kernel already: it is `online`, with other words for the same steps.
+#
+# | `online`, in NumPy | the kernel, in Triton |
+# |---|---|
+# | one call, for a block of queries `q` | one program; `tl.load` fetches its block of `q` |
+# | `q`, `k`, `v` are slices of arrays | a pointer, and offsets that lead to the numbers |
+# | `for start in range(0, len(k), BN)` | the same loop; a mask where the last block is not full |
+# | `@` | `tl.dot`, which runs on the tensor cores |
+# | `scores.max(1)`, `probs.sum(1)` | `tl.max(scores, 1)`, `tl.sum(probs, 1)` |
+# | `return acc / row_sum[:, None]` | the same division, then `tl.store` |
 #
 # `show` prints a part of a function's source. We start with the twin. Three of its lines matter here: the scores, their
 # softmax, the product with v. (`record` stores a value if a trace is active, as in notebook 08.)

@@ -46,8 +46,6 @@ MATRIX_RATE, MEMORY_RATE = 989e12, 3.35e12
 base, batch, width = SIZES["base"], BATCHES["ragged"], 2
 T, E, F, H = batch.tokens, base.hidden, base.intermediate, base.heads
 qkv = dict(work.products(base, T, width))["qkv"]
-assert qkv.flops == 2 * T * E * 3 * E
-assert qkv.bytes == 2 * (T * E + E * 3 * E + T * 3 * E)
 print(f"{T} tokens: {qkv.flops / 1e9:.1f} GFLOP, {qkv.bytes / 1e6:.1f} MB, intensity {qkv.flops / qkv.bytes:.0f}")
 print(f"computing takes {qkv.flops / MATRIX_RATE * 1e6:.0f} µs, moving {qkv.bytes / MEMORY_RATE * 1e6:.0f} µs")
 
@@ -55,7 +53,12 @@ print(f"computing takes {qkv.flops / MATRIX_RATE * 1e6:.0f} µs, moving {qkv.byt
 # The longer of the two times is the step's **floor**. A step that waits for computing is *compute-bound*, one that
 # waits for memory is *memory-bound*. Now the whole layer. (Add + LayerNorm makes the 3 passes that notebook 05 counted;
 # GELU makes 2, one to read and one to write.)
-#
+
+# %%
+assert qkv.flops == 2 * T * E * 3 * E
+assert qkv.bytes == 2 * (T * E + E * 3 * E + T * 3 * E)
+
+# %% [markdown]
 # **Prediction.** Which of the steps qkv, out, ffn1, ffn2, attention, GELU and LayerNorm are memory-bound? And what
 # share of a layer's time is matrix products?
 
@@ -63,8 +66,6 @@ print(f"computing takes {qkv.flops / MATRIX_RATE * 1e6:.0f} µs, moving {qkv.byt
 steps: dict[str, Work] = dict(work.products(base, T, width))
 steps["attention"] = work.packed_attention(base, batch, width)
 steps["bias_gelu"] = work.bias_gelu(base, T, width)
-# About 25 and 12 operations per number, which ordinary cores do, not the tensor cores: used in the figure only.
-arithmetic = {"bias_gelu": 25 * T * F, "2 x add_layer_norm": 2 * 12 * T * E}
 norm = work.add_layer_norm(base, T, width)
 steps["2 x add_layer_norm"] = Work(2 * norm.flops, 2 * norm.bytes)
 
@@ -77,21 +78,30 @@ for name, step in steps.items():
     print(f"{name:18}  {cells}  {bound}")
 print(f"a layer: {layer * 1e6:.0f} µs; {base.layers} layers: {base.layers * layer * 1e3:.1f} ms")
 products = sum(floors[name] for name in ("qkv", "out", "ffn1", "ffn2")) / layer
+
+# %% [markdown]
+# GELU and LayerNorm are not matrix products: they use no tensor core, so they count as 0 operations here and only as
+# bytes. (Their arithmetic has a limit of its own, further down.)
+
+# %%
 assert 0.6 < products < 0.85
 
 # %% [markdown]
-# The figure shows both limits; their shape gives the method its name. A step can be anywhere below the roof, never
-# above it.
+# The figure shows both limits; their shape gives the method its name. A step's intensity says on which dotted line it
+# is. How far up the line it gets depends on how good the program is: somewhere below the roof, never above it.
 
 # %%
 intensity = np.logspace(0, 3.5, 100)
 figure, axes = plt.subplots(figsize=(6.5, 3.4), dpi=80)
 axes.loglog(intensity, np.minimum(MATRIX_RATE, intensity * MEMORY_RATE) / 1e12, color="black")
-for marker, (name, step) in zip("os^vDPX", steps.items(), strict=True):
-    x = max(step.flops, arithmetic.get(name, 0)) / step.bytes
-    axes.plot(x, min(MATRIX_RATE, x * MEMORY_RATE) / 1e12, marker, label=f"{name} ({x:.0f})")
+axes.text(3, 14, "waits for memory", rotation=36)
+axes.text(330, 1100, "waits for computing")
+for number, (name, step) in enumerate((name, step) for name, step in steps.items() if step.flops):
+    x = step.flops / step.bytes
+    axes.axvline(x, color=f"C{number}", linestyle=":", label=f"{name}: {x:.0f} operations per byte")
 axes.set(xlabel="operations per byte", ylabel="TFLOP/s at most", title="H100, bfloat16, base model, 8,192 tokens")
-axes.legend(fontsize=7)
+axes.set_ylim(3, 2000)
+axes.legend(fontsize=7, loc="lower right")
 plt.show()
 
 # %% [markdown]
@@ -123,7 +133,6 @@ def layer_floor(of: Batch, fused: bool) -> float:
     scores = 4 * of.pairs * H * width
     return products + (attention.bytes + scores + elementwise) / MEMORY_RATE
 
-
 print(f"{'µs per layer':16}  {'unfused':>8}  {'fused':>6}  {'fusing gains':>12}")
 times = {}
 for name, of in (("padded", rectangle), ("packed", batch)):
@@ -131,14 +140,17 @@ for name, of in (("padded", rectangle), ("packed", batch)):
     print(f"{name:16}  {unfused:8.0f}  {fused:6.0f}  {unfused / fused:10.1f} x")
 packing = times["padded"][1] / times["packed"][1]
 print(f"packing gains {packing:.1f} x, both together {times['padded'][0] / times['packed'][1]:.1f} x")
-assert packing > times["padded"][0] / times["padded"][1] > 1.2
-assert abs(times["packed"][1] / 1e6 / layer - 1) < 1e-9
 
 # %% [markdown]
 # Skipping work gains the most. After that, fusing is worthwhile, above all in attention on long rows. Once everything
 # is fused, most of the rest is matrix products: even a GELU that took no time at all would only save its share in the
 # table above. That is the use of a floor: it tells you when to stop.
-#
+
+# %%
+assert packing > times["padded"][0] / times["padded"][1] > 1.2
+assert abs(times["packed"][1] / 1e6 / layer - 1) < 1e-9
+
+# %% [markdown]
 # ## A third limit: instructions
 #
 # GELU is only memory-bound if its arithmetic is cheap enough. It runs on ordinary instructions, not on the tensor
@@ -152,12 +164,16 @@ assert abs(times["packed"][1] / 1e6 / layer - 1) < 1e-9
 issued = 132 * 4 * 32 * 1.755e9  # instructions per second, counted per thread
 affordable = 4 / MEMORY_RATE * issued
 print(f"time for {affordable:.0f} instructions per number")
+
+# %% [markdown]
+# So 38 would be too many, which is why the project's kernel has its own error function.
+
+# %%
 assert 30 < affordable < 38
 
 # %% [markdown]
-# So 38 would be too many, which is why the project's kernel has its own error function. How many instructions does it
-# take? The project can compile its kernels without a GPU, and count instructions in the machine code. This takes about
-# ten seconds. For the whole report, run `python -m ernie_m.kernels compile`.
+# How many instructions does the kernel take? The project can compile its kernels without a GPU, and count instructions
+# in the machine code. This takes about ten seconds. For the whole report, run `python -m ernie_m.kernels compile`.
 
 # %%
 command = [sys.executable, "-m", "ernie_m.kernels", "compile", "--json", "--target=sm_90", "--dtype=bfloat16"]
