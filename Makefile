@@ -28,7 +28,7 @@ help:
 	@echo "                text, tags, extraction"
 	@echo "make experiment  what the objectives add, with five seeds each, in runs/experiment (two hours on one core); FROM=DIR too"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
-	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning)"
+	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning, TensorBoard)"
 	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and everything else that was built here"
@@ -170,6 +170,6 @@ $(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
 	@touch $@
 
 $(STAMPS)/tools-all: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/tools
-	@echo "== installing what the longer tests need: lightning"
+	@echo "== installing what the longer tests need: lightning, tensorboard"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test-all]"
 	@touch $@

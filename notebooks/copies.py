@@ -29,7 +29,7 @@ def copy_course(to: Path) -> list[str]:
         made_from = hashlib.sha256(path.read_bytes()).hexdigest()
         if copy.exists():
             if nbformat.read(copy, as_version=4).metadata.get(MADE_FROM) != made_from:
-                changed.append(f"{copy}: kept, but this notebook has changed since; delete your copy to get the new one")
+                changed.append(f"{copy}: kept, but this notebook has changed since; delete your copy for the new one")
             continue
         notebook = read_source(path)
         notebook.metadata[MADE_FROM] = made_from

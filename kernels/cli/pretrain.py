@@ -127,7 +127,9 @@ def texts(
 
     if processes.leads:
         made = not target.exists()
-        found = shard(files, tokenizer, target, recipe["longest"], progress)
+        # The corpus command tokenises what it writes, for the recipe of the checkpoint that ships.
+        ready = files[0].parent / "shards" / files[0].stem if len(files) == 1 else None
+        found = shard(files, tokenizer, target, recipe["longest"], progress, ready)
         if made:
             about = found.about
             left = "".join(f"; left out: {count:,} {what}" for what, count in about["left_out"].items())

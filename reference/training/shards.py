@@ -86,11 +86,13 @@ def shard(
     directory: str | os.PathLike[str],
     longest: int = 126,
     progress: Callable[[int], None] = lambda segments: None,
+    ready: Path | None = None,
 ) -> Shards:
     """Tokenise files into `directory`, or find there what was made of the same files by the same tokenizer.
 
     longest: the most tokens of a text. A longer sentence is cut into parts of this length; a longer text that
         has translations is left out, since its parts would not be aligned. `about["left_out"]` counts them.
+    ready: a folder that is copied if it holds what was made of the same files by the same tokenizer.
 
     Raises ValueError that names the file if there is no text in it, or if the directory holds something else.
     """
@@ -101,29 +103,31 @@ def shard(
         "longest": longest,
     }
     if target.exists():
-        found = Shards(target)
-        if {key: found.about.get(key) for key in made_of} == made_of:
-            return found
+        if _holds(target, made_of):
+            return Shards(target)
         raise ValueError(f"{target}: made of other files or by another tokenizer; remove it, or choose another place")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial.mkdir()
     try:
-        writer = _Writer(partial, "<u2" if len(tokenizer) <= 2**16 else "<u4", longest)
-        for file in files:
-            before = writer.tokens
-            segments = read_segments(file)
-            while batch := list(islice(segments, BATCH)):
-                writer.add(batch, tokenizer)
-                progress(writer.segments)
-            if writer.tokens == before:
-                raise ValueError(f"{os.fspath(file)}: expected texts, got none that can be used")
-        about = made_of | writer.about()
-        (partial / INDEX).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        if ready is not None and (ready / INDEX).exists() and _holds(ready, made_of):
+            shutil.copytree(ready, partial)
+        else:
+            partial.mkdir()
+            writer = _Writer(partial, "<u2" if len(tokenizer) <= 2**16 else "<u4", longest)
+            for file in files:
+                writer.file(file, tokenizer, progress)
+            about = made_of | writer.about()
+            (partial / INDEX).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Shards(target)
+
+
+def _holds(directory: Path, made_of: dict[str, Any]) -> bool:
+    """Whether the texts in a folder were made of this."""
+    about = Shards(directory).about
+    return {key: about.get(key) for key in made_of} == made_of
 
 
 def fingerprint(tokenizer: ErnieMTokenizer) -> str:
@@ -154,6 +158,17 @@ class _Writer:
     segments: int = 0
     tokens: int = 0
     pending: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def file(
+        self, file: str | os.PathLike[str], tokenizer: ErnieMTokenizer, progress: Callable[[int], None]
+    ) -> None:
+        """Tokenise a file and append its texts."""
+        before, segments = self.tokens, read_segments(file)
+        while batch := list(islice(segments, BATCH)):
+            self.add(batch, tokenizer)
+            progress(self.segments)
+        if self.tokens == before:
+            raise ValueError(f"{os.fspath(file)}: expected texts, got none that can be used")
 
     def add(self, segments: Sequence[Segment], tokenizer: ErnieMTokenizer) -> None:
         """Tokenise segments and append them."""

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     root = CorpusParser(
         prog="python -m ernie_m.reference.training.corpus",
-        description="Make the training corpus: aligned sentences, a tokenizer and labelled data.",
+        description="Make the training corpus: aligned sentences, also tokenised, a tokenizer and labelled data.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import directory, replacing
 
+from ..shards import shard
 from . import firefox, help, pieces, unicode
 from .align import Segment, align
 from .fetch import Package, differences, download, recorded, take
@@ -21,6 +24,8 @@ from .split import split
 from .text import Text
 
 Say = Callable[[str], None]
+# The parts that training reads, and the longest text in tokens of the recipe that ships (reference/demo/recipe.json).
+TOKENISED, LONGEST = ("train", "dev"), 62
 
 
 def build(
@@ -77,7 +82,24 @@ def _build(
     files |= {f"{name}.jsonl": lines(map(row, rows)) for name, rows in parts.items()}
     files |= {f"jobs/{name}.jsonl": lines(rows) for name, rows in labelled.items()}
     files |= {"report.json": pretty(found), "report.md": page(found).encode("utf-8"), "packages.json": pretty(used)}
+    say("tokenising the texts for training")
+    files |= shards(files)
     write(out, files)
+    return found
+
+
+def shards(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The tokenised texts that training reads, where the pretraining command finds them."""
+    found = {}
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        texts = {name: f"{name}.jsonl" for name in TOKENISED}
+        needed = [*texts.values(), *(name for name in files if name.startswith("tokenizer/"))]
+        write(place, {name: files[name] for name in needed})
+        tokenizer = ErnieMTokenizer.from_pretrained(place / "tokenizer")
+        for name, file in texts.items():
+            made = shard([place / file], tokenizer, place / "shards" / name, LONGEST)
+            found |= {f"shards/{name}/{path.name}": path.read_bytes() for path in made.directory.iterdir()}
     return found
 
 

@@ -342,3 +342,21 @@ def test_a_killed_process_ends_the_run_with_the_reason(tmp_path: Path) -> None:
         worker.kill()
     assert worker.returncode != 0
     assert "SIGKILL" in text or "Signal 9" in text, text
+
+
+@pytest.mark.all
+def test_tensorboard_shows_the_curves_of_a_run_that_went_on(tmp_path: Path) -> None:
+    """Steps after the one that a run goes on from are dropped, as in the log.
+
+    Seen red: without `purge_step`; with whole numbers as curves.
+    """
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, records in ((0, ((2, 1.5), (4, 9.0))), (2, ((4, 1.25), (6, 1.0)))):
+        log = logs_page.Log(tmp_path, start, 6)
+        for step, loss in records:
+            log.write({"step": step, "loss": loss, "tokens": 10, "targets": 3})
+        log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["loss"]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 1.5), (4, 1.25), (6, 1.0)]
+    assert [record["loss"] for record in logs_page.read(tmp_path / "log.jsonl")] == [1.5, 1.25, 1.0]

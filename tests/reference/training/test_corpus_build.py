@@ -15,14 +15,18 @@ import pytest
 from corpus_packages import tar, write_packages
 
 from ernie_m.reference.cli.command import execute
+from ernie_m.reference.demo import directory
+from ernie_m.reference.training import shards as sharding
 from ernie_m.reference.training.corpus import build as building
 from ernie_m.reference.training.corpus import fetch, jobs, pieces
 from ernie_m.reference.training.corpus.__main__ import PROGRAM, parser
 from ernie_m.reference.training.corpus.split import part
+from ernie_m.reference.training.shards import shard
 from ernie_m.tokenizer import ErnieMTokenizer
 
 LANGUAGES = ("en", "de", "zh")
-FILES = {"train.jsonl", "dev.jsonl", "test.jsonl", "report.json", "report.md", "packages.json", "tokenizer", "jobs"}
+SPLITS = {"train.jsonl", "dev.jsonl", "test.jsonl"}
+FILES = {*SPLITS, "report.json", "report.md", "packages.json", "tokenizer", "jobs", "shards"}
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,26 @@ def test_the_tokenizer_loads_and_was_trained_on_training_text_alone(
     assert all(row["unknown"] < 0.01 for row in report["tokenizer"]["train"].values())
 
 
+def test_training_finds_its_texts_tokenised(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the recipe's length and the new tokenizer, they are copied; with another length, tokenised again."""
+    assert run("--from", packages, "--languages", "zh", "de", "--out", tmp_path) == 0
+    tokenizer = ErnieMTokenizer.from_pretrained(tmp_path / "tokenizer")
+    recipe = json.loads((directory() / "recipe.json").read_text(encoding="utf-8"))
+    for name in ("train", "dev"):
+        file, ready = tmp_path / f"{name}.jsonl", tmp_path / "shards" / name
+        again = shard([file], tokenizer, tmp_path / "again" / name, recipe["longest"])
+        assert contents(again.directory) == contents(ready)
+        assert again.about["segments"] == len(rows(file))
+        other = shard([file], tokenizer, tmp_path / "other" / name, 61, ready=ready)
+        assert other.about["longest"] == 61 and contents(other.directory) != contents(ready)
+        with monkeypatch.context() as patch:
+            patch.setattr(sharding, "read_segments", lambda path: pytest.fail("read again"))
+            copied = shard([file], tokenizer, tmp_path / "copied" / name, recipe["longest"], ready=ready)
+        assert contents(copied.directory) == contents(ready)
+
+
 def test_labelled_data_keeps_to_the_split_and_marks_exactly(packages: Path, tmp_path: Path) -> None:
     assert run("--from", packages, "--languages", "zh", "de", "--out", tmp_path) == 0
     texts = {
@@ -138,7 +162,7 @@ def test_the_same_packages_give_the_same_files(packages: Path, tmp_path: Path) -
         command = [sys.executable, "-c", program, "--from", str(folder), "--languages", "de", "--out", tmp_path / seed]
         subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
     first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
-    assert len(first) == 17 and first == second
+    assert len(first) == 29 and first == second
 
 
 def test_other_packages_than_those_on_record_are_named_or_refused(
@@ -234,7 +258,7 @@ def test_bad_input_is_one_line(packages: Path, tmp_path: Path, capsys: pytest.Ca
     assert "again.tgz: expected the texts" in error(capsys, "--from", twice, "--languages", "de", *out)
 
 
-@pytest.mark.parametrize("moment", ["reading udhr", "training the tokenizer"])
+@pytest.mark.parametrize("moment", ["reading udhr", "training the tokenizer", "tokenising"])
 def test_an_interrupted_run_leaves_nothing(moment: str, packages: Path, tmp_path: Path) -> None:
     def say(line: str) -> None:
         if line.startswith(moment):

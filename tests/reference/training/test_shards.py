@@ -123,7 +123,7 @@ def test_a_corpus_larger_than_memory(tmp_path: Path) -> None:
     text = "".join(write_jsonl(tmp_path / "part.jsonl", segments(20_000)).read_text("utf-8").splitlines(keepends=True))
     path = tmp_path / "a.jsonl"
     with open(path, "w", encoding="utf-8") as file:
-        for _ in range(40):
+        for _ in range(50):
             file.write(text)
     assert path.stat().st_size > 96 * 10**6
     command = [sys.executable, "-c", LIMITED, str(path), str(tmp_path / "out")]
