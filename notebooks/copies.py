@@ -18,6 +18,8 @@ from ernie_m.tokenizer.files import replacing
 
 # A name in the metadata of a copy, which Jupyter keeps: the source that the copy was made from.
 MADE_FROM = "ernie_m_source"
+# What makes the notebooks; nothing in them imports it.
+MAKERS = ("build.py", "copies.py")
 
 
 def copy_course(to: Path) -> list[str]:
@@ -36,7 +38,7 @@ def copy_course(to: Path) -> list[str]:
         write(copy, written(notebook).encode("utf-8"))
     for folder in FOLDERS:
         for path in [*folder.glob("*.py"), *folder.glob("*.md")]:
-            if path not in notebooks:
+            if path not in notebooks and path.name not in MAKERS:
                 write(to / path.relative_to(FOLDER), path.read_bytes())
     return changed
 
