@@ -176,7 +176,7 @@ for i in range(L):
     ax.plot(selectivity[i], without_head[i], "osD^"[i], label=f"layer {i + 1}")
     print(f"layer {i + 1}: selectivity {selectivity[i].mean():.2f}; loss added without it {without_layer[i]:.2f}")
 ax.set(xlabel="selectivity of a head", ylabel="loss added without it")
-ax.legend(fontsize=8)
+ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -229,8 +229,8 @@ for ax, language in zip(axes, ("de", "ja"), strict=True):
     moved[language] = effects[:, verb].sum(axis=1), effects[:, -1], effects[:, ~verb][:, :-1]
     image = ax.imshow(effects, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set_xticks(range(len(verb)), [*np.where(verb, "verb", "·")[:-1], "mask"], rotation=90)
-    ax.set(title=language, xlabel="token replaced", ylabel="after layer")
-    print("{}, after layers 0 to 4: verb {}, mask {}".format(language, *(x.round(1) + 0.0 for x in moved[language][:2])))
+    ax.set(title={"de": "German", "ja": "Japanese"}[language], xlabel="token replaced", ylabel="after layer")
+    print("{}, after layers 0 to 4: verb {}, mask {}".format(language, *(np.round(moved[language][:2], 1) + 0.0)))
 figure.colorbar(image, ax=axes, label="effect")
 plt.show()
 
