@@ -80,6 +80,9 @@ plt.show()
 #   the table of embeddings.
 # * The last layer is much worse than layer 3. It is about to predict a word, and a word belongs to one language.
 # * Without centring, accuracy is about half as high.
+#
+# The model card reports much the same for 500 real segments per language: 0.63 centred, and 0.43 not centred. The
+# checkpoint records layer 3, chosen on other texts; sections 7 and 8 use it.
 
 # %%
 best = means["centred"].max()
@@ -106,8 +109,7 @@ for language in others:
     # The verb's first token comes first; the noun is the last before the full stop.
     right[language] = np.mean([found[[0, -2]] == wanted[[0, -2]] for found, wanted in to_english], axis=0)
     shown = [" ".join(tokenizer.convert_ids_to_tokens(x.tolist())) for x in (from_english, to_english[0][0])]
-    print("en -> {0}: {1:33} {0} -> en: {2:28}".format(language, *shown), end=" ")
-    print("verb {:4.0%}, noun {:3.0%}".format(*right[language]))
+    print("en->{0}: {1:33} {0}->en: {2:28} verb {3:4.0%}, noun {4:3.0%}".format(language, *shown, *right[language]))
 
 # %% [markdown]
 # From English the answer is always the same mixture of languages. It has to be: nothing in the input says which
@@ -188,8 +190,7 @@ plt.show()
 # computation.
 
 # %%
-assert without_layer.argmax() == selectivity.mean(axis=1).argmax() == 2
-assert without_layer[2] > 2 * np.sort(without_layer)[-2]
+assert selectivity.mean(axis=1).argmax() == 2 and without_layer[2] > 2 * np.delete(without_layer, 2).max()
 assert ((selectivity > 0.3) & (without_head < 0.02)).sum() >= 3
 
 # %% [markdown]
@@ -242,8 +243,7 @@ plt.show()
 # %%
 for verb, mask, rest in moved.values():
     assert mask[0] == 0 and abs(mask[L] - 1) < 1e-9 and np.abs(verb[L]) < 1e-9
-    assert verb[2] > 0.5 > mask[2] and mask[3] > 0.7 > 0.2 > verb[3]
-    assert np.abs(rest).max() < 0.1
+    assert verb[2] > 0.5 > mask[2] and mask[3] > 0.7 > 0.2 > verb[3] and np.abs(rest).max() < 0.1
 
 # %% [markdown]
 # ## 6. Probes
@@ -280,17 +280,21 @@ figure, ax = plt.subplots(figsize=(5.5, 3))
 for name, values in results.items():
     plot_layers(ax, values, name, "right")
 plt.show()
+untrained = Encoder(ErnieMModel.from_config(model.config, dtype=np.float64), tokenizer)
+random = np.mean([probe(x := centred(untrained.vectors(own)), verb_of, seen, x) for own in texts.values()])
+print(f"same language, a model with random weights: {random:.2f}")
 
 # %% [markdown]
-# Within a language, the probe is nearly perfect at every layer, even before any attention. That is no achievement: the
-# same word has the same vector. A figure like 0.98 says little until you know what a simple method reaches.
+# Within a language, the probe is nearly perfect at every layer. That is no achievement of the model: the same word has
+# the same vector, and random weights do just as well. A figure like 0.98 says nothing until you know what ignorance
+# reaches.
 #
 # The step from English to other languages is the real test: 0.56 at layer 0, and 0.69 after layer 3. So the layers add
 # something to the table of embeddings, but less than one might think. And a third of the verbs stays wrong.
 
 # %%
 same, across, shuffled = np.array(list(results.values()))
-assert same.min() > 0.9 and same.max() - same[0] < 0.05 and shuffled.max() < 0.3
+assert same.min() > 0.9 and random > same.max() - 0.05 and shuffled.max() < 0.3
 assert 0.4 < across[0] < across[3] - 0.05 and across.max() < 0.85
 
 # %% [markdown]
@@ -319,9 +323,9 @@ for language in ("de", "zh", "ja"):
 
 # %% [markdown]
 # German and Chinese look perfect. But more than 40 % of the words are aligned "rightly" even where nothing is a
-# translation. Position is one reason: the verb is first, the noun near the end, and vectors contain their positions.
-# What the model knows about words is the difference between the two rows. In Japanese the verb is last; position
-# misleads, and a quarter of the words is aligned wrongly or not at all.
+# translation. Position may be one reason: the verb is first, the noun near the end, and vectors contain their
+# positions. What the model knows about words is the difference between the two rows. In Japanese the verb is last, and
+# a quarter of the words is aligned wrongly or not at all.
 
 # %%
 assert all(shares[x, "translation"][0] > shares[x, "other words"][0] + 0.3 for x in ("de", "zh", "ja"))
