@@ -78,7 +78,8 @@ plt.show()
 #
 # * Layer 0 finds more than a third, with no attention at all. Training has aligned the words of different languages in
 #   the table of embeddings.
-# * The last layer is much worse than layer 3. It is about to predict a word, and a word belongs to one language.
+# * The last layer is much worse than layer 3. A likely reason: it prepares to predict a word, and a word belongs to one
+#   language.
 # * Without centring, accuracy is about half as high.
 #
 # The model card reports much the same for 500 real segments per language: 0.63 centred, and 0.43 not centred. The
@@ -112,9 +113,9 @@ for language in others:
     print("en->{0}: {1:33} {0}->en: {2:28} verb {3:4.0%}, noun {4:3.0%}".format(language, *shown, *right[language]))
 
 # %% [markdown]
-# From English the answer is always the same mixture of languages. It has to be: nothing in the input says which
-# language is wanted, and the inputs differ only in their number of masks. In the other direction there is no doubt,
-# because one sentence of each pair was English.
+# From English the answer is always the same mixture of languages. It has to be the same, because nothing in the input
+# says which language is wanted: the inputs differ only in their number of masks. In the other direction there is no
+# doubt, because one sentence of each pair was English.
 #
 # The verb is right more often than the noun, which may come twice or not at all: a mask cannot see that its neighbour
 # is already "file". So this is a dictionary that knows roughly where words go, not a translator.
@@ -183,8 +184,8 @@ plt.show()
 
 # %% [markdown]
 # As a whole, layer 3 is the most selective, and without it the prediction is ruined. But look at single heads. Several
-# read the right word, and the model does without them, even one of layer 3. What they read is there already, or comes
-# from another head too.
+# read the right word, and the model does without them, even one of layer 3. Perhaps what they read is there already, or
+# comes from another head too.
 #
 # **A heat map shows where a head looks, not what that is good for.** It is a hypothesis; the test is to change the
 # computation.
@@ -196,12 +197,13 @@ assert ((selectivity > 0.3) & (without_head < 0.02)).sum() >= 3
 # %% [markdown]
 # ## 5. Where is the verb at this moment? Patching
 #
-# We run "Delete the window" and "Save the window" in German. Then we run the first again, but replace the vector of one
-# token after one layer by the vector from the second. How far does the first mask move from "Delete" to "Save"? 0 is
-# not at all, 1 is all the way. `trace(replace=...)` replaces a value in the middle of a pass.
+# We give the model "Delete the window." and "Save the window." in German, with the English sentence masked as before.
+# Then we run the first again, but replace the vector of one token after one layer by the vector from the second. How
+# far does the first mask move from "Delete" to "Save"? 0 is not at all, 1 is all the way. `trace(replace=...)` replaces
+# a value in the middle of a pass.
 #
 # **Prediction.** After the embeddings, only the verb's own tokens can have an effect. After the last layer, only the
-# mask itself can. After which layer does it change?
+# mask itself can. After which layer does the effect move?
 
 
 # %%
@@ -249,11 +251,11 @@ for verb, mask, rest in moved.values():
 # ## 6. Probes
 #
 # A *probe* is a small model trained on frozen vectors. If a linear map can read off which verb a sentence has, the
-# vectors contain it. But a probe always finds something, so what counts is what it has not seen:
+# vectors contain it. But a probe always finds something, so what counts is what it is tested on:
 #
 # * *same language*: trained on sentences with five of the nouns, tested on those with the other three;
 # * *from English*: the same, but trained on English only, and tested in the other languages;
-# * *shuffled labels*: the same as before, with the labels in random order. This is what a probe finds in nothing.
+# * *shuffled labels*: the same as before, with the labels in random order. That is what a probe finds by chance.
 #
 # **Prediction.** Chance is 1/7 = 0.14. What will the three probes reach, at layer 0 and at their best layer?
 
@@ -304,10 +306,10 @@ assert 0.4 < across[0] < across[3] - 0.05 and across.max() < 0.85
 # We count how often the English verb and noun are aligned with the right words.
 #
 # Again we need something to compare with. So we also align each sentence with one that has *another* verb and *another*
-# noun. No word of it is a translation.
+# noun, where nothing should be aligned but the article and the full stop.
 #
 # **Prediction.** How often is the verb aligned with the verb and the noun with the noun, in translations? And in
-# sentences that have no word in common?
+# sentences with other words?
 
 # %%
 encoder = Encoder(model, tokenizer, center=True, normalize=True, recorded=read_recorded(demo.directory()))

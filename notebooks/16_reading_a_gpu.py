@@ -280,7 +280,7 @@ for path in results:
     ax.barh(labels, [1e6 * row["median_s"] for row in found], label="measured")
     ax.plot([1e6 * row["floor_s"] for row in found], labels, "k|", label="floor")
     ax.set(xlabel="µs", title=str(saved["environment"].get("gpu")))
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()
 
 # %% [markdown]
