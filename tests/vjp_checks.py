@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from shuffled_grid import shuffled_grid
 from torch import Tensor
 
 from ernie_m.kernels.checking.bounds import Expected
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.verdicts import componentwise
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
 
 
 def array(x: Any) -> Any:

@@ -15,12 +15,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planting import plant
-from shuffled_grid import shuffled_grid
 
 from ernie_m import kernels, reference
 from ernie_m.kernels import attention_backward, attention_vjp
 from ernie_m.kernels.attention import packed_attention_unchecked
 from ernie_m.kernels.dropout import seed_tensor
+from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
 from ernie_m.kernels.sequences import HEAD_SIZES
 from ernie_m.reference.dropout import random_bits
 from ernie_m.reference.layouts import Packed

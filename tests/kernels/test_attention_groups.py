@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planting import plant
-from shuffled_grid import shuffled_grid
 
 from ernie_m import reference
 from ernie_m.kernels import attention_groups as page
 from ernie_m.kernels import attention_groups_backward, attention_groups_vjp
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
 from ernie_m.reference.attention_groups import group_attention, group_attention_vjp
 from ernie_m.reference.objectives import Vocabulary, arrange, camlm, dense
 

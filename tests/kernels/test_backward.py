@@ -13,7 +13,6 @@ import torch
 from guards import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shuffled_grid import shuffled_grid
 from torch import Tensor
 from vjp_checks import assert_same_bits, assert_within, bits, worst
 
@@ -21,6 +20,7 @@ from ernie_m.kernels import embedding, gelu, layer_norm, partials
 from ernie_m.kernels.checking import gradient_bounds
 from ernie_m.kernels.runtime import dispatch
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
 
 # Slow in the interpreter; `verify`, in `make test`, checks the same kernels with fewer inputs.
 pytestmark = pytest.mark.all

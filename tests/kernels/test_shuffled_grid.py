@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from shuffled_grid import shuffled_grid
 
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.kernels.runtime.interpreter import upstream
 from ernie_m.kernels.runtime.optional_triton import tl, triton
+from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="on a GPU, the order cannot be chosen")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ernie_m.kernels.runtime import interpreter
-from ernie_m.kernels.runtime.interpreter import upstream
+from . import interpreter
+from .interpreter import upstream
 
 Place = tuple[int, ...]
 
