@@ -247,8 +247,8 @@ for (name, curve), color in zip(runs.items(), ("tab:gray", "tab:red", "tab:blue"
     print(f"{name:24}  highest loss {max(curve):2.0f}, mean of the last ten {np.mean(curve[-10:]):.0f}")
 for name, height in (("ln V", math.log(V)), ("unigram entropy", unigram)):
     ax.axhline(height, color="black", linewidth=0.8)
-    ax.text(STEPS, height + 0.1, name, ha="right")
-ax.set(xlabel="step", ylabel="loss", title="Eight sentences")
+    ax.text(STEPS + 1, height + 0.2, name)
+ax.set(xlabel="step", ylabel="loss", title="Eight sentences", xlim=(0, STEPS + 18))
 ax.legend(fontsize=8)
 plt.show()
 low, stuck, warm = (np.mean(curve[-10:]) for curve in runs.values())
@@ -327,8 +327,9 @@ assert found_at[16_000] > 4 * found_at[1000]
 #
 # - In section 5, try a rate of 0.02 and a warm-up of 5, then a rate of 0.04 and a warm-up of 20. Then run 300 steps
 #   instead of 80: does the run that is stuck get free?
-# - In `train_in_torch`, double the gradient of `net.cls.predictions.transform.dense.weight` before the step. Does the
-#   loss notice? AdamW divides a gradient by its own size: what does that mean for a test that compares losses only?
+# - In `train_in_torch`, double the gradient of `net.cls.predictions.transform.dense.weight` before clipping. By how much
+#   do the losses of section 4 change? Would you see it in the figure? AdamW divides a gradient by its own size: what
+#   follows for a test that looks at losses only?
 # - Read [reference/training/loop.py](../reference/training/loop.py), one page, and its twin in
 #   [kernels/training/loop.py](../kernels/training/loop.py), which can also stop, resume and run on several GPUs.
 # - Next: [12_cross_lingual_objectives](12_cross_lingual_objectives.ipynb) explains what CAMLM masks, and why.
