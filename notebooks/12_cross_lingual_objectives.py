@@ -199,7 +199,8 @@ for ratio in (0.15, 0.5, 1.0):
 # %% [markdown]
 # Two dense rectangles, and a diagonal. A group (q0, q1, first, k0, k1) means: queries q0 to q1 see keys k0 to k1, and
 # from row `first` on also themselves. Inside a rectangle nothing has to be masked. With 15 % masked, a kernel computes
-# 43 % of the square; with half masked, about a quarter.
+# 43 % of the square; with half masked, about a quarter. Each score costs 4 D floating-point operations, 2 D for q·k and
+# 2 D for its share of v, so the work falls by as much.
 #
 # **Prediction.** Does attention in the new order give the same numbers as attention with the dense mask?
 
@@ -322,8 +323,8 @@ for name, key in (("less the mean", "model"), ("as they are", "raw"), ("tf-idf",
 # the 500 of the test split, which nobody chose, it is the difference between 43 % and 63 %: the vectors of a language
 # share a part that says only which language it is, and with many sentences to choose from, it decides too often.
 #
-# Both are far above tf-idf. No pair of sentences was ever labelled as similar: the model has learnt it by predicting
-# words across languages.
+# Both are far above tf-idf. Training never compared two vectors: the model had translations side by side, and all it
+# was ever asked for were words.
 
 # %%
 right = cosines["less the mean of the language"] - 2 * np.eye(8)
@@ -337,5 +338,6 @@ assert np.mean([pair["model"] for pair in figures]) > np.mean([pair["raw"] for p
 #   words that they replace stay. Let text see both sides there. What does a mask read after two layers?
 # - In section 2, invent another rule for what text sees. Does `reach` find a leak?
 # - In section 5, let the encoder read `texts` and sentences about cats and sofas. Does it find those translations too?
-# - [reference/objectives](../reference/objectives/__init__.py) is all of this in 450 lines;
-#   [kernels/training/experiment](../kernels/training/experiment/README.md) says what the experiment does not show.
+# - Read [reference/objectives](../reference/objectives/__init__.py), all of this in 450 lines, and [what the experiment
+#   does not show](../kernels/training/experiment/README.md).
+# - Next: the [exercises](exercises/01_numpy.ipynb), if you have not done them yet.
