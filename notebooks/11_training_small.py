@@ -248,7 +248,7 @@ for (name, curve), color in zip(runs.items(), ("tab:gray", "tab:red", "tab:blue"
 for name, height in (("ln V", math.log(V)), ("unigram entropy", unigram)):
     ax.axhline(height, color="black", linewidth=0.8)
     ax.text(STEPS + 1, height + 0.2, name)
-ax.set(xlabel="step", ylabel="loss", title="Eight sentences", xlim=(0, STEPS + 18))
+ax.set(xlabel="step", ylabel="loss", title="Eight sentences", xlim=(0, STEPS + 22))
 ax.legend(fontsize=8)
 plt.show()
 low, stuck, warm = (np.mean(curve[-10:]) for curve in runs.values())
