@@ -282,8 +282,8 @@ def damage_of(page: ModuleType) -> str | None:
 
 @pytest.mark.parametrize(
     "page",
-    # Half a minute for one page.
-    [pytest.param(page, marks=pytest.mark.all if page is layer_norm_backward else ()) for page in LARGE],
+    # Half a minute for one page, a quarter for the other.
+    [pytest.param(page, marks=pytest.mark.all if page in (layer_norm_backward, attention) else ()) for page in LARGE],
     ids=lambda page: page.__name__.rpartition(".")[2],
 )
 def test_every_int64_cast_is_needed(page: ModuleType, tmp_path: Path) -> None:
