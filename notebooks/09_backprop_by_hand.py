@@ -415,4 +415,4 @@ assert shifted < 1e-9 < 1e-2 < moved
 #   why?
 # - Read [reference/layer_norm.py](../reference/layer_norm.py) and [reference/attention.py](../reference/attention.py).
 #   Each `_vjp` has its derivation in its docstring. Derive that of attention: it is two linear maps and a softmax.
-# - Next: `10_the_whole_gradient` puts the pieces together.
+# - Next: [10_the_whole_gradient](10_the_whole_gradient.ipynb) puts the pieces together.

@@ -1,0 +1,352 @@
+# %% [markdown]
+# # 10 · The whole gradient
+#
+# **Question.** How does the gradient get from the loss down to the first layer, what has to be stored for it, and how
+# do you find the one line of a backward pass that is wrong?
+#
+# Notebook 09 derived the backward pass of single operations. Here we put them together: first one layer, then the whole
+# model, then training.
+#
+# *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
+# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+#
+# You need notebooks 08 (traces) and 09 (VJPs). A *cotangent* is the gradient of the loss with respect to a value.
+
+# %%
+import tracemalloc
+from unittest import mock
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ernie_m import reference as ernie
+from ernie_m.reference import compare, demo, trace, value_and_gradients
+from ernie_m.reference.encoder import encoder_layer_vjp, layer_steps, self_attention_vjp
+from ernie_m.reference.layouts import Padded
+from ernie_m.reference.parameters import flatten, unflatten
+from ernie_m.reference.training import train
+
+plt.rcParams["figure.dpi"] = 80
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## 1. Four paths through a layer
+#
+# Read the forward pass from top to bottom and the backward pass from bottom to top. Each line on the right undoes the
+# line on its left; `_back` stands for the VJP of notebook 09.
+#
+# | forward | backward |
+# |---|---|
+# | sum1 = x + attention(x) | dx = d_sum1 + attention_back(d_sum1) |
+# | norm1 = LayerNorm(sum1) | d_sum1 = LayerNorm_back(d_norm1) |
+# | sum2 = norm1 + feed_forward(norm1) | d_norm1 = d_sum2 + feed_forward_back(d_sum2) |
+# | norm2 = LayerNorm(sum2) | d_sum2 = LayerNorm_back(d_norm2) |
+#
+# Look at the sums. On the way down, x + f(x) becomes d + f_back(d): **a residual turns the gradient into a sum**, of
+# one part that skips f and one that goes through it. Each layer has two residuals, so there are four paths through it.
+#
+# We take layer 2 of the small model that ships, a sentence, and a random cotangent, and follow each path alone.
+#
+# **Prediction.** Do the four add up to the gradient of the layer? Which of them is the largest?
+
+# %%
+model = ernie.ErnieMForMaskedLM.from_pretrained(demo.directory(), dtype=np.float64)
+config, p, layout = model.config, model.parameters.layers[2], Padded(None, None)
+ids, mask = demo.batch(4)
+encoder = ernie.ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
+x = encoder(ids[:1, : mask[0].sum()], output_hidden_states=True).hidden_states[2]
+steps = layer_steps(x, p, layout, config)
+
+
+def skip(d):
+    return d
+
+
+def feed_forward_back(d):
+    d = ernie.linear_vjp(d, steps.dropped, p.linear2)[0]
+    d = ernie.gelu_vjp(d, steps.linear1)
+    return ernie.linear_vjp(d, steps.norm1, p.linear1)[0]
+
+
+def attention_back(d):
+    return self_attention_vjp(d, x, steps.attention, p, layout, config)[0]
+
+
+u = rng.standard_normal(x.shape)
+d_sum2 = ernie.layer_norm_vjp(u, steps.sum2, p.norm2.weight, config.layer_norm_eps)[0]
+paths = {}
+for upper in (skip, feed_forward_back):
+    d_sum1 = ernie.layer_norm_vjp(upper(d_sum2), steps.sum1, p.norm1.weight, config.layer_norm_eps)[0]
+    for lower in (skip, attention_back):
+        paths[upper.__name__, lower.__name__] = lower(d_sum1)
+whole = encoder_layer_vjp(u, x, p, layout, config)[0]
+print("the four add up to the room's gradient:", np.allclose(sum(paths.values()), whole, rtol=0, atol=1e-12))
+norms = {names: np.linalg.norm(d) / np.linalg.norm(u) for names, d in paths.items()}
+for (upper, lower), norm in norms.items():
+    print(f"{upper:17} then {lower:14}  norm {norm:.2f} of the cotangent's")
+
+# %% [markdown]
+# All VJPs are linear in the cotangent, so we may follow each path on its own and add up at the end. With 12 layers
+# there are 4¹² = 17 million paths. The one that always skips goes through no weight matrix at all, only through
+# LayerNorms: it is the short way from the loss to the first layer.
+
+# %%
+assert np.allclose(sum(paths.values()), whole, rtol=0, atol=1e-12)
+assert max(norms, key=norms.get) == ("skip", "skip")
+
+# %% [markdown]
+# ## 2. One number checks them all
+#
+# `value_and_gradients(model, ...)` calls a model that has a loss, and returns its output and the gradient of every
+# parameter. How do we check it as a whole? We could change each parameter a little and compute the loss again.
+#
+# **Prediction.** How many times would we have to run the model, with central differences? Is there a check that needs
+# only two runs? (The adjoint identity of notebook 09 is a hint.)
+
+
+# %%
+def masked_batches(count, ids, mask, word, seed=1):
+    """Batches of the same texts: in each, 30 % of the tokens are masked anew, and have to be named."""
+    draws = np.random.default_rng(seed)
+    for _ in range(count):
+        hidden = (draws.random(ids.shape) < 0.3) & (mask == 1)
+        labels = np.where(hidden, ids, -100)
+        yield {"input_ids": np.where(hidden, word, ids), "attention_mask": mask, "labels": labels}
+
+
+(batch,) = masked_batches(1, ids, mask, word=3)
+arrays = flatten(model.parameters)
+gradients = flatten(value_and_gradients(model, **batch)[1])
+direction = {path: rng.standard_normal(array.shape) for path, array in arrays.items()}
+
+
+def loss_at(h):
+    moved = {path: array + h * direction[path] for path, array in arrays.items()}
+    return float(type(model)(config, unflatten(moved))(**batch).loss)
+
+
+difference = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+predicted = sum(np.sum(gradients[path] * direction[path]) for path in arrays)
+print(f"one at a time: {2 * sum(array.size for array in arrays.values()):,} runs")
+print(f"slope of the loss along a random direction: difference {difference:.2f}, from the gradient {predicted:.2f}")
+
+# %% [markdown]
+# We move *all* parameters at once along a random direction v. The slope of the loss must be ⟨gradient, v⟩. Two runs of
+# the model check every parameter: wherever the gradient is wrong by more than rounding hides, the two numbers differ.
+# (They do not tell where it is wrong. For that, see section 5.)
+
+# %%
+assert abs(difference - predicted) < 1e-5 * abs(predicted)
+
+# %% [markdown]
+# ## 3. What is stored, and what is computed again
+#
+# The backward pass of a layer needs values of its forward pass: q, k, v, the probabilities, the inputs of both
+# LayerNorms and of GELU, ... One can store them all. The reference stores only each layer's *input*, and computes the
+# layer again when the backward pass gets there. This is called **activation checkpointing**, or recomputation.
+#
+# **Prediction.** Take one text of 256 tokens, E = 32, F = 128 and 2 heads. How much more would a layer need if it
+# stored everything, than if it stores its input: 3, 10 or 30 times as much? And what does recomputation cost? (On the
+# way back, each product y = x Wᵀ needs two: one for the gradient of x, one for that of W.)
+
+# %%
+TOKENS, peaks, parameters = 256, {}, {}
+words = rng.integers(5, 50, (1, TOKENS))
+small = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128}
+for layers in (2, 10):
+    stack = ernie.ErnieMForTokenClassification.from_config(
+        ernie.ErnieMConfig(num_hidden_layers=layers, **small), dtype=np.float64
+    )
+    parameters[layers] = sum(array.nbytes for array in flatten(stack.parameters).values())
+    tracemalloc.start()
+    value_and_gradients(stack, words, labels=words % 2)
+    peaks[layers] = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+states = stack(words, output_hidden_states=True).hidden_states
+inside = layer_steps(states[0], stack.parameters.layers[0], layout, stack.config)
+everything = sum(array.nbytes for array in (*inside[1:], *inside.attention))
+per_layer = (peaks[10] - peaks[2] - (parameters[10] - parameters[2])) / 8
+print(f"all values inside a layer: {everything / states[0].nbytes:.0f} times its input")
+print(f"peak of memory, for each further layer, without its gradients: {per_layer / states[0].nbytes:.1f} times")
+
+# %% [markdown]
+# The measured peak grows by one input for each layer, and by the gradients of its parameters, which have to be stored
+# in any case. Everything inside a layer exists for one layer at a time. The price is a second forward pass: the work is
+# 1 + 1 + 2 forward passes instead of 1 + 2, a third more.
+#
+# The probabilities are the part that grows with the square of the length; notebook 06 shows how to avoid storing them.
+
+# %%
+assert everything > 15 * states[0].nbytes and 0.8 < per_layer / states[0].nbytes < 1.6
+
+# %% [markdown]
+# ## 4. How large is the gradient in each layer?
+#
+# This model is *post-norm*: LayerNorm comes after each sum, so even the path that always skips goes through 24 of them.
+# Each divides the gradient by σ, the standard deviation of the sum.
+#
+# We build a stack of 12 layers, 32 wide, with random weights, and train it to name masked tokens of four sentences
+# (notebook 11 explains the loop). The learning rate rises for 20 steps: a **warm-up**. Twice, with two standard
+# deviations of the random weights:
+#
+# - 0.098: a product with a weight matrix changes the size of a vector by 0.098 √32 = 0.55, as in the base model, which
+#   is 768 wide and has 0.02;
+# - 0.177 = 1 / √32: a product keeps the size of a vector. That sounds sensible, and is a common choice elsewhere.
+#
+# **Prediction.** For each of the two, is the gradient at layer 0 larger or smaller than at layer 11, or about the same?
+# At the start, and after the warm-up? By what factor?
+
+# %%
+pieces, numbers = np.unique(ids, return_inverse=True)  # only the tokens that occur: a vocabulary of 36, and a mask
+numbers, MASK = numbers.reshape(ids.shape), len(pieces)
+off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def new_model(layers, scale):
+    sizes = {**small, "vocab_size": MASK + 1, "num_hidden_layers": layers, "num_attention_heads": 4}
+    return ernie.ErnieMForMaskedLM.from_config(ernie.ErnieMConfig(**sizes, **off, initializer_range=scale), dtype=float)
+
+
+def steps_of(model, count, warmup):
+    batches = masked_batches(count, numbers, mask, MASK)
+    return list(train(model, batches, rate=0.003, total=1000, warmup=warmup, betas=(0.9, 0.98), eps=1e-6))
+
+
+(fresh,) = masked_batches(1, numbers, mask, MASK, seed=2)
+
+
+def traced(model):
+    with trace() as t:
+        value_and_gradients(model, **fresh)
+    return t
+
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
+seen, ratios = {}, {}
+for ax, scale in zip(axes, (0.098, 0.177), strict=True):
+    first = new_model(12, scale)
+    last = steps_of(first, 21, warmup=20)[-1]
+    for when, stage in (("at the start", first), ("after the warm-up", last.model)):
+        t = seen[scale, when] = traced(stage)
+        by_layer = [np.linalg.norm(t[f"grad:ernie_m.encoder.layers.{i}.norm2"].value) for i in range(12)]
+        ax.semilogy(by_layer, "o-", markersize=3, label=when)
+        ratios[scale, when] = by_layer[0] / by_layer[-1]
+        print(f"weights {scale}, {when:17}: gradient at layer 0 / at layer 11 = {ratios[scale, when]:.1g}")
+    ax.set(xlabel="layer", title=f"weights {scale}")
+axes[0].set_ylabel("norm of the gradient at its output")
+axes[0].legend()
+plt.show()
+
+# %% [markdown]
+# With the scale of the base model the gradient is nearly the same in all layers, at the start and after the warm-up.
+# With the larger scale it is about the same at the start. But 21 steps later it has **vanished**: the first layers get
+# thousands of times less than the last.
+#
+# Two measurements show why: σ of the sum before each second LayerNorm, and how alike the tokens are, as the mean cosine
+# between two tokens' vectors after the last layer.
+#
+# **Prediction.** In which direction does each of the two numbers have to move to explain what we saw?
+
+# %%
+spreads, alike = {}, {}
+for (scale, when), t in seen.items():
+    name = "ernie_m.encoder.layers.{}.{}"
+    sums = [t[name.format(i, "norm1")].value + t[name.format(i, "linear2")].value for i in range(12)]
+    spreads[scale, when] = np.mean([array.std(axis=-1).mean() for array in sums])
+    vectors = t[name.format(11, "norm2")].value
+    unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    alike[scale, when] = (unit @ unit.T).mean()
+    print(f"weights {scale}, {when:17}: mean σ {spreads[scale, when]:.2f}, mean cosine {alike[scale, when]:.2f}")
+
+# %% [markdown]
+# While the branches add little, σ stays near 1 and the short path passes the gradient on unchanged. With the larger
+# weights the branches are as large as what they are added to, and training makes them larger. Then each LayerNorm
+# divides by 2 or so, 24 times. At the start the paths through the branches make up for it. After the warm-up they do
+# not: all tokens have become alike, and a branch that gives every token the same passes back little of what
+# distinguishes them.
+#
+# Xiong and others, "On Layer Normalization in the Transformer Architecture" (2020), explain in section 3 why post-norm
+# stacks need a warm-up: they derive that at initialisation the gradients near the output are large. In this small model
+# we did not see that at the start, with either scale. What we saw is that the *scale of the first weights* decides, and
+# that it shows after a few steps. Larger models may differ; the measurement is the same.
+
+# %%
+assert all(0.5 < ratios[0.098, when] < 2 for when in ("at the start", "after the warm-up"))
+assert ratios[0.177, "at the start"] > 0.3 and ratios[0.177, "after the warm-up"] < 0.01
+assert spreads[0.177, "after the warm-up"] > 1.5 > 1.2 > spreads[0.098, "after the warm-up"]
+assert alike[0.177, "after the warm-up"] > 0.9 > 0.5 > alike[0.098, "after the warm-up"]
+
+# %% [markdown]
+# ## 5. A wrong line, and a loss that falls
+#
+# Softmax's VJP is p (dy − Σ p dy). We leave out the sum, in the attention of every layer, and train a stack of 2 layers
+# with the right and with the wrong backward pass, on the same batches.
+#
+# **Prediction.** Draw both curves of the loss. Would you notice?
+
+
+# %%
+def without_sum(dy, probs):
+    return probs * dy
+
+
+def faulty():
+    return mock.patch("ernie_m.reference.attention.softmax_vjp_of", without_sum)
+
+
+stack = new_model(2, 0.098)
+curves = {"right": [step.loss for step in steps_of(stack, 60, warmup=10)]}
+with faulty():
+    curves["without the sum"] = [step.loss for step in steps_of(stack, 60, warmup=10)]
+figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
+for (name, curve), style in zip(curves.items(), ("-", "--"), strict=True):
+    ax.plot(curve, style, label=name)
+    print(f"{name:15}  loss {curve[0]:.1f} at first, {np.mean(curve[-10:]):.1f} at the end")
+ax.set(xlabel="step", ylabel="loss")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# Both fall, in the same way. The gradient still points roughly downhill, and AdamW ignores its size. Such faults cost
+# something later, in a model where it matters, and nobody looks for them there.
+#
+# So compare gradients, not losses. While a `trace` runs, `value_and_gradients` records the cotangent of every value,
+# under `grad:` and its name, in the order of the backward pass. `compare` finds the first entry that differs by more
+# than rounding explains. The trusted pass runs in float64, the one under test in float32.
+#
+# **Prediction.** The fault is in all 12 layers. Where do the traces first differ? How many gradients of parameters are
+# wrong, and could you have found the fault from those?
+
+# %%
+first = new_model(12, 0.098)
+trusted, in_float32 = traced(first), first.astype(np.float32)
+print("the right backward pass agrees:", bool(compare(trusted, traced(in_float32))))
+with faulty():
+    found = compare(trusted, traced(in_float32))
+    wrong = flatten(value_and_gradients(first, **fresh)[1])
+print("the faulty one first differs at", found.name)
+right = flatten(value_and_gradients(first, **fresh)[1])
+bad = [path for path in right if not np.allclose(wrong[path], right[path], rtol=1e-6, atol=1e-12)]
+print(f"{len(bad)} of {len(right)} gradients of parameters are wrong")
+
+# %% [markdown]
+# Nearly every parameter's gradient is wrong, because a wrong cotangent is passed on to everything below. The *first*
+# wrong cotangent is in the last layer, at its scores: everything from the loss down to the probabilities agrees, and the
+# step from the probabilities to the scores does not. That step is softmax, and that is where the fault is.
+
+# %%
+assert compare(trusted, traced(in_float32)) and len(bad) > 0.8 * len(right)
+assert found.name == "grad:ernie_m.encoder.layers.11.self_attn.self_attn.scores"
+assert max(np.mean(curve[-10:]) for curve in curves.values()) < 0.6 * curves["right"][0]
+
+# %% [markdown]
+# ## What to try next
+#
+# - In section 1, add up the norms of the short path over all layers: follow a cotangent from the top to the embeddings
+#   through LayerNorms alone. What share of the whole gradient is it?
+# - In section 4, train with `warmup=0`, or with 6 layers. Which weights survive?
+# - In section 5, plant another fault: multiply the result of `ernie_m.reference.encoder.layer_norm_vjp`, a tuple, by
+#   0.99 in its first part. Where do the traces differ first? Does the loss show it?
+# - `trace_torch` records the cotangents of a torch model, so that you can check your own backward pass in the same way
+#   ([reference/trace_torch.py](../reference/trace_torch.py)).
+# - Next: [11_training_small](11_training_small.ipynb) looks at the training step.
