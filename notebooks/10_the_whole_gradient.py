@@ -242,8 +242,8 @@ plt.show()
 # %% [markdown]
 # With the scale of the base model the gradient is nearly the same in all layers, at the start and after the warm-up.
 # With the larger scale it is about the same at the start. But 21 steps later it has **vanished**: the first layer gets
-# less than a thousandth of what the last one gets. (With five other seeds it got between a fortieth and a two
-# thousandth of it with the larger scale, and never less than half with the smaller one.)
+# less than a thousandth of what the last one gets. (With five other seeds the share was 1/40 to 1/2,000
+# with the larger scale, and never below 1/2 with the smaller one.)
 #
 # The traces show why. On its way back through a layer the gradient passes two LayerNorms, which divide it by σ, and two
 # sums, where a branch adds its part. We measure both factors, as means over the layers, and how alike the tokens are:
