@@ -104,4 +104,4 @@ answer("pad", pad)
 # - Check your `softmax` in float16: `from ernie_m.kernels import check` and
 #   `check(softmax, "softmax", arrays="numpy", dtypes=["float16"])`. What must change, and why (notebook 03)?
 # - Break one of your functions on purpose, in a way you think the check will miss.
-# - Continue with `02_triton`: similar operations, written for a GPU.
+# - Continue with `02_triton_warm_up`: your first kernels for a GPU.

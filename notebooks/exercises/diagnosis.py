@@ -20,7 +20,9 @@ from ernie_m.reference.array import Array
 # Hints for failures without wrong numbers to compare: a part of the reason, and the hint.
 HINTS = {
     "wrote past the end of": "the last block hangs over the end of the array: give tl.store a mask",
+    "read past the end of": "the last block hangs over the end of the array: give tl.load a mask, and `other=`",
     "wrote before the start of": "an offset is negative",
+    "read before the start of": "an offset is negative",
     "changed its argument": "do not write to the arguments: store into a new array",
     "it returned float64 for": "a np.float64 caused it, such as np.sqrt of a Python number: math.sqrt returns a float",
     "it returned float64, expected": "np.zeros and np.ones return float64 unless you pass a dtype",

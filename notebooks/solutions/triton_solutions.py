@@ -1,4 +1,4 @@
-"""Solutions to `exercises/02_triton`. Try the exercises first, then compare.
+"""Solutions to `exercises/03_triton`. Try the exercises first, then compare.
 
 They are kept simple. For optimised versions, see `ernie_m.kernels`: `gelu.py`, `layer_norm.py`, `attention.py`.
 """

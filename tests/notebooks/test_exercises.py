@@ -21,52 +21,70 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import wrong_answers as wrong  # noqa: E402 (needs torch)
+import wrong_warm_ups as wrong_warm_up  # noqa: E402
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-SOURCES = {"numpy": "01_numpy", "torch": "02_triton"}
-EXERCISES = {
-    "numpy": ("softmax", "layer_norm", "mask_from_lengths", "unpad", "pad"),
-    "torch": ("gelu", "softmax", "add_layer_norm", "attention_head"),
+# By the notebook, the arrays of its functions, the file of its solutions, and its exercises.
+NOTEBOOK: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "01_numpy": ("numpy", "numpy_solutions", ("softmax", "layer_norm", "mask_from_lengths", "unpad", "pad")),
+    "02_triton_warm_up": (
+        "torch",
+        "warm_up_solutions",
+        ("add_constant", "add_bias", "row_sum", "masked_max", "matmul"),
+    ),
+    "03_triton": ("torch", "triton_solutions", ("gelu", "softmax", "add_layer_norm", "attention_head")),
 }
-EVERY = [(arrays, exercise) for arrays, exercises in EXERCISES.items() for exercise in exercises]
+EVERY = [(source, exercise) for source, (_, _, exercises) in NOTEBOOK.items() for exercise in exercises]
 # Triton's interpreter is slow.
 EXAMPLES = {"numpy": 25, "torch": 6}
+# Exercises that are checked in float32 alone.
+ONE_DTYPE = ("02_triton_warm_up",)
 
 # What the answer to a mistake must contain: where and what (the numbers), and why (the hint).
 MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
     (
-        "numpy",
+        "01_numpy",
         "softmax",
         wrong.softmax_without_maximum,
         ["got nan at [", "expected 1 (error", "subtract the row maximum"],
     ),
-    ("numpy", "layer_norm", wrong.layer_norm_unbiased, ["expected", "divided by E - 1; LayerNorm divides by E"]),
-    ("numpy", "layer_norm", wrong.layer_norm_in_one_pass, ["expected", "in one pass", "subtract the mean first"]),
+    ("01_numpy", "layer_norm", wrong.layer_norm_unbiased, ["expected", "divided by E - 1; LayerNorm divides by E"]),
+    ("01_numpy", "layer_norm", wrong.layer_norm_in_one_pass, ["expected", "in one pass", "subtract the mean first"]),
     (
-        "numpy",
+        "01_numpy",
         "layer_norm",
         wrong.layer_norm_with_the_sum_of_its_parameters,
         ["expected", "beta is added to gamma", "added to the product"],
     ),
-    ("numpy", "mask_from_lengths", wrong.mask_one_too_long, ["got True at [", "expected False", "so it is <"]),
+    ("01_numpy", "mask_from_lengths", wrong.mask_one_too_long, ["got True at [", "expected False", "so it is <"]),
     (
-        "numpy",
+        "01_numpy",
         "unpad",
         wrong.unpad_by_position,
         ["got 3.0 at [1, 0], expected 2.0", "rows come one after"],
     ),
-    ("numpy", "pad", wrong.pad_without_moving_on, ["expected", "nothing moves on with the row"]),
-    ("numpy", "pad", wrong.pad_with_ones, ["got 1.0 at [", "expected 0.0", "padding is 0"]),
+    ("01_numpy", "pad", wrong.pad_without_moving_on, ["expected", "nothing moves on with the row"]),
+    ("01_numpy", "pad", wrong.pad_with_ones, ["got 1.0 at [", "expected 0.0", "padding is 0"]),
     (
-        "torch",
+        "03_triton",
         "gelu",
         wrong.gelu_with_tanh,
         ["allowed", "the tanh approximation", "the exact one, with erf"],
     ),
-    ("torch", "softmax", wrong.softmax_past_the_row, ["expected", "past the end of the row", "-inf"]),
-    ("torch", "add_layer_norm", wrong.add_layer_norm_without_bias, ["expected", "bias is left out of the sum"]),
-    ("torch", "add_layer_norm", wrong.add_layer_norm_rounded, ["(float16)", "sum is rounded to float16", "float32"]),
-    ("torch", "attention_head", wrong.attention_without_scale, ["expected", "not divided by √D"]),
+    ("03_triton", "softmax", wrong.softmax_past_the_row, ["expected", "past the end of the row", "-inf"]),
+    ("03_triton", "add_layer_norm", wrong.add_layer_norm_without_bias, ["expected", "bias is left out of the sum"]),
+    (
+        "03_triton",
+        "add_layer_norm",
+        wrong.add_layer_norm_rounded,
+        ["(float16)", "sum is rounded to float16", "float32"],
+    ),
+    ("03_triton", "attention_head", wrong.attention_without_scale, ["expected", "not divided by √D"]),
+    ("02_triton_warm_up", "add_constant", wrong_warm_up.first_block, ["got nan at [8]", "do not move with"]),
+    ("02_triton_warm_up", "add_bias", wrong_warm_up.bias_by_row, ["expected", "bias is indexed by the row"]),
+    ("02_triton_warm_up", "row_sum", wrong_warm_up.sum_of_the_first_row, ["expected", "computed from the first one"]),
+    ("02_triton_warm_up", "masked_max", wrong_warm_up.max_with_zeros, ["got 0 at [0]", "they must be -inf"]),
+    ("02_triton_warm_up", "matmul", wrong_warm_up.last_product, ["expected", "do not replace it"]),
 ]
 
 
@@ -95,32 +113,30 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def solution(arrays: str, exercise: str) -> Callable[..., Any]:
-    name = "numpy_solutions" if arrays == "numpy" else "triton_solutions"
-    return getattr(load(NOTEBOOKS / "solutions" / f"{name}.py"), exercise)
+def solution(source: str, exercise: str) -> Callable[..., Any]:
+    return getattr(load(NOTEBOOKS / "solutions" / f"{NOTEBOOK[source][1]}.py"), exercise)
 
 
-@pytest.mark.parametrize(("arrays", "exercise"), EVERY)
-def test_solution_is_right(checking: ModuleType, arrays: str, exercise: str) -> None:
-    found = checking.examine(exercise, solution(arrays, exercise), arrays, EXAMPLES[arrays])
+@pytest.mark.parametrize(("source", "exercise"), EVERY)
+def test_solution_is_right(checking: ModuleType, source: str, exercise: str) -> None:
+    arrays = NOTEBOOK[source][0]
+    found = checking.examine(exercise, solution(source, exercise), arrays, EXAMPLES[arrays])
     assert found.right, found.text
     assert found.figure is None
     first, *lines = found.text.splitlines()
     assert first == f"{exercise}: right."
-    assert len(lines) == (3 if arrays == "torch" else 1), "a line for each dtype"
+    assert len(lines) == (3 if arrays == "torch" and source not in ONE_DTYPE else 1), "a line for each dtype"
     assert all("drawn" in line and ("of its bound" in line or "every number is right" in line) for line in lines)
 
 
-@pytest.mark.parametrize(("arrays", "source"), SOURCES.items())
-def test_stubs_are_reported_as_not_written(
-    checking: ModuleType, monkeypatch: pytest.MonkeyPatch, arrays: str, source: str
-) -> None:
+@pytest.mark.parametrize("source", NOTEBOOK)
+def test_stubs_are_reported_as_not_written(checking: ModuleType, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """Runs the notebook itself and records its calls to `answer`."""
     kept: list[tuple[str, Callable[..., Any], str]] = []
     monkeypatch.setattr(checking, "answer", lambda name, stub, arrays="torch": kept.append((name, stub, arrays)))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     load(NOTEBOOKS / "exercises" / f"{source}.py")
-    assert [name for name, *_ in kept] == list(EXERCISES[arrays])
+    assert [name for name, *_ in kept] == list(NOTEBOOK[source][2])
     for name, stub, how in kept:
         found = checking.examine(name, stub, how)
         assert not found.right and f"{name}: not written yet: " in found.text
@@ -130,11 +146,12 @@ def test_stubs_are_reported_as_not_written(
 
 
 @pytest.mark.parametrize(
-    ("arrays", "exercise", "mistake", "words"), MISTAKES, ids=[mistake.__name__ for _, _, mistake, _ in MISTAKES]
+    ("source", "exercise", "mistake", "words"), MISTAKES, ids=[mistake.__name__ for _, _, mistake, _ in MISTAKES]
 )
 def test_typical_mistake_is_named_and_drawn(
-    checking: ModuleType, arrays: str, exercise: str, mistake: Callable[..., Any], words: list[str]
+    checking: ModuleType, source: str, exercise: str, mistake: Callable[..., Any], words: list[str]
 ) -> None:
+    arrays = NOTEBOOK[source][0]
     found = checking.examine(exercise, mistake, arrays, EXAMPLES[arrays])
     assert not found.right
     assert found.text.startswith(f"{exercise}: not right yet: got "), found.text
@@ -146,9 +163,9 @@ def test_typical_mistake_is_named_and_drawn(
     found.figure.canvas.draw()
 
 
-@pytest.mark.parametrize("arrays", SOURCES)
-def test_every_exercise_has_a_mistake(arrays: str) -> None:
-    assert {exercise for how, exercise, *_ in MISTAKES if how == arrays} == set(EXERCISES[arrays])
+@pytest.mark.parametrize("source", NOTEBOOK)
+def test_every_exercise_has_a_mistake(source: str) -> None:
+    assert {exercise for where, exercise, *_ in MISTAKES if where == source} == set(NOTEBOOK[source][2])
 
 
 @pytest.mark.parametrize("exercise", ["mask_from_lengths", "unpad", "pad"])
@@ -184,18 +201,20 @@ def raises(x: Any, mask: Any) -> Any:
         ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changed its argument x"),
         ("softmax", lambda scores: scores.astype(np.float64), "a np.float64 caused it"),
         ("softmax", lambda scores: scores[0], "it returned shape ("),
+        ("add_constant", wrong_warm_up.add_constant_without_mask, "give tl.load a mask"),
+        ("row_sum", wrong_warm_up.row_sum_without_mask, "give tl.load a mask"),
     ],
 )
 def test_answer_says_what_is_wrong_without_raising(
     checking: ModuleType, capsys: pytest.CaptureFixture[str], exercise: str, function: Callable[..., Any], words: str
 ) -> None:
-    checking.answer(exercise, function, arrays="numpy")
+    checking.answer(exercise, function, "torch" if exercise in checking.OWN else "numpy")
     said = capsys.readouterr().out
     assert said.startswith(f"{exercise}: not right yet: ") and words in said, said
     assert len(plt.get_fignums()) == 1
 
 
-@pytest.mark.parametrize("source", SOURCES.values())
+@pytest.mark.parametrize("source", NOTEBOOK)
 def test_ipynb_shows_the_answer_to_every_stub(source: str) -> None:
     cells = json.loads((NOTEBOOKS / "exercises" / f"{source}.ipynb").read_text(encoding="utf-8"))["cells"]
     asked = [cell for cell in cells if any(line.startswith("answer(") for line in cell["source"])]

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Exercises 2 · Triton
+# # Exercises 3 · Triton
 #
 # Four kernels, from one without any sum to attention. They run here without a GPU, in Triton's interpreter, and are
 # checked in float32, float16 and bfloat16.
@@ -22,7 +22,7 @@ import triton.language as tl
 from checking import answer
 
 # %% [markdown]
-# ## 5. GELU
+# ## 10. GELU
 #
 # Takes `x` (N, F) and returns y (N, F), of the same dtype: y = x/2 · (1 + erf(x/√2)). This is the exact GELU, not its
 # tanh approximation. Compute in float32 and round once, at the end. The launcher is given: one program for every 128
@@ -49,7 +49,7 @@ def gelu(x):  # (N, F) -> (N, F)
 answer("gelu", gelu)
 
 # %% [markdown]
-# ## 6. A row softmax
+# ## 11. A row softmax
 #
 # Takes `scores` (N, C) and returns probs (N, C), of the same dtype: exercise 1 as a kernel, with one program per row.
 # A block's size is a power of two, `triton.next_power_of_2(C)`, but a row has C numbers: what is in the rest of it?
@@ -73,7 +73,7 @@ def softmax(scores):  # (N, C) -> (N, C)
 answer("softmax", softmax)
 
 # %% [markdown]
-# ## 7. Add and LayerNorm in one kernel
+# ## 12. Add and LayerNorm in one kernel
 #
 # Takes `x` and `residual` (N, E), `bias`, `gamma` and `beta` (E,), and `eps`; returns y (N, E), of x's dtype: the
 # LayerNorm of exercise 2, applied to v = x + bias + residual. v stays in float32 and is never written to memory. One
@@ -97,7 +97,7 @@ def add_layer_norm(x, bias, residual, gamma, beta, eps):  # (N, E), (E,), (N, E)
 answer("add_layer_norm", add_layer_norm)
 
 # %% [markdown]
-# ## 8. Attention for one head
+# ## 13. Attention for one head
 #
 # Takes `q`, `k` and `v` (S, D) and returns y (S, D), of the same dtype: y = softmax(q kᵀ / √D) v, with the softmax over
 # each row. S is 1 to 300; D is 16, 32, 64 or 128. Let each program handle, say, 32 rows of q, loop over k and v in

@@ -1,0 +1,195 @@
+"""The Triton warm-ups by their definitions, and the mistakes that people make in them, for `own`.
+
+A place that a wrong kernel does not write holds nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from own import Own
+
+from ernie_m.kernels.checking.letters import Made, drawn
+from ernie_m.kernels.checking.mistakes import ROW_FIRST, Form, at_each_size, without
+from ernie_m.kernels.checking.operation import Inputs, Operation, one_row
+from ernie_m.reference.array import Array
+
+# The blocks of the launchers that are given: of `add_constant`, and the rows and columns of `add_bias`.
+BLOCK, ROWS, COLUMNS = 8, 4, 8
+TILES = (16, 32)
+LAST_COLUMN = "the mask is off by one: the last column is left out"
+
+
+def some_lengths(rng: Any, N: int, C: int) -> Array:  # -> (N,)
+    return rng.integers(1, C + 1, N)
+
+
+def in_range(lengths: Array, C: int) -> Array:  # (N,) -> (N, C)
+    return np.arange(C) < lengths[:, None]
+
+
+def masked_max(x: Array, lengths: Array) -> Array:  # (N, C), (N,) -> (N,)
+    """The largest of the first `lengths[i]` numbers of row i."""
+    return np.where(in_range(lengths, x.shape[1]), x, -np.inf).max(axis=1, initial=-np.inf)
+
+
+def exactly(format: Any, x: Array, lengths: Array) -> Array:
+    """The bound on the error of a maximum: it is one of the numbers."""
+    return np.zeros(len(x))
+
+
+def one_row_of_all(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
+    return {name: value[index[0] : index[0] + 1] for name, value in inputs.items()}
+
+
+def with_lengths(other: Callable[[Array, int], Array]) -> Form:
+    """`masked_max` with other lengths: `other(lengths, C)`."""
+    return lambda x, lengths: masked_max(x, other(lengths, x.shape[1]))
+
+
+def zeros_in_block(size: int, x: Array, lengths: Array) -> Array:
+    """Lanes that are masked off hold 0, in a block of `size`."""
+    found = masked_max(x, lengths)
+    return np.where(lengths < size, np.maximum(found, 0.0), found)
+
+
+def last_tile(tile: int) -> Form:
+    def wrong(a: Array, b: Array) -> Array:
+        start = (a.shape[1] - 1) // tile * tile
+        return a[:, start:] @ b[start:]
+
+    return wrong
+
+
+def square(form: Form) -> Form:
+    """A mistake that keeps the shape of square matrices only; about others it says nothing."""
+    return lambda a, b: form(a, b) if a.shape == b.shape and a.shape[0] == a.shape[1] else None
+
+
+WARM_UPS: dict[str, Own] = {
+    "add_constant": Own(
+        Operation("f(x, c)", drawn(x="N", c=(3.0, -0.5)).sized(N=(1, 7, 8, 9, 20)), truth=lambda x, c: x + c),
+        {
+            "every program works on the first block: the offsets do not move with tl.program_id": [
+                lambda x, c: without(x + c, slice(BLOCK, None))
+            ],
+            "the blocks overlap: they start at program_id · BLOCK, not at program_id": [
+                lambda x, c: without(x + c, slice(-(-len(x) // BLOCK) + BLOCK - 1, None))
+            ],
+            "the numbers are multiplied by c; add it": [lambda x, c: x * c],
+            "the numbers are copied: c is not added": [lambda x, c: x],
+        },
+        telling=({"N": 20}, {"N": 33}),
+        small={"N": 3},
+    ),
+    "add_bias": Own(
+        Operation(
+            "f(x, bias)",
+            drawn(x="N E", bias="E").sized(N=(1, 3, 4, 5, 9), E=(1, 7, 8, 9, 17)),
+            truth=lambda x, bias: x + bias,
+            crop=one_row,
+        ),
+        {
+            "bias is indexed by the row; it has one number for each column": [
+                lambda x, bias: x + bias[: len(x), None] if len(x) <= len(bias) else None
+            ],
+            "x is copied: the bias is not added": [lambda x, bias: x],
+            "every program takes the first block of columns: tl.program_id(1) is not used": [
+                lambda x, bias: without(x + bias, slice(None), slice(COLUMNS, None))
+            ],
+            "every program takes the first block of rows: tl.program_id(0) is not used": [
+                lambda x, bias: without(x + bias, slice(ROWS, None))
+            ],
+            "only one block is written: tl.program_id is not used": [
+                lambda x, bias: without(without(x + bias, slice(ROWS, None)), slice(None), slice(COLUMNS, None))
+            ],
+            "every block adds the start of the bias: its offsets do not move with tl.program_id(1)": [
+                lambda x, bias: x + bias[np.arange(len(bias)) % COLUMNS]
+            ],
+        },
+        telling=({"N": 6, "E": 19}, {"N": 11, "E": 13}),
+        small={"N": 2, "E": 3},
+    ),
+    "row_sum": Own(
+        Operation(
+            "f(x)",
+            drawn(x="N E").sized(N=(1, 2, 5), E=(1, 3, 8, 9, 33)),
+            truth=lambda x: np.sum(x, axis=1),
+            crop=one_row,
+        ),
+        {
+            ROW_FIRST: [lambda x: np.full(len(x), x[0].sum())],
+            "only the first row is written: the address of the result does not move with tl.program_id": [
+                lambda x: without(x.sum(axis=1), slice(1, None))
+            ],
+            "the sum is divided by the number of columns: that is the mean": [lambda x: x.mean(axis=1)],
+            "this is the largest number of each row, not the sum": [lambda x: x.max(axis=1)],
+            LAST_COLUMN: [lambda x: x[:, :-1].sum(axis=1)],
+            "masked lanes count as 1: pass other=0.0": at_each_size(
+                lambda size, x: x.sum(axis=1) + size - x.shape[1], lambda x: x.shape[1]
+            ),
+        },
+        telling=({"N": 4, "E": 13}, {"N": 5, "E": 5}),
+        small={"N": 2, "E": 3},
+    ),
+    "masked_max": Own(
+        Operation(
+            "f(x, lengths)",
+            drawn(x="N C", lengths=Made("N C", some_lengths)).sized(N=(1, 2, 5), C=(1, 3, 8, 9, 33)),
+            truth=masked_max,
+            bound=exactly,
+            crop=one_row_of_all,
+        ),
+        {
+            "lanes that are masked off hold 0, which is the largest number of a negative row; they must be -inf": (
+                at_each_size(zeros_in_block, lambda x, lengths: x.shape[1])
+            ),
+            "lengths is not read: this is the largest number of the whole row": [
+                with_lengths(lambda n, C: np.full(len(n), C))
+            ],
+            "one number too many: it is column < length": [with_lengths(lambda n, C: np.minimum(n + 1, C))],
+            "one number too few: it is column < length": [with_lengths(lambda n, C: n - 1)],
+            "every row has the length of the first one: the address of the length does not move with tl.program_id": [
+                with_lengths(lambda n, C: np.full(len(n), n[0]))
+            ],
+            ROW_FIRST: [lambda x, lengths: masked_max(np.broadcast_to(x[0], x.shape), lengths)],
+            "this is the largest magnitude": [lambda x, lengths: masked_max(np.abs(x), lengths)],
+        },
+        telling=({"N": 9, "C": 3}, {"N": 9, "C": 5}),
+        small={"N": 3, "C": 4},
+    ),
+    "matmul": Own(
+        Operation(
+            "f(a, b)",
+            drawn(a="M K", b="K N").sized(M=(1, 17, 33), K=(1, 17, 33), N=(1, 17, 33)),
+            truth=lambda a, b: a @ b,
+        ),
+        {
+            "only the first block of K is summed: the loop ends too early, or there is none": [
+                lambda a, b, tile=tile: a[:, :tile] @ b[:tile] for tile in TILES
+            ],
+            "only the last block of K is left: add to the accumulator, do not replace it": [
+                last_tile(tile) for tile in TILES
+            ],
+            "every step of the loop reads the first block of K: the offsets do not move with the loop": [
+                lambda a, b, tile=tile: a[:, np.arange(a.shape[1]) % tile] @ b[np.arange(len(b)) % tile]
+                for tile in TILES
+            ],
+            "b is transposed": [square(lambda a, b: a @ b.T)],
+            "a is transposed": [square(lambda a, b: a.T @ b)],
+            "the result is transposed": [square(lambda a, b: (a @ b).T)],
+            "every program takes the first block of columns: tl.program_id(1) is not used": [
+                lambda a, b, tile=tile: without(a @ b, slice(None), slice(tile, None)) for tile in TILES
+            ],
+            "every program takes the first block of rows: tl.program_id(0) is not used": [
+                lambda a, b, tile=tile: without(a @ b, slice(tile, None)) for tile in TILES
+            ],
+        },
+        telling=({"M": 35, "K": 35, "N": 35}, {"M": 50, "K": 50, "N": 50}),
+        small={"M": 2, "K": 3, "N": 2},
+    ),
+}
+WARM_UPS = {name: replace(own, operation=replace(own.operation, name=name)) for name, own in WARM_UPS.items()}
