@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ernie_m.kernels.runtime.optional_triton import tl, triton
+from ernie_m.reference.layer_norm import layer_norm_vjp
+from ernie_m.reference.softmax import softmax_vjp_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,6 +57,34 @@ def pad_with_ones(packed: Array, mask: Array) -> Array:
     padded = np.ones((*mask.shape, packed.shape[1]), packed.dtype)
     padded[mask] = packed
     return padded
+
+
+def softmax_backward_diagonal(dy: Array, probs: Array) -> Array:
+    return dy * probs * (1 - probs)
+
+
+def layer_norm_backward_constants(
+    dy: Array, x: Array, gamma: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    s = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps)
+    return dy * gamma / s, (dy * centred / s).sum(axis=0), dy.sum(axis=0)
+
+
+def layer_norm_backward_of_x(dy: Array, x: Array, gamma: Array, eps: float) -> tuple[Array, Array, Array]:
+    dx, _, dbeta = layer_norm_vjp(dy, x, gamma, eps)
+    return dx, (dy * x).sum(axis=0), dbeta
+
+
+def gelu_backward_without_density(dy: Array, x: Array) -> Array:
+    return dy * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2))) / 2
+
+
+def attention_backward_without_scale(dy: Array, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    exps = np.exp(q @ k.T / math.sqrt(q.shape[-1]))
+    probs = exps / exps.sum(axis=-1, keepdims=True)
+    d_scores = softmax_vjp_of(dy @ v.T, probs)
+    return d_scores @ k, d_scores.T @ q, probs.T @ dy
 
 
 @triton.jit

@@ -15,6 +15,7 @@ import hypothesis
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from backward_checks import BACKWARD
 from diagnosis import explain, hint_for_moves
 from drawing import draw
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ from ernie_m.reference.array import Array
 EXAMPLES = 25
 NOT_WRITTEN = "not written yet"
 # The exercises of which `ernie_m.kernels.check` has no operation.
-OWN: dict[str, Own] = {**WARM_UPS}
+OWN: dict[str, Own] = {**WARM_UPS, **BACKWARD}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", 
         dtypes = ["float32"] if arrays == "numpy" else None
         try:
             if exercise in OWN:
-                return Answer(True, passed(exercise, OWN[exercise].check(function, arrays, 4 * examples)))
+                return Answer(True, passed(exercise, OWN[exercise].check(function, arrays, examples)))
             # Not asked for: NaN, views of larger arrays, and the tail of GELU, which ½x(1 + erf(x/√2)) loses.
             options = {"quick": True, "tail": False, "plain": True}
             report = check(function, exercise, dtypes, examples, arrays=arrays, **options)
@@ -101,9 +102,13 @@ def passed(exercise: str, report: Report) -> str:
 
 def failed(exercise: str, failure: Failure) -> Answer:
     """What is wrong, shown on the smallest input that fails."""
-    case, expected = failure.case, failure.case.expected
-    index = None if failure.verdict is None else failure.verdict.index
-    found = Wrong(failure.reason, case.inputs, expected.exact, expected.limit, failure.got, index)
+    case, verdict = failure.case, failure.verdict
+    expected, got, index = case.expected, failure.got, None if verdict is None else verdict.index
+    if case.operation.results and verdict is not None and got is not None:
+        # Of several results, the wrong one.
+        place, expected = next((place, part) for name, place, part in expected.each() if name == verdict.part)
+        got, index = got[place].reshape(expected.exact.shape), verdict.at
+    found = Wrong(failure.reason, case.inputs, expected.exact, expected.limit, got, index)
     return show(exercise, case.dtype, found, failure.hint)
 
 
@@ -120,7 +125,7 @@ def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str
         return ""
     if got is None:
         return "it returned None"
-    blank = isinstance(got, torch.Tensor) and got.shape == expected.shape and bool(got.isnan().all())
+    blank = isinstance(got, torch.Tensor) and got.shape == np.shape(expected) and bool(got.isnan().all())
     return "its result is all nan: nothing was stored in it" if blank else ""
 
 
@@ -130,8 +135,8 @@ def placed(value: Array) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def small_call(exercise: str) -> tuple[dict[str, Any], Array]:
-    """The arguments of a call small enough to follow by hand, and its result."""
+def small_call(exercise: str) -> tuple[dict[str, Any], Array | dict[str, Array]]:
+    """The arguments of a call small enough to follow by hand, and its result; several by name."""
     if exercise in OWN:
         return OWN[exercise].small_call()
     if exercise in MOVES:

@@ -20,15 +20,16 @@ DPI = 80
 
 def draw(
     inputs: dict[str, Any],
-    expected: Array,
+    expected: Array | dict[str, Array],
     got: Array | None = None,
     limit: Array | None = None,
     index: tuple[int, ...] | None = None,
 ) -> Figure:
-    """Draw the arguments above and the results below. `index`: the worst element, framed in red."""
+    """Draw the arguments above and the results below; `expected` may be several. `index`: the worst, framed in red."""
     arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
     scalars = ", ".join(f"{name} = {value:g}" for name, value in inputs.items() if name not in arrays)
-    results = {"expected": expected} if got is None else {"your result": got, "expected": expected}
+    results = expected if isinstance(expected, dict) else {"expected": expected}
+    results = results if got is None else {"your result": got, **results}
     if got is not None and limit is not None and limit.any():
         results["error / bound"] = ratio(got, expected, limit)
     elif got is not None:

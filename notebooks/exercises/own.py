@@ -28,9 +28,11 @@ from ernie_m.kernels.checking.searching import search
 from ernie_m.kernels.checking.shrinking import reduce
 from ernie_m.kernels.runtime import interpreter
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
+from ernie_m.reference.array import Array
 
 FLOAT32 = FORMATS["float32"]
 DRAWS = 3
+FEWEST_EXAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ class Own:
         found = self.operation.sized(sizes).fixed_inputs(lambda *shape: rng.standard_normal(shape))
         return {name: FLOAT32.round(x) if getattr(x, "dtype", None) == np.float64 else x for name, x in found.items()}
 
-    def small_call(self) -> tuple[Inputs, Any]:
-        """The arguments of a small call, whole numbers, and its results."""
+    def small_call(self) -> tuple[Inputs, Array | dict[str, Array]]:
+        """The arguments of a small call, whole numbers, and its result; several by name."""
+        declared = self.operation.draw.arguments
         inputs = {
-            name: np.rint(2 * x) if getattr(x, "dtype", None) == np.float64 else x
+            name: np.rint(3 * x) + 0.0 if isinstance(declared[name], str) else x
             for name, x in self.inputs(self.small, 0).items()
         }
-        return inputs, self.operation.expect(FLOAT32, inputs).exact
+        expected = self.operation.expect(FLOAT32, inputs)
+        results = {f"expected {name}": part.exact for name, _, part in expected.each()}
+        return inputs, results if self.operation.results else expected.exact
 
     def check(self, function: Callable[..., Any], arrays: str, examples: int) -> Report:
         """Raise Failure, with the smallest input on which the function is wrong, and a hint if the mistake is known."""
@@ -66,7 +71,7 @@ class Own:
             interpreter.install()
         runner = Runner(function, arrays, default_device(), tail=False)
         try:
-            found = search(runner, self.operation, "float32", examples, seed=0)
+            found = search(runner, self.operation, "float32", max(examples, FEWEST_EXAMPLES), seed=0)
             runner.look_again()
         except Failure as failure:
             smallest = reduce(failure, runner.verdicts)

@@ -33,6 +33,11 @@ NOTEBOOK: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("add_constant", "add_bias", "row_sum", "masked_max", "matmul"),
     ),
     "03_triton": ("torch", "triton_solutions", ("gelu", "softmax", "add_layer_norm", "attention_head")),
+    "04_backward": (
+        "numpy",
+        "backward_solutions",
+        ("softmax_backward", "layer_norm_backward", "gelu_backward", "attention_backward"),
+    ),
 }
 EVERY = [(source, exercise) for source, (_, _, exercises) in NOTEBOOK.items() for exercise in exercises]
 # Triton's interpreter is slow.
@@ -85,6 +90,11 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
     ("02_triton_warm_up", "row_sum", wrong_warm_up.sum_of_the_first_row, ["expected", "computed from the first one"]),
     ("02_triton_warm_up", "masked_max", wrong_warm_up.max_with_zeros, ["got 0 at [0]", "they must be -inf"]),
     ("02_triton_warm_up", "matmul", wrong_warm_up.last_product, ["expected", "do not replace it"]),
+    ("04_backward", "softmax_backward", wrong.softmax_backward_diagonal, ["expected", "only the diagonal"]),
+    ("04_backward", "layer_norm_backward", wrong.layer_norm_backward_constants, [" of dx, ", "taken as constants"]),
+    ("04_backward", "layer_norm_backward", wrong.layer_norm_backward_of_x, [" of dgamma, ", "the normalised rows"]),
+    ("04_backward", "gelu_backward", wrong.gelu_backward_without_density, ["expected", "Φ depends on x too"]),
+    ("04_backward", "attention_backward", wrong.attention_backward_without_scale, ["expected", "not divided by √D"]),
 ]
 
 
