@@ -122,7 +122,12 @@ def swapped(form: Any) -> Any:
 ROWS = {"N": (1, 2, 5), "E": (2, 3, 8, 33)}
 BACKWARD: dict[str, Own] = {
     "softmax_backward": Own(
-        Operation("f(dy, probs)", drawn(dy="N E", probs=Made("N E", some_probs)).sized(**ROWS), truth=softmax_backward, crop=one_row),
+        Operation(
+            "f(dy, probs)",
+            drawn(dy="N E", probs=Made("N E", some_probs)).sized(**ROWS),
+            truth=softmax_backward,
+            crop=one_row,
+        ),
         {
             "only the diagonal of the Jacobian, p (1 − p): every score changes every probability of its row": [
                 lambda dy, probs: dy * probs * (1 - probs)

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import hypothesis
+import mask_checks
 import matplotlib.pyplot as plt
 import numpy as np
+import span_checks
 import torch
 from backward_checks import BACKWARD
 from diagnosis import explain, hint_for_moves
 from drawing import draw
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from moves import MOVES, batches, mask_of
 from own import Own
 from warm_up_checks import WARM_UPS
 
-from ernie_m import reference
 from ernie_m.kernels import Failure, check
 from ernie_m.kernels.checking.drawing import numbers
 from ernie_m.kernels.checking.formats import FORMATS
@@ -37,6 +39,11 @@ EXAMPLES = 25
 NOT_WRITTEN = "not written yet"
 # The exercises of which `ernie_m.kernels.check` has no operation.
 OWN: dict[str, Own] = {**WARM_UPS, **BACKWARD}
+# Exercises whose result is right or wrong as a whole.
+WHOLE: dict[str, Callable[..., tuple[bool, str, Figure | None]]] = {
+    "leak_proof_mask": mask_checks.examine,
+    "pair_spans": span_checks.examine,
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Wrong:
 
 
 def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> None:
-    """Check `function` and show the result. `exercise` is one of `check`'s operations or a key of `MOVES` or `OWN`."""
+    """Check `function` and show the result. `exercise`: one of `check`'s operations, or of the tables."""
     found = examine(exercise, function, arrays, examples)
     print(found.text)
     if found.figure is not None:
@@ -71,6 +78,8 @@ def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", e
 def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> Answer:
     """Check `function` and return the answer to show."""
     with np.errstate(all="ignore"):
+        if exercise in WHOLE:
+            return Answer(*WHOLE[exercise](function, examples))
         if why := not_written(exercise, function, arrays):
             text = f"{exercise}: {NOT_WRITTEN}: {why}.\nThe figure shows one call and its expected result."
             return Answer(False, text, draw(*small_call(exercise)))
@@ -141,7 +150,7 @@ def small_call(exercise: str) -> tuple[dict[str, Any], Array | dict[str, Array]]
         return OWN[exercise].small_call()
     if exercise in MOVES:
         make, truth = MOVES[exercise]
-        moved = make(_mask(np.array([3, 1]), 3), 2)
+        moved = make(mask_of(np.array([3, 1]), 3), 2)
         return moved, truth(**moved)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("x", "scores", "residual", "q", "k", "v"), (2, 3))
     shapes |= dict.fromkeys(("bias", "gamma", "beta"), (3,))
@@ -166,52 +175,6 @@ def show(exercise: str, dtype: str, found: Wrong, hint: str | None) -> Answer:
     return Answer(False, "\n".join(lines), figure)
 
 
-def _mask(lengths: Array, S: int) -> Array:
-    """The mask from its definition, position by position."""
-    return np.array([[s < length for s in range(S)] for length in lengths.tolist()], dtype=bool)
-
-
-@st.composite
-def _batches(draw: Any) -> Array:
-    """A (B, S) mask of ragged rows; some may be empty or full, but not all are empty."""
-    S = draw(st.integers(1, 5))
-    lengths = draw(st.lists(st.integers(0, S), min_size=1, max_size=4).filter(any))
-    return _mask(np.array(lengths), S)
-
-
-def _counted(*shape: int) -> Array:
-    """1, 2, 3, ...: all different, so that a misplaced number shows."""
-    return np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.float32).reshape(shape)
-
-
-def _mask_inputs(mask: Array, E: int) -> dict[str, Any]:
-    return {"lengths": np.count_nonzero(mask, axis=1), "S": mask.shape[1]}
-
-
-def _unpad_inputs(mask: Array, E: int) -> dict[str, Any]:
-    return {"x": _counted(*mask.shape, E), "mask": mask}
-
-
-def _pad_inputs(mask: Array, E: int) -> dict[str, Any]:
-    return {"packed": _counted(int(np.count_nonzero(mask)), E), "mask": mask}
-
-
-def _unpad(x: Array, mask: Array) -> Array:
-    return reference.unpad(x, reference.token_indices(mask))
-
-
-def _pad(packed: Array, mask: Array) -> Array:
-    return reference.pad(packed, reference.token_indices(mask), *mask.shape)
-
-
-# For each exercise: the arguments for a drawn batch, and the expected result for them.
-MOVES: dict[str, tuple[Callable[[Array, int], dict[str, Any]], Callable[..., Array]]] = {
-    "mask_from_lengths": (_mask_inputs, _mask),
-    "unpad": (_unpad_inputs, _unpad),
-    "pad": (_pad_inputs, _pad),
-}
-
-
 def _examine_move(exercise: str, function: Callable[..., Any], examples: int) -> Answer:
     """Search for a batch on which the function is wrong; hypothesis shrinks it."""
     make, truth = MOVES[exercise]
@@ -225,9 +188,9 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
 
     settings = hypothesis.settings(max_examples=4 * examples, database=None, deadline=None)
     try:
-        batches = st.tuples(_batches(), st.integers(1, 3))
+        drawn = st.tuples(batches(), st.integers(1, 3))
         smallest = hypothesis.find(
-            batches, lambda batch: try_on(batch) is not None, settings=settings, random=random.Random(0)
+            drawn, lambda batch: try_on(batch) is not None, settings=settings, random=random.Random(0)
         )
     except hypothesis.errors.NoSuchExample:
         return Answer(True, f"{exercise}: right.\n  {tried} drawn batches; every number is right")

@@ -1,0 +1,116 @@
+"""The exercises whose result is right or wrong as a whole: every mistake that they know is found and named.
+
+Seen red: a mask that is right among the mistakes; leaks looked for in one layer only; hints that do not tell apart two
+mistakes; spans with a threshold that includes its own value.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+EXERCISES = Path(__file__).resolve().parents[2] / "notebooks" / "exercises"
+
+
+@pytest.fixture(autouse=True)
+def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(EXERCISES))
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def masks() -> ModuleType:
+    return importlib.import_module("mask_checks")
+
+
+@pytest.fixture
+def spans() -> ModuleType:
+    return importlib.import_module("span_checks")
+
+
+def test_each_wrong_mask_is_found_in_its_layer_and_gets_its_own_hint(masks: ModuleType) -> None:
+    layers = {}
+    for words, form in masks.MISTAKES.items():
+        reason, layers[words.split(":")[0]] = masks.fault(form(*masks.TELLING[0].values()), **masks.TELLING[0])
+        assert reason
+        assert masks.mistake(form, masks.MISTAKES, masks.TELLING) == words
+    assert layers["every place sees every place"] == 1
+    assert layers["text sees the text of both sides"] == 2
+    assert layers["text sees the masks of its own side, which have read the other side"] == 3
+    assert masks.mistake(masks.right, masks.MISTAKES, masks.TELLING) is None
+
+
+def test_each_wrong_pairing_is_found_and_gets_its_own_hint(spans: ModuleType) -> None:
+    inputs = [spans.telling(seed) for seed in range(3)]
+    for words, form in spans.MISTAKES.items():
+        assert any(spans.fault(form(*given.values()), spans.right(**given)) for given in inputs)
+        assert spans.mistake(form, spans.MISTAKES, inputs) == words
+    assert spans.mistake(spans.right, spans.MISTAKES, inputs) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "pieces"),
+    [
+        ("mask_checks", "text sees the masks of its own", ["after 3 layers, masked place ", " <- ", "  sides = ["]),
+        ("span_checks", "a start is used again by", ["does not belong there", "  starts = ["]),
+        ("span_checks", "the product is compared", ["is missing", "threshold = 0.5"]),
+    ],
+)
+def test_the_smallest_wrong_input_is_shown_and_drawn(module: str, words: str, pieces: list[str]) -> None:
+    checks = importlib.import_module(module)
+    named, form = next((named, form) for named, form in checks.MISTAKES.items() if named.startswith(words))
+    right, text, figure = checks.examine(form, 25)
+    assert not right and f"\nHint: {named}.\nThe smallest " in text
+    for piece in pieces:
+        assert piece in text, text
+    figure.canvas.draw()
+
+
+def test_a_leak_names_its_route(masks: ModuleType) -> None:
+    form = next(form for words, form in masks.MISTAKES.items() if words.startswith("text sees the masks"))
+    sides, masked = np.array([0, 0, 1, 1]), np.array([False, True, False, True])
+    reason, layers = masks.fault(form(sides, masked), sides, masked)
+    assert layers == 3 and reason.endswith(": 1 <- 2 <- 3 <- 0")
+
+
+def test_other_masks_that_do_not_leak_are_right(masks: ModuleType) -> None:
+    def masks_see_each_other(sides: np.ndarray, masked: np.ndarray) -> np.ndarray:
+        return masks.right(sides, masked) | (masked[:, None] & masked & (sides[:, None] == sides))
+
+    assert masks.examine(masks_see_each_other, 25)[0]
+
+
+def test_calls_that_fail_are_told(masks: ModuleType, spans: ModuleType) -> None:
+    for checks, function, words in (
+        (masks, lambda sides, masked: masked, "it returned bool of shape (2,), expected bool of shape (2, 2)"),
+        (masks, lambda sides, masked: masks.right(sides, masked).astype(int), "it returned int64"),
+        (masks, lambda sides, masked: masked.fill(True), "it changed its argument masked"),
+        (spans, lambda starts, ends, threshold: starts[99], "it raised IndexError"),
+        (spans, lambda starts, ends, threshold: [(0, 1)], "expected a list of tuples (start, end, probability)"),
+        (spans, lambda *given: spans.right(*given)[::-1], "in this order"),
+    ):
+        right, text, _ = checks.examine(function, 25)
+        assert not right and words in text, text
+
+
+def test_paired_as_in_the_documented_cases(spans: ModuleType) -> None:
+    """The pairs of PaddleNLP's `get_span`, as recorded for the reference's decoding."""
+    for starts, ends, pairs in (
+        ([3, 4], [5], [(4, 5)]),
+        ([3], [5, 7], [(3, 5)]),
+        ([3, 6], [5, 7], [(3, 5), (6, 7)]),
+        ([5], [3], []),
+        ([3, 8], [8, 9], [(8, 8)]),
+        ([2, 4, 6], [4, 6, 9], [(4, 4), (6, 6)]),
+    ):
+        at = [np.isin(np.arange(10), places).astype(float) for places in (starts, ends)]
+        assert [span[:2] for span in spans.right(*at, 0.5)] == pairs
