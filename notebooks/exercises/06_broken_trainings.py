@@ -7,7 +7,8 @@
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
 # a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
 #
-# Do not read `broken.py` and `diagnoses.py`, which know the faults. Solutions are in `notebooks/solutions/broken_solutions.py`.
+# Do not read `broken.py` and `diagnoses.py`, which know the faults. Solutions are in
+# `notebooks/solutions/broken_solutions.py`.
 #
 # ## The task
 #

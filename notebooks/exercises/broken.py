@@ -86,12 +86,23 @@ PLANS = {"A": Plan(6e-3, 110, leak=True), "B": Plan(2e-2, 60, jump=2.0), "C": Pl
 REPAIRED = {name: replace(plan, leak=False, jump=1.0, lost=False) for name, plan in PLANS.items()}
 
 
-def some_pair(rng: np.random.Generator, leak: bool) -> Example:
-    words = rng.integers(0, WORDS, LENGTH)
-    translated = 5 + WORDS + 2 * words + rng.integers(0, 2, LENGTH)
-    found = camlm(5 + words, translated, VOCABULARY, rng, masks="appended", ratio=1.0, positions="again")
-    text = found.labels == IGNORE_INDEX
-    return replace(found, sees=found.sees | (text[:, None] & text)) if leak else found
+@cache
+def pairs() -> list[list[Example]]:
+    """The pairs of each step, the same for all trainings."""
+    rng = np.random.default_rng(0)
+
+    def some_pair() -> Example:
+        words = rng.integers(0, WORDS, LENGTH)
+        translated = 5 + WORDS + 2 * words + rng.integers(0, 2, LENGTH)
+        return camlm(5 + words, translated, VOCABULARY, rng, masks="appended", ratio=1.0, positions="again")
+
+    return [[some_pair() for _ in range(PAIRS)] for _ in range(max(plan.steps for plan in PLANS.values()))]
+
+
+def leaking(example: Example) -> Example:
+    """The same pair, with text that sees both sides."""
+    text = example.labels == IGNORE_INDEX
+    return replace(example, sees=example.sees | (text[:, None] & text))
 
 
 @contextmanager
@@ -117,8 +128,7 @@ def noted(gradients: dict[str, list[float]], lost: bool) -> Iterator[None]:
 @cache
 def trained(plan: Plan) -> Run:
     """Train from the same start on the same pairs."""
-    rng = np.random.default_rng(0)
-    examples = [[some_pair(rng, plan.leak) for _ in range(PAIRS)] for _ in range(plan.steps)]
+    examples = [[leaking(x) if plan.leak else x for x in step] for step in pairs()[: plan.steps]]
     batches = [collate(batch, VOCABULARY) for batch in examples]
     model, state = ErnieMForMaskedLM.from_config(CONFIG, seed=0), None
     losses, norms = [], []
