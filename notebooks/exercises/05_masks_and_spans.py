@@ -11,7 +11,7 @@
 
 # %%
 import numpy as np
-from checking import answer
+from whole import answer
 
 # Inputs to try your functions on before they are checked.
 sides = np.array([0, 0, 0, 1, 1, 1])
@@ -48,7 +48,7 @@ def leak_proof_mask(sides, masked):  # (S,), (S,) -> (S, S)
 
 
 # %%
-answer("leak_proof_mask", leak_proof_mask, arrays="numpy")
+answer("leak_proof_mask", leak_proof_mask)
 
 # %% [markdown]
 # ## 19. Pairing spans
@@ -73,7 +73,7 @@ def pair_spans(starts, ends, threshold):  # (n,), (n,), a number -> a list of (s
 
 
 # %%
-answer("pair_spans", pair_spans, arrays="numpy")
+answer("pair_spans", pair_spans)
 
 # %% [markdown]
 # ## What to try next

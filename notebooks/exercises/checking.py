@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import hypothesis
-import mask_checks
 import matplotlib.pyplot as plt
 import numpy as np
-import span_checks
 import torch
 from backward_checks import BACKWARD
 from diagnosis import explain, hint_for_moves
@@ -39,11 +37,6 @@ EXAMPLES = 25
 NOT_WRITTEN = "not written yet"
 # The exercises of which `ernie_m.kernels.check` has no operation.
 OWN: dict[str, Own] = {**WARM_UPS, **BACKWARD}
-# Exercises whose result is right or wrong as a whole.
-WHOLE: dict[str, Callable[..., tuple[bool, str, Figure | None]]] = {
-    "leak_proof_mask": mask_checks.examine,
-    "pair_spans": span_checks.examine,
-}
 
 
 @dataclass(frozen=True)
@@ -78,8 +71,6 @@ def answer(exercise: str, function: Callable[..., Any], arrays: str = "torch", e
 def examine(exercise: str, function: Callable[..., Any], arrays: str = "torch", examples: int = EXAMPLES) -> Answer:
     """Check `function` and return the answer to show."""
     with np.errstate(all="ignore"):
-        if exercise in WHOLE:
-            return Answer(*WHOLE[exercise](function, examples))
         if why := not_written(exercise, function, arrays):
             text = f"{exercise}: {NOT_WRITTEN}: {why}.\nThe figure shows one call and its expected result."
             return Answer(False, text, draw(*small_call(exercise)))

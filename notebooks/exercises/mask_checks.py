@@ -156,7 +156,7 @@ def examine(function: Callable[..., Any], examples: int) -> tuple[bool, str, Fig
         mask, wrong = call(function, inputs)
         return (wrong, 0) if wrong else fault(mask, **inputs)
 
-    found, tried = smallest(pairs(), lambda inputs: faulty(inputs)[0] != "", 4 * examples)
+    found, tried = smallest(pairs(), lambda inputs: faulty(inputs)[0] != "", examples)
     if found is None:
         return True, f"leak_proof_mask: right.\n  {tried} drawn pairs; nothing leaks through any number of layers", None
     reason, layers = faulty(found)

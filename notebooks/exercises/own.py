@@ -81,11 +81,11 @@ class Own:
     def hint(self, runner: Runner) -> str | None:
         """Name the mistake of a wrong function; None if it is none of the known ones."""
         forms = {words: [flattened(form) for form in forms] for words, forms in self.mistakes.items()}
+        draws = ([self.probe(runner, sizes, seed) for sizes in self.telling] for seed in range(1, DRAWS + 1))
         try:
-            draws = [[self.probe(runner, sizes, seed) for sizes in self.telling] for seed in range(1, DRAWS + 1)]
+            found = named(forms, draws)
         except Failure:
             return None
-        found = named(forms, draws)
         return None if found is None else MATCH + found
 
     def probe(self, runner: Runner, sizes: Mapping[str, int], seed: int) -> Probe:

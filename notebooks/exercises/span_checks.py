@@ -129,7 +129,7 @@ def examine(function: Callable[..., Any], examples: int) -> tuple[bool, str, Fig
         spans, wrong = call(function, inputs)
         return wrong or fault(spans, right(**inputs))
 
-    found, tried = smallest(PROBABILITIES, lambda inputs: faulty(inputs) != "", 4 * examples)
+    found, tried = smallest(PROBABILITIES, lambda inputs: faulty(inputs) != "", examples)
     if found is None:
         return True, f"pair_spans: right.\n  {tried} drawn texts; every span is right", None
     hint = mistake(function, MISTAKES, [telling(seed) for seed in range(3)])

@@ -38,7 +38,6 @@ NOTEBOOK: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "backward_solutions",
         ("softmax_backward", "layer_norm_backward", "gelu_backward", "attention_backward"),
     ),
-    "05_masks_and_spans": ("numpy", "mask_and_span_solutions", ("leak_proof_mask", "pair_spans")),
 }
 EVERY = [(source, exercise) for source, (_, _, exercises) in NOTEBOOK.items() for exercise in exercises]
 # Triton's interpreter is slow.
@@ -136,18 +135,18 @@ def test_solution_is_right(checking: ModuleType, source: str, exercise: str) -> 
     assert found.figure is None
     first, *lines = found.text.splitlines()
     assert first == f"{exercise}: right."
-    if exercise in checking.WHOLE:
-        assert len(lines) == 1 and lines[0].startswith("  100 drawn ")
-        return
     assert len(lines) == (3 if arrays == "torch" and source not in ONE_DTYPE else 1), "a line for each dtype"
     assert all("drawn" in line and ("of its bound" in line or "every number is right" in line) for line in lines)
 
 
 @pytest.mark.parametrize("source", NOTEBOOK)
-def test_stubs_are_reported_as_not_written(checking: ModuleType, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_stubs_are_reported_as_not_written(
+    checking: ModuleType, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     """Runs the notebook itself and records its calls to `answer`."""
     kept: list[tuple[str, Callable[..., Any], str]] = []
     monkeypatch.setattr(checking, "answer", lambda name, stub, arrays="torch": kept.append((name, stub, arrays)))
+    monkeypatch.setattr(importlib.import_module("grids"), "show_grid", lambda exercise: None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     load(NOTEBOOKS / "exercises" / f"{source}.py")
     assert [name for name, *_ in kept] == list(NOTEBOOK[source][2])
@@ -155,9 +154,8 @@ def test_stubs_are_reported_as_not_written(checking: ModuleType, monkeypatch: py
         found = checking.examine(name, stub, how)
         assert not found.right and f"{name}: not written yet: " in found.text
         assert "it returned None" in found.text or "nothing was stored" in found.text
-        if name not in checking.WHOLE:
-            titles = [ax.get_title() for part in found.figure.subfigs for ax in part.axes]
-            assert any(title.startswith("expected") for title in titles)
+        titles = [ax.get_title() for part in found.figure.subfigs for ax in part.axes]
+        assert any(title.startswith("expected") for title in titles)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +178,7 @@ def test_typical_mistake_is_named_and_drawn(
 
 @pytest.mark.parametrize("source", NOTEBOOK)
 def test_every_exercise_has_a_mistake(source: str) -> None:
-    whole = {"leak_proof_mask", "pair_spans"}
-    assert {exercise for where, exercise, *_ in MISTAKES if where == source} == set(NOTEBOOK[source][2]) - whole
+    assert {exercise for where, exercise, *_ in MISTAKES if where == source} == set(NOTEBOOK[source][2])
 
 
 @pytest.mark.parametrize("exercise", ["mask_from_lengths", "unpad", "pad"])

@@ -7,6 +7,8 @@ mistakes; spans with a threshold that includes its own value.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,8 @@ import pytest
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
-EXERCISES = Path(__file__).resolve().parents[2] / "notebooks" / "exercises"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+EXERCISES = NOTEBOOKS / "exercises"
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,28 @@ def masks() -> ModuleType:
 @pytest.fixture
 def spans() -> ModuleType:
     return importlib.import_module("span_checks")
+
+
+@pytest.mark.parametrize("exercise", ["leak_proof_mask", "pair_spans"])
+def test_solution_is_right(capsys: pytest.CaptureFixture[str], exercise: str) -> None:
+    path = NOTEBOOKS / "solutions" / "mask_and_span_solutions.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    importlib.import_module("whole").answer(exercise, getattr(module, exercise))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{exercise}: right." and second.startswith("  100 drawn ")
+    assert not plt.get_fignums()
+
+
+def test_ipynb_shows_the_answer_to_every_stub() -> None:
+    cells = json.loads((EXERCISES / "05_masks_and_spans.ipynb").read_text(encoding="utf-8"))["cells"]
+    asked = [cell for cell in cells if any(line.startswith("answer(") for line in cell["source"])]
+    assert len(asked) == 2
+    for cell in asked:
+        assert any("not written yet" in line for output in cell["outputs"] for line in output.get("text", []))
+        assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
 
 
 def test_each_wrong_mask_is_found_in_its_layer_and_gets_its_own_hint(masks: ModuleType) -> None:
@@ -68,7 +93,7 @@ def test_each_wrong_pairing_is_found_and_gets_its_own_hint(spans: ModuleType) ->
 def test_the_smallest_wrong_input_is_shown_and_drawn(module: str, words: str, pieces: list[str]) -> None:
     checks = importlib.import_module(module)
     named, form = next((named, form) for named, form in checks.MISTAKES.items() if named.startswith(words))
-    right, text, figure = checks.examine(form, 25)
+    right, text, figure = checks.examine(form, 100)
     assert not right and f"\nHint: {named}.\nThe smallest " in text
     for piece in pieces:
         assert piece in text, text
@@ -86,7 +111,7 @@ def test_other_masks_that_do_not_leak_are_right(masks: ModuleType) -> None:
     def masks_see_each_other(sides: np.ndarray, masked: np.ndarray) -> np.ndarray:
         return masks.right(sides, masked) | (masked[:, None] & masked & (sides[:, None] == sides))
 
-    assert masks.examine(masks_see_each_other, 25)[0]
+    assert masks.examine(masks_see_each_other, 100)[0]
 
 
 def test_calls_that_fail_are_told(masks: ModuleType, spans: ModuleType) -> None:
@@ -98,7 +123,7 @@ def test_calls_that_fail_are_told(masks: ModuleType, spans: ModuleType) -> None:
         (spans, lambda starts, ends, threshold: [(0, 1)], "expected a list of tuples (start, end, probability)"),
         (spans, lambda *given: spans.right(*given)[::-1], "in this order"),
     ):
-        right, text, _ = checks.examine(function, 25)
+        right, text, _ = checks.examine(function, 100)
         assert not right and words in text, text
 
 
