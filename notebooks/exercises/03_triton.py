@@ -132,3 +132,4 @@ answer("attention_head", attention_head)
 #   on the compiled kernels.
 # - Compare your kernels with `kernels/gelu.py`, `kernels/layer_norm.py` and `kernels/attention.py`. What do they do
 #   that yours do not, and why?
+# - Continue with `04_backward`: how gradients come back through these operations.

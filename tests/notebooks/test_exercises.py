@@ -1,6 +1,7 @@
 """The exercises: every solution passes; every stub, and a typical mistake in each exercise, gets a helpful answer.
 
-Seen red: a solution without its mask, its cast or its scale; a stub that is filled in; a mistake that is right.
+Seen red: a solution without its mask, its cast or its scale; a stub that is filled in; a mistake that is right; two
+mistakes of one exercise that look alike.
 """
 
 from __future__ import annotations
@@ -196,6 +197,30 @@ def test_each_mistake_with_moved_numbers_gets_its_own_hint(checking: ModuleType,
         lambda *inputs: truth(*inputs)[:1],
     ):
         assert diagnosis.hint_for_moves(exercise, make, truth, other) == ""
+
+
+def test_each_mistake_of_an_own_operation_gets_its_own_hint(checking: ModuleType) -> None:
+    """And the right function, and one with another fault, get none."""
+    runner, match = importlib.import_module("own").Runner, importlib.import_module("diagnosis").MATCH
+
+    def in_float32(form: Callable[..., Any], names: list[str], factor: int = 1) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            wide = [x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x for x in given]
+            found = form(**dict(zip(names, wide, strict=True)))
+            several = found if isinstance(found, tuple) else (found,)
+            parts = tuple((factor * part).astype(np.float32) for part in several)
+            return parts if isinstance(found, tuple) else parts[0]
+
+        return called
+
+    for exercise, own in checking.OWN.items():
+        names = own.operation.arguments
+        for words, forms in own.mistakes.items():
+            wrong = in_float32(forms[0], names)
+            assert own.hint(runner(wrong, "numpy", "cpu", tail=False)) == match + words, exercise
+            assert own.hint(runner(in_float32(forms[0], names, -3), "numpy", "cpu", tail=False)) is None
+        if own.operation.truth is not None:
+            assert own.hint(runner(in_float32(own.operation.truth, names), "numpy", "cpu", tail=False)) is None
 
 
 def raises(x: Any, mask: Any) -> Any:
