@@ -26,7 +26,6 @@ from ernie_m.reference.array import Array
 
 SOLUTIONS = Path(__file__).resolve().parents[1] / "solutions" / "warm_up_solutions.py"
 DPI = 80
-MOST_LINES = 40
 PASTEL, UNTOUCHED = matplotlib.colormaps["Pastel1"], (0.95, 0.95, 0.95, 1.0)
 Program = tuple[int, ...]
 # Sizes that no block divides. The arguments of each exercise's call, by name.
@@ -146,10 +145,8 @@ def panel(ax: Axes, title: str, programs: list[Program], cells: Array) -> None: 
     ax.set_xticks(range(0, columns, max(1, columns // 10)))
     ax.set_yticks(range(0, rows, max(1, rows // 5)))
     ax.tick_params(labelsize=7)
-    ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
-    ax.set_yticks(np.arange(0.5, rows - 1), minor=True)
-    ax.grid(which="minor", color="white", linewidth=1.2 if columns <= MOST_LINES else 0.5)
-    ax.tick_params(which="minor", length=0)
+    ax.vlines(np.arange(0.5, columns - 1), -0.5, rows - 0.5, color="white", linewidth=1)
+    ax.hlines(np.arange(0.5, rows - 1), -0.5, columns - 0.5, color="white", linewidth=1)
     for i, touching in enumerate(sets):
         y, x = np.argwhere(which == i).mean(axis=0)
         if touching.any():

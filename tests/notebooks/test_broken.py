@@ -62,7 +62,7 @@ def test_a_doubled_rate_stops_the_loss_from_falling(broken: ModuleType) -> None:
 
 def test_only_queries_and_keys_lose_their_gradient(broken: ModuleType) -> None:
     found, repaired = broken.run("C"), broken.trained(broken.REPAIRED["C"])
-    assert found.last > 2 * repaired.last
+    assert found.last > 1.5 * repaired.last
     without = {path.split(".")[2] for path, norms in found.gradients.items() if not norms.any()}
     assert without == {"q_proj", "k_proj"}
     assert all(norms.any() for norms in repaired.gradients.values())
