@@ -32,7 +32,7 @@ from ernie_m.reference.array import Array
 
 FLOAT32 = FORMATS["float32"]
 DRAWS = 3
-FEWEST_EXAMPLES = 24
+FEWEST_EXAMPLES = 16
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ TILES = (16, 32)
 LAST_COLUMN = "the mask is off by one: the last column is left out"
 
 
+def some_rows(rng: Any, N: int, C: int) -> Array:  # -> (N, C)
+    """Small whole numbers and halves; every second row is negative."""
+    return rng.integers(-8, 9, (N, C)) / 2 - 5.0 * (np.arange(N) % 2 == 0)[:, None]
+
+
 def some_lengths(rng: Any, N: int, C: int) -> Array:  # -> (N,)
     return rng.integers(1, C + 1, N)
 
@@ -138,7 +143,7 @@ WARM_UPS: dict[str, Own] = {
     "masked_max": Own(
         Operation(
             "f(x, lengths)",
-            drawn(x="N C", lengths=Made("N C", some_lengths)).sized(N=(1, 2, 5), C=(1, 3, 8, 9, 33)),
+            drawn(x=Made("N C", some_rows), lengths=Made("N C", some_lengths)).sized(N=(1, 2, 5), C=(1, 3, 8, 9, 33)),
             truth=masked_max,
             bound=exactly,
             crop=one_row_of_all,
@@ -188,7 +193,7 @@ WARM_UPS: dict[str, Own] = {
                 lambda a, b, tile=tile: without(a @ b, slice(tile, None)) for tile in TILES
             ],
         },
-        telling=({"M": 35, "K": 35, "N": 35}, {"M": 50, "K": 50, "N": 50}),
+        telling=({"M": 35, "K": 35, "N": 35}, {"M": 40, "K": 40, "N": 40}),
         small={"M": 2, "K": 3, "N": 2},
     ),
 }
