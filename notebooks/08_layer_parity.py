@@ -265,3 +265,4 @@ assert max(parity["gelu_new"].values()) > 1e-5
 # * Row 0 has no padding. Which planted fault would its outputs not show?
 # * `python -m ernie_m.reference trace` traces a model on the command line: see `--help`.
 # * Set `dtype=torch.bfloat16` in `from_pretrained`. How large is the noise now, and would you still find `gelu_new`?
+# * Next: `09_backprop_by_hand`, where the second half of the course begins: how the model learns.

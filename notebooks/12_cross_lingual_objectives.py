@@ -340,4 +340,4 @@ assert np.mean([pair["model"] for pair in figures]) > np.mean([pair["raw"] for p
 # - In section 5, let the encoder read `texts` and sentences about cats and sofas. Does it find those translations too?
 # - Read [reference/objectives](../reference/objectives/__init__.py), all of this in 450 lines, and [what the experiment
 #   does not show](../kernels/training/experiment/README.md).
-# - Next: the [exercises](exercises/01_numpy.ipynb), if you have not done them yet.
+# - Next: [13_attention_backward_kernel](13_attention_backward_kernel.ipynb) goes back to the machine.
