@@ -28,6 +28,7 @@ from .checking.check import check
 from .checking.operations import Operation
 from .checking.report import Failure, Report
 from .dropout import dropout_vjp
+from .dropped_layer_norm import dropped_layer_norm_vjp
 from .embedding import embed, embed_vjp
 from .first_token import first_token_attention, first_token_attention_vjp
 from .gelu import bias_gelu, bias_gelu_vjp
@@ -62,6 +63,7 @@ __all__ = [
     "check",
     "cu_seqlens",
     "dropout_vjp",
+    "dropped_layer_norm_vjp",
     "embed",
     "embed_vjp",
     "first_token_attention",

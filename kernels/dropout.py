@@ -195,10 +195,19 @@ def dropout(x: Tensor, p: float, seed: Any, tokens: Tensor | None = None) -> Ten
     check_floats(x=x)
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")
+    bits = check_bits(x, p, seed, tokens)
+    return x if bits is None else dropout_unchecked(x, p, *bits)
+
+
+def check_bits(x: Tensor, p: float, seed: Any, tokens: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The seed and the tokens' indices as tensors; None where nothing is dropped.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p: expected a number from 0 to 1, got {p}")
     if seed is None or p == 0.0:
-        return x
+        return None
     seed = _seed(seed, x)
     check_integers("seed", seed, (torch.int64,))
     check_shape("seed", seed, (), "()")
@@ -208,7 +217,7 @@ def dropout(x: Tensor, p: float, seed: Any, tokens: Tensor | None = None) -> Ten
     check_integers("tokens", tokens)
     check_device("tokens", tokens, "x", x)
     check_shape("tokens", tokens, tuple(x.shape[:-1]), "the shape of x without its last axis")
-    return dropout_unchecked(x, p, seed, tokens.to(torch.int64))
+    return seed, tokens.to(torch.int64)
 
 
 def dropout_vjp(dy: Tensor, p: float, seed: Any, tokens: Tensor | None = None) -> Tensor:  # (..., E), (...) -> (..., E)

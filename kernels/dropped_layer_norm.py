@@ -3,15 +3,12 @@
     v = dropout(x + bias) + residual
     y = (v − mean(v)) / √(var(v) + ε) · γ + β
 
-The backward pass computes the bits of dropout again instead of keeping which elements were dropped:
-
-    dv as in layer_norm_backward.py,   d_residual = dv,   dx = dropout(dv),   dbias = Σ dx over the rows
-
 As separate steps, dropout would read and write each row once more in both passes, and round it.
 
-Grids: as in layer_norm.py and layer_norm_backward.py. Each call of Philox serves four columns.
+Grid: as in layer_norm.py. Each call of Philox serves four columns. The kernel of the backward pass is in
+dropped_layer_norm_backward.py.
 
-Twin: `dropout` and `layer_norm` in reference/encoder.py, `layer_steps`.
+Twin: reference/dropped_layer_norm.py.
 """
 
 from __future__ import annotations
@@ -23,12 +20,19 @@ import torch
 from torch import Tensor
 
 from .attention import DROPS
-from .dropout import bits_of, plain_dropout, threshold_of
-from .layer_norm import configuration, grid, normalise_row, plain_layer_norm, plain_layer_norm_vjp
-from .layer_norm_backward import configuration as backward_configuration
-from .layer_norm_backward import normalised_vjp
-from .partials import count_partials, sum_partials
+from .dropout import bits_of, check_bits, threshold_of
+from .dropped_layer_norm_backward import dropped_layer_norm_backward, plain_dropped_layer_norm_vjp, plain_sum
+from .layer_norm import (
+    add_layer_norm_unchecked,
+    add_layer_norm_vjp,
+    check_shapes,
+    configuration,
+    grid,
+    normalise_row,
+    plain_layer_norm,
+)
 from .philox import LOW_HALF
+from .runtime.arguments import check_eps, check_floats
 from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import runs_triton, transformed
 from .runtime.dtypes import TRITON_TYPES, name_of, wide_dtype, widen
@@ -57,74 +61,16 @@ def dropped_layer_norm_kernel(
     tl.store(rstds + i_row, rstd)
 
 
-@triton.jit
-def dropped_layer_norm_vjp_kernel(
-    dy, x, bias, residual, gamma, seed, tokens, means, rstds, dx, d_residual, partials, N, P, threshold, keep,
-    E: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # (N, E) x 2, (E,), (N, E), (E,), (), (N,) x 3 -> (N, E) x 2, (P, 3, E)  # fmt: skip
-    """Every P-th tile of dx and d_residual, and these tiles' sums for the bias, γ and β."""
-    i_partial = tl.program_id(0)
-    o_e = tl.arange(0, BLOCK)
-    m_e = o_e < E
-    b_bias = tl.load(bias + o_e, mask=m_e, other=0.0).to(tl.float32)
-    b_gamma = tl.load(gamma + o_e, mask=m_e, other=0.0).to(tl.float32)
-    d_bias = tl.zeros((BLOCK,), tl.float32)
-    d_gamma = tl.zeros((BLOCK,), tl.float32)
-    d_beta = tl.zeros((BLOCK,), tl.float32)
-    for i_tile in tl.range(i_partial, tl.cdiv(N, ROWS), P):
-        o_n = tl.cast(i_tile, tl.int64) * ROWS + tl.arange(0, ROWS)
-        m_n = o_n < N
-        m_ne = m_n[:, None] & m_e[None, :]
-        o_ne = o_n[:, None] * E + o_e[None, :]
-        b_tokens = tl.load(tokens + o_n, mask=m_n, other=0)
-        b_bits = bits_of(tl.load(seed), b_tokens[:, None], tl.arange(0, BLOCK // 4)[None, :])
-        dropped = b_bits < tl.cast(threshold, tl.uint32)
-        v = tl.load(x + o_ne, mask=m_ne, other=0.0).to(tl.float32) + b_bias[None, :]
-        v = tl.where(dropped, 0.0, v * keep)
-        v += tl.load(residual + o_ne, mask=m_ne, other=0.0).to(tl.float32)
-        b_dy = tl.load(dy + o_ne, mask=m_ne, other=0.0).to(tl.float32)
-        mean = tl.load(means + o_n, mask=m_n, other=0.0)
-        rstd = tl.load(rstds + o_n, mask=m_n, other=0.0)
-        dv, n = normalised_vjp(b_dy, v, mean, rstd, b_gamma, E)
-        tl.store(d_residual + o_ne, dv.to(d_residual.dtype.element_ty), mask=m_ne)
-        b_dx = tl.where(dropped, 0.0, dv * keep)
-        tl.store(dx + o_ne, b_dx.to(dx.dtype.element_ty), mask=m_ne)
-        d_bias += tl.sum(b_dx, 0)
-        d_gamma += tl.sum(b_dy * n, 0)
-        d_beta += tl.sum(b_dy, 0)
-    p_partial = partials + i_partial * (3 * E) + o_e
-    tl.store(p_partial, d_bias, mask=m_e)
-    tl.store(p_partial + E, d_gamma, mask=m_e)
-    tl.store(p_partial + 2 * E, d_beta, mask=m_e)
-
-
-def _described(kind: str, *matrices: str) -> dict[str, str]:
-    """The types of a kernel's arguments, in order."""
-    tensors = dict.fromkeys(matrices, f"*{kind}")
-    return {**tensors, "seed": "*i64", "tokens": "*i64", "means": "*fp32", "rstds": "*fp32"}
-
-
 def variants(target: str) -> Iterator[Variant]:
     """The forward kernel at the sizes of the base and large models."""
     for dtype, kind in TRITON_TYPES.items():
         for E in (768, 1024):
             chosen = configuration(E)
-            signature = _described(kind, "x", "bias", "residual", "gamma", "beta", "y")
-            signature |= {"eps": "fp32", "threshold": "i64", "keep": "fp32"}
+            tensors = dict.fromkeys(("x", "bias", "residual", "gamma", "beta", "y"), f"*{kind}")
+            floats = {"means": "*fp32", "rstds": "*fp32", "eps": "fp32", "keep": "fp32"}
+            signature = {**tensors, **floats, "seed": "*i64", "tokens": "*i64", "threshold": "i64"}
             described = ("add_layer_norm", name_of(dtype), f"E={E}{DROPS}", dropped_layer_norm_kernel, signature)
             yield Variant(*described, {"E": E, **chosen.blocks}, chosen, tile=1)
-
-
-def variants_backward(target: str) -> Iterator[Variant]:
-    """The backward kernel at the same sizes."""
-    for dtype, kind in TRITON_TYPES.items():
-        for E in (768, 1024):
-            chosen = backward_configuration(E)
-            signature = _described(kind, "dy", "x", "bias", "residual", "gamma", "dx", "d_residual")
-            signature |= {"partials": "*fp32", "N": "i32", "P": "i32", "threshold": "i64", "keep": "fp32"}
-            described = ("add_layer_norm_vjp", name_of(dtype), f"E={E}{DROPS}", dropped_layer_norm_vjp_kernel)
-            blocks = chosen.blocks
-            yield Variant(*described, signature, {"E": E, **blocks}, chosen, tile=blocks["ROWS"], loop=True)
 
 
 @torch.library.custom_op("ernie_m::dropped_layer_norm", mutates_args=())
@@ -141,7 +87,7 @@ def _dropped_layer_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, bias, residual, gamma, beta, tokens = (t.contiguous() for t in (x, bias, residual, gamma, beta, tokens))
     if not _launches(x, p):
-        v = plain_dropout(widen(x) + widen(bias), p, seed, tokens) + widen(residual)
+        v = plain_sum(x, bias, residual, p, seed, tokens)
         y, means, rstds = plain_layer_norm(v, widen(gamma), widen(beta), eps)
         return y.to(residual.dtype), means, rstds
     E, y = x.shape[-1], torch.empty_like(residual)
@@ -184,25 +130,8 @@ def _dropped_layer_norm_vjp(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = (dy, x, bias, residual, gamma, means, rstds, tokens)
     dy, x, bias, residual, gamma, means, rstds, tokens = (t.contiguous() for t in rows)
-    E = x.shape[-1]
-    if not _launches(x, p):
-        v = plain_dropout(widen(x) + widen(bias), p, seed, tokens) + widen(residual)
-        dv, dgamma, dbeta = plain_layer_norm_vjp(widen(dy), v, widen(gamma), means, rstds)
-        d_sum = plain_dropout(dv, p, seed, tokens)
-        dbias, dgamma, dbeta = (g.to(gamma.dtype) for g in (d_sum.reshape(-1, E).sum(0), dgamma, dbeta))
-        return d_sum.to(x.dtype), dv.to(residual.dtype), dbias, dgamma, dbeta
-    dx, d_residual = torch.empty_like(x), torch.empty_like(residual)
-    if not x.numel():
-        dbias, dgamma, dbeta = (torch.zeros_like(gamma) for _ in range(3))
-        return dx, d_residual, dbias, dgamma, dbeta
-    N, chosen = x.numel() // E, backward_configuration(max(E, 4))
-    P = count_partials(-(-N // chosen.blocks["ROWS"]))
-    partials = torch.empty(P, 3, E, dtype=torch.float32, device=x.device)
-    arguments = (dy, x, bias, residual, gamma, seed, tokens, means, rstds, dx, d_residual, partials, N, P)
-    rate = (threshold_of(p), 1 / (1 - p))
-    launch(dropped_layer_norm_vjp_kernel, (P,), x, *arguments, *rate, E=E, **chosen.blocks, **chosen.options)
-    dbias, dgamma, dbeta = sum_partials(partials, gamma.dtype)
-    return dx, d_residual, dbias, dgamma, dbeta
+    backward = dropped_layer_norm_backward if _launches(x, p) else plain_dropped_layer_norm_vjp
+    return backward(dy, x, bias, residual, gamma, means, rstds, p, seed, tokens)
 
 
 @_dropped_layer_norm_vjp.register_fake
@@ -220,7 +149,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dx, d_residual = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, residual))
     dbias, dgamma, dbeta = (gamma.new_empty(gamma.shape) for _ in range(3))
-    return dx, d_residual, dbias, dgamma, dbeta
+    return dx, dbias, d_residual, dgamma, dbeta
 
 
 refuse_second_derivatives(_dropped_layer_norm_vjp)
@@ -235,8 +164,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     *saved, seed, tokens = ctx.saved_tensors
-    dx, d_residual, dbias, dgamma, dbeta = _dropped_layer_norm_vjp(dy, *saved, ctx.p, seed, tokens)
-    return dx, dbias, d_residual, dgamma, dbeta, None, None, None, None
+    return *_dropped_layer_norm_vjp(dy, *saved, ctx.p, seed, tokens), None, None, None, None
 
 
 _dropped_layer_norm.register_autograd(_backward, setup_context=_keep)
@@ -257,3 +185,58 @@ def dropped_layer_norm_unchecked(*given: Any) -> Tensor:
     Dtypes are as in `add_layer_norm_unchecked`."""
     y, _, _ = _dropped_layer_norm(*given)
     return y
+
+
+def dropped_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    p: float,
+    seed: Any,
+    tokens: Tensor | None = None,
+) -> Tensor:  # (..., E), (E,), (..., E), (E,), (E,), (...) -> (..., E)
+    """LayerNorm(dropout(x + bias) + residual), the last step of each half of a Transformer layer in training.
+
+    `p`, `seed` and `tokens` are those of `dropout`. Raises TypeError or ValueError, naming the argument.
+    """
+    check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
+    eps = check_eps(eps)
+    check_shapes(x, residual=residual, bias=bias, gamma=gamma, beta=beta)
+    bits = check_bits(x, p, seed, tokens)
+    if bits is None:
+        return add_layer_norm_unchecked(x, bias, residual, gamma, beta, eps)[0]
+    if fuses_dropout(x):
+        return dropped_layer_norm_unchecked(x, bias, residual, gamma, beta, eps, p, *bits)
+    y, _, _ = plain_layer_norm(plain_sum(x, bias, residual, p, *bits), widen(gamma), widen(beta), eps)
+    return y.to(x.dtype)
+
+
+def dropped_layer_norm_vjp(
+    dy: Tensor,
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    eps: float,
+    p: float,
+    seed: Any,
+    tokens: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # (..., E) x 2, (E,), (..., E), (E,), (...) -> see below
+    """The gradients of x, the bias, the residual, γ and β, if `dy` is that of `dropped_layer_norm`; those of vectors
+    are sums over all tokens, as in `add_layer_norm_vjp`. Raises TypeError or ValueError, naming the argument."""
+    check_floats(dy=dy, x=x, bias=bias, residual=residual, gamma=gamma)
+    eps = check_eps(eps)
+    check_shapes(x, dy=dy, residual=residual, bias=bias, gamma=gamma)
+    bits = check_bits(x, p, seed, tokens)
+    given = (x, bias, residual, gamma)
+    if bits is None:
+        return add_layer_norm_vjp(dy, *given, eps)
+    if not fuses_dropout(x):
+        # Not those of the forward, which have no gradient: this form is differentiable once more.
+        variances, means = torch.var_mean(plain_sum(x, bias, residual, p, *bits), -1, correction=0)
+        return plain_dropped_layer_norm_vjp(dy, *given, means, (variances + eps).rsqrt(), p, *bits)
+    _, means, rstds = _dropped_layer_norm(*given, gamma, eps, p, *bits)
+    return tuple(_dropped_layer_norm_vjp(dy, *given, means, rstds, p, *bits))

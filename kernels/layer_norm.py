@@ -213,7 +213,7 @@ def add_layer_norm(
     """
     check_floats(x=x, bias=bias, residual=residual, gamma=gamma, beta=beta)
     eps = check_eps(eps)
-    _check_shapes(x, residual=residual, bias=bias, gamma=gamma, beta=beta)
+    check_shapes(x, residual=residual, bias=bias, gamma=gamma, beta=beta)
     result = add_layer_norm_unchecked(x, bias, residual, gamma, beta, eps)
     return result if return_statistics else result[0]
 
@@ -228,7 +228,7 @@ def add_layer_norm_vjp(
     """
     check_floats(dy=dy, x=x, bias=bias, residual=residual, gamma=gamma)
     eps = check_eps(eps)
-    _check_shapes(x, dy=dy, residual=residual, bias=bias, gamma=gamma)
+    check_shapes(x, dy=dy, residual=residual, bias=bias, gamma=gamma)
     if wants_plain(dy, x, bias, residual, gamma, differentiable=True):
         # Not those of the forward, which have no gradient: this form is differentiable once more.
         variances, means = torch.var_mean(widen(x) + widen(bias) + widen(residual), -1, correction=0)
@@ -240,7 +240,7 @@ def add_layer_norm_vjp(
     return dx, dbias, dx.clone(), dgamma, dbeta
 
 
-def _check_shapes(x: Tensor, **others: Tensor) -> None:
+def check_shapes(x: Tensor, **others: Tensor) -> None:
     """Rows have the shape of `x`, vectors (E,)."""
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (..., E), got {tuple(x.shape)}")

@@ -22,6 +22,7 @@ from .compare import compare
 from .compat import MOVED, announce
 from .config import ErnieMConfig
 from .dropout import dropout, dropout_vjp
+from .dropped_layer_norm import dropped_layer_norm, dropped_layer_norm_vjp
 from .embedding import embed, embed_vjp
 from .erf import erf
 from .first_token import first_token_attention, first_token_attention_vjp
@@ -65,6 +66,8 @@ __all__ = [
     "cu_seqlens",
     "dropout",
     "dropout_vjp",
+    "dropped_layer_norm",
+    "dropped_layer_norm_vjp",
     "embed",
     "embed_vjp",
     "erf",

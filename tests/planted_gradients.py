@@ -113,14 +113,21 @@ def summed(table: Tensor, ids: Tensor, dz: Tensor, fault: str) -> Tensor:
     return store(found.index_add(0, ids, dz), table)
 
 
+def dropping(
+    shape: torch.Size, p: float, seed: int, tokens: Tensor, fault: str
+) -> tuple[Tensor, float]:  # -> (N, E), ()
+    """Which elements are dropped, and what the others are multiplied with."""
+    counted = torch.arange(len(tokens)) if fault == "counted in order" else tokens.long()
+    seed = seed + 1 if fault == "other bits" else seed % 2**63 if fault == "seed of 63 bits" else seed
+    bits = torch.from_numpy(random_bits(seed, counted.numpy(), shape[-1] + 1).astype(np.int64))
+    bits = bits[:, 1:] if fault == "next column" else bits[:, :-1]
+    scale = {"no scale": 1.0, "scale twice": (1 - p) ** -2, "scale by p": 1 / p}.get(fault, 1 / (1 - p))
+    return (bits < round(p * 2**32)) ^ (fault == "the others"), scale
+
+
 def dropout_vjp(dy: Tensor, p: float, seed: int, tokens: Tensor, fault: str = "right") -> Tensor:
     """dx."""
-    counted = torch.arange(len(dy)) if fault == "counted in order" else tokens.long()
-    seed = seed + 1 if fault == "other bits" else seed % 2**63 if fault == "seed of 63 bits" else seed
-    bits = torch.from_numpy(random_bits(seed, counted.numpy(), dy.shape[-1] + 1).astype(np.int64))
-    bits = bits[:, 1:] if fault == "next column" else bits[:, :-1]
-    dropped = (bits < round(p * 2**32)) ^ (fault == "the others")
-    scale = {"no scale": 1.0, "scale twice": (1 - p) ** -2, "scale by p": 1 / p}.get(fault, 1 / (1 - p))
+    dropped, scale = dropping(dy.shape, p, seed, tokens, fault)
     wide = torch.ones_like(dy).float() if fault == "ones" else dy.float()
     dx = torch.where(dropped, 0.0, wide * scale)
     if fault == "last column":
@@ -128,10 +135,38 @@ def dropout_vjp(dy: Tensor, p: float, seed: int, tokens: Tensor, fault: str = "r
     return store(dx, dy)
 
 
+def dropped_layer_norm_vjp(
+    dy: Tensor,
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    eps: float,
+    p: float,
+    seed: int,
+    tokens: Tensor,
+    fault: str = "right",
+) -> tuple[Tensor, ...]:
+    """dx, dbias, dresidual, dγ and dβ."""
+    dropped, scale = dropping(x.shape, p, seed, tokens, fault)
+    added = {"no bias": 0 * bias, "bias after dropout": 0 * bias}.get(fault, bias).float()
+    product = x.float() + added + (residual.float() if fault == "residual in dropout" else 0.0)
+    kept = torch.where(dropped, 0.0, product * (1.0 if fault == "scale of dx alone" else scale))
+    z = {"sum not dropped": product * scale, "bias after dropout": kept + bias.float()}.get(fault, kept)
+    z = z if fault == "residual in dropout" else z + residual.float()
+    dz, dgamma, dbeta = layer_norm_gradients(dy, z, gamma, eps, x, fault)
+    dx = dz * (1.0 if fault == "scale of the sum alone" else scale)
+    dx = dx if fault == "dx not dropped" else torch.where(dropped, 0.0, dx)
+    swapped = (dbeta, dgamma) if fault == "swapped" else (dgamma, dbeta)
+    dbias = total({"bias of the residual": dz, "bias not scaled": dx / scale}.get(fault, dx), bias, fault)
+    return store(dx, x), dbias, store(dx if fault == "residual dropped" else dz, x), *swapped
+
+
 KERNELS: dict[str, Any] = {
     "dropout_vjp": dropout_vjp,
     "bias_gelu_vjp": bias_gelu_vjp,
     "add_layer_norm_vjp": add_layer_norm_vjp,
+    "dropped_layer_norm_vjp": dropped_layer_norm_vjp,
     "embed_vjp": embed_vjp,
 }
 # The faults of each, but for those that only show in sums of thousands of rows or in half precision.
@@ -143,6 +178,13 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "add_layer_norm_vjp": (
         *("ones", "no bias", "no eps", "no gamma", "mean twice", "no mean", "no variance", "variance twice", "no rstd"),
         *("unnormalised", "centred only", "last rows", "last column", "swapped", "residual twice"),
+    ),
+    "dropped_layer_norm_vjp": (
+        *("ones", "no bias", "no eps", "no gamma", "no mean", "no variance", "no rstd", "unnormalised", "last rows"),
+        *("last column", "swapped", "counted in order", "other bits", "seed of 63 bits", "next column", "the others"),
+        *("no scale", "scale twice", "scale by p", "scale of dx alone", "scale of the sum alone", "sum not dropped"),
+        *("dx not dropped", "residual dropped", "residual in dropout", "bias of the residual", "bias not scaled"),
+        "bias after dropout",
     ),
     "embed_vjp": (
         *("ones", "no gamma", "mean twice", "no variance", "unnormalised", "last rows", "no offset", "last of a row"),

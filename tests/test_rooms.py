@@ -36,7 +36,7 @@ FLOORS = {
         ("array", "compat"),
         (
             *("erf", "gelu", "activations", "slopes", "softmax", "linear", "layer_norm", "attention", "first_token"),
-            "attention_groups",
+            *("attention_groups", "dropped_layer_norm"),
             *("embedding", "dropout", "padding", "losses", "config", "parameters", "trace", "outputs", "groups"),
         ),
         ("compare", "rounding", "rounding_back", "trace_torch", "checkpoint"),
@@ -59,6 +59,7 @@ FLOORS = {
                 "layer_norm",
                 "layer_norm_backward",
                 "dropped_layer_norm",
+                "dropped_layer_norm_backward",
                 "sequences",
                 "attention",
                 "attention_vjp",

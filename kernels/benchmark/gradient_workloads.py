@@ -7,6 +7,7 @@ kept: statistics, or the sum that is normalised.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..attention_groups_vjp import group_attention_vjp
 from ..attention_vjp import packed_attention_vjp
 from ..checking.drawing import pair_groups
 from ..dropout import dropout, dropout_vjp
+from ..dropped_layer_norm import dropped_layer_norm_vjp
 from ..embedding import embed_vjp
 from ..first_token import first_token_attention_vjp
 from ..gelu import bias_gelu_vjp
@@ -28,6 +30,8 @@ from .measured import EPS, HEAD, OURS, Maker, Measured, compiled, cumulative, pl
 from .work import POSITIONS, VOCABULARY, Batch, Size, Work
 
 aten = torch.ops.aten
+# Of dropout.
+P, SEED = 0.1, 5
 
 
 def joined(name: str, results: Any) -> Tensor:
@@ -67,22 +71,46 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
     return case(make, bias_gelu_vjp, plain, work_of.bias_gelu_vjp(size, T, width), T * columns * width)
 
 
+def dropping(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The seed as a tensor, a batch's tokens, and the mask of what is kept."""
+    seed, tokens = torch.tensor(SEED, device=device), torch.arange(batch.tokens, device=device)
+    ones = torch.ones(batch.tokens, size.hidden, device=device, dtype=dtype)
+    return seed, tokens, dropout(ones, P, seed, tokens) != 0
+
+
 def dropout_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """dropout_vjp on a batch's tokens, next to torch's own, which reads a mask that its forward has kept."""
-    T, E, p = batch.tokens, size.hidden, 0.1
-    seed, tokens = torch.tensor(5, device=device), torch.arange(T, device=device)
-    mask = dropout(torch.ones(T, E, device=device, dtype=dtype), p, seed, tokens) != 0
-
-    def make() -> tuple[Tensor]:
-        return (torch.randn(T, E, device=device, dtype=dtype),)
-
-    def plain(dy: Tensor) -> Tensor:
-        return aten.native_dropout_backward(dy, mask, 1.0 / (1.0 - p))
-
+    T, E = batch.tokens, size.hidden
+    seed, tokens, mask = dropping(size, batch, dtype, device)
+    others = {"eager, mask kept": lambda dy: aten.native_dropout_backward(dy, mask, 1.0 / (1.0 - P))}
     work = work_of.dropout_vjp(size, T, dtype.itemsize)
-    inputs = sets(make, work, T * E * dtype.itemsize)
-    calls = rotating(inputs, {OURS: lambda dy: dropout_vjp(dy, p, seed, tokens), "eager, mask kept": plain})
-    return Measured(calls, work.floor, plug=plugged(inputs, lambda dy: (dy, p, seed, tokens)))
+    inputs = sets(lambda: (torch.randn(T, E, device=device, dtype=dtype),), work, T * E * dtype.itemsize)
+    calls = rotating(inputs, {OURS: lambda dy: dropout_vjp(dy, P, seed, tokens), **others})
+    return Measured(calls, work.floor, plug=plugged(inputs, lambda dy: (dy, P, SEED, tokens)))
+
+
+def dropped_layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
+    """dropped_layer_norm_vjp on a batch's tokens, next to torch's own, which read a mask that the forward has kept."""
+    T, E = batch.tokens, size.hidden
+    seed, tokens, mask = dropping(size, batch, dtype, device)
+
+    def plain(dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, ...]:
+        v = aten.native_dropout_backward(x + bias, mask, 1.0 / (1.0 - P)) + residual
+        dv, dgamma, dbeta = norm_gradients(dy, v, gamma, eps)
+        dx = aten.native_dropout_backward(dv, mask, 1.0 / (1.0 - P))
+        return dx, dx.sum(0), dv, dgamma, dbeta
+
+    work = work_of.dropped_layer_norm_vjp(size, T, dtype.itemsize)
+    inputs = sets(_norm_inputs(T, E, dtype, device), work, 2 * T * E * dtype.itemsize)
+    ours = partial(dropped_layer_norm_vjp, p=P, seed=seed, tokens=tokens)
+    calls = rotating(inputs, {OURS: ours, "eager, mask kept": plain, "compile, mask kept": compiled(plain)})
+    return Measured(calls, work.floor, plug=plugged(inputs, lambda *x: (*x, P, SEED, tokens)), packed=joined)
+
+
+def _norm_inputs(T: int, E: int, dtype: torch.dtype, device: str) -> Callable[[], tuple[Any, ...]]:
+    """Makes dy, x, the bias, the residual, γ and ε."""
+    shapes = ((T, E), (T, E), (E,), (T, E), (E,))
+    return lambda: (*(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes), EPS)
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -93,12 +121,8 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
         dv, dgamma, dbeta = norm_gradients(dy, x + bias + residual, gamma, eps)
         return dv, dv.sum(0), dv.clone(), dgamma, dbeta
 
-    def make() -> tuple[Any, ...]:
-        shapes = ((T, E), (T, E), (E,), (T, E), (E,))
-        return *(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes), EPS
-
-    width = dtype.itemsize
-    return case(make, add_layer_norm_vjp, plain, work_of.add_layer_norm_vjp(size, T, width), 2 * T * E * width)
+    make, work = _norm_inputs(T, E, dtype, device), work_of.add_layer_norm_vjp(size, T, dtype.itemsize)
+    return case(make, add_layer_norm_vjp, plain, work, 2 * T * E * dtype.itemsize)
 
 
 def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -231,5 +255,6 @@ GRADIENTS: dict[str, Maker] = {
     "bias_gelu_vjp": gelu_case,
     "dropout_vjp": dropout_case,
     "add_layer_norm_vjp": layer_norm_case,
+    "dropped_layer_norm_vjp": dropped_layer_norm_case,
     "embed_vjp": embed_case,
 }

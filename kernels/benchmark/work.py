@@ -136,6 +136,11 @@ def add_layer_norm_vjp(size: Size, T: int, width: int) -> Work:
     return Work(0.0, (5 * T + 5) * size.hidden * width)
 
 
+def dropped_layer_norm_vjp(size: Size, T: int, width: int) -> Work:
+    """As `add_layer_norm_vjp`, and the tokens' indices."""
+    return Work(0.0, (5 * T + 5) * size.hidden * width + 8 * T)
+
+
 def embed_vjp(size: Size, batch: Batch, width: int) -> Work:
     """The cotangent and the rows that `embed` reads; the gradients of both tables, which are mostly zeros."""
     rows = 2 * batch.tokens + max(batch.lengths) + VOCABULARY + POSITIONS + 3

@@ -25,7 +25,7 @@ from .attention_inputs import (
     take,
     with_cotangent,
 )
-from .drawing import EPS, Rows, without_beta
+from .drawing import EPS, Rows, drawn_rows, without_beta
 from .letters import Drawn
 from .operations import Inputs, Operation, find, one_number, one_row
 from .virtual import ENDS
@@ -127,9 +127,14 @@ def _embedding_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
     return {"dy": normal(rows, columns), **without_beta(_embedding(normal, rows, columns))}
 
 
-def _dropout_vjp(normal: Normal, rows: int, columns: int) -> Inputs:
-    tokens = np.random.default_rng(rows).integers(0, 2**20, rows)
-    return {"dy": normal(rows, columns), "p": 0.1, "seed": 2**64 - 59, "tokens": tokens}
+def _dropped(operation: Rows) -> Callable[[Normal, int, int], Inputs]:
+    """With dropout: the arguments of an operation on rows, and then what dropout takes."""
+
+    def make(normal: Normal, rows: int, columns: int) -> Inputs:
+        tokens = np.random.default_rng(rows).integers(0, 2**20, rows)
+        return {**operation.at(normal, rows, columns), "p": 0.1, "seed": 2**64 - 59, "tokens": tokens}
+
+    return make
 
 
 def _sequences(make: Callable[..., Inputs], parts: int, narrow: Narrow, sizes: Sizes = SEQUENCES) -> Family:
@@ -174,7 +179,10 @@ FAMILIES = {
     "embed": _rows(_embedding, lambda name, value: name.endswith("_ids")),
     "embed_vjp": _rows(_embedding_vjp, None, None),
     # The interpreter takes 20 ms for the bits of a program.
-    "dropout_vjp": _rows(_dropout_vjp, None, FEW),
+    "dropout_vjp": _rows(_dropped(drawn_rows(dy=2)), None, FEW),
+    "dropped_layer_norm_vjp": _rows(
+        _dropped(drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0)), None, None
+    ),
     "packed_attention": _sequences(packed, 3, lambda inputs, rows: own_tokens(inputs, rows, "qkv")),
     "first_token_attention": _sequences(first, 2, own_sequences),
     "group_attention": _sequences(groups, 3, own_groups, GROUPS),

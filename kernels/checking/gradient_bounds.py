@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from ernie_m.reference.array import Array
+from ernie_m.reference.dropout import dropout
 from ernie_m.reference.dropout import dropout_vjp as exact_dropout_vjp
+from ernie_m.reference.dropped_layer_norm import dropped_layer_norm_vjp as exact_dropped_layer_norm_vjp
 from ernie_m.reference.embedding import POSITION_OFFSET, sum_by_row
 from ernie_m.reference.embedding import embed_vjp as exact_embed_vjp
 from ernie_m.reference.gelu import bias_gelu_vjp as exact_bias_gelu_vjp
@@ -122,6 +124,37 @@ def add_layer_norm_vjp(
     flat = (-1, dx.shape[-1])
     dbias = summed(format, exact[1], dx.reshape(flat), error.reshape(flat), large.max(initial=0.0))
     return several(dx=found, dbias=dbias, dresidual=found, **affine)
+
+
+def dropped_layer_norm_vjp(
+    format: Format,
+    dy: Array,
+    x: Array,
+    bias: Array,
+    residual: Array,
+    gamma: Array,
+    eps: float,
+    p: float,
+    seed: int,
+    tokens: Array,
+) -> Expected:  # (N, E) x 2, (E,), (N, E), (E,), (N,)
+    """What is kept of x + bias is rounded once as a sum, and twice more as in `dropout_vjp`; adding the residual rounds
+    the result. What is dropped is 0, and has no error; so is its dx. What is kept of dx is rounded twice more than
+    the gradient of the sum. The bias has the sum of dx."""
+    kept = dropout(x + bias, p, seed, tokens)
+    z = kept + residual
+    dz = EPS * (3 * np.abs(kept) + np.abs(z))
+    dv, error, large, affine = _layer_norm_vjp(format, dy, z, dz, gamma, eps)
+    dx, dbias, *_ = exact_dropped_layer_norm_vjp(dy, x, bias, residual, gamma, eps, p, seed, tokens)
+    large = np.broadcast_to(large, dx.shape)
+    rounded = error + 2 * EPS * (np.abs(dv) + error)
+    dx_error, dx_large = (dropout(values, p, seed, tokens) for values in (rounded, large))
+    return several(
+        dx=expected(format, dx, dx_error, dx_large, terms=dx.shape[-1]),
+        dbias=summed(format, dbias, dx, dx_error, dx_large.max(initial=0.0)),
+        dresidual=expected(format, dv, error, large, terms=dx.shape[-1]),
+        **affine,
+    )
 
 
 def embed_vjp(

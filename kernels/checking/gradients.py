@@ -14,21 +14,26 @@ from .. import (
     attention_vjp,
     dropout,
     dropped_layer_norm,
+    dropped_layer_norm_backward,
     embedding,
     first_token,
     gelu,
     layer_norm,
 )
 from . import attention_gradient_bounds, drawing, gradient_bounds
-from .drawing import GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
+from .drawing import EPSILONS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .letters import Made, drawn
-from .operation import Operation, joined
+from .operation import Operation
 
 
 def token_indices(rng: Any, N: int) -> Array:  # -> (N,)
     """Indices of tokens in a large batch, in no order; a later process's tokens do not begin at 0."""
     return rng.integers(0, 2**20, N)
 
+
+# What dropout takes besides numbers.
+BITS: dict[str, Any] = {"p": (0.1, 0.5, 0.9), "seed": (5, 2**64 - 59), "tokens": Made("N", token_indices)}
+DROPPED_LAYER_NORM = drawn(dy="N E", x="N E", bias="E", residual="N E", gamma="E", eps=EPSILONS, **BITS)
 
 GRADIENTS: dict[str, Operation] = {
     "bias_gelu_vjp": Operation(
@@ -47,7 +52,17 @@ GRADIENTS: dict[str, Operation] = {
         draw=drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0),
         fixed=lambda normal: drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0).at(normal, 16, 4096),
         kernel=layer_norm.add_layer_norm_vjp,
-        variants=joined(layer_norm.variants_backward, dropped_layer_norm.variants_backward),
+        variants=layer_norm.variants_backward,
+        examples=12,
+    ),
+    "dropped_layer_norm_vjp": Operation(
+        call="f(dy, x, bias, residual, gamma, eps, p, seed, tokens)",
+        expected=gradient_bounds.dropped_layer_norm_vjp,
+        results=("dx", "dbias", "dresidual", "dgamma", "dbeta"),
+        draw=DROPPED_LAYER_NORM,
+        fixed=lambda normal: DROPPED_LAYER_NORM.sized(N=16, E=4096).fixed(normal),
+        kernel=dropped_layer_norm.dropped_layer_norm_vjp,
+        variants=dropped_layer_norm_backward.variants_backward,
         examples=12,
     ),
     "embed_vjp": Operation(
@@ -96,7 +111,7 @@ GRADIENTS: dict[str, Operation] = {
     "dropout_vjp": Operation(
         call="f(dy, p, seed, tokens)",
         expected=gradient_bounds.dropout_vjp,
-        draw=drawn(dy="N E", p=(0.1, 0.5, 0.9), seed=(5, 2**64 - 59), tokens=Made("N", token_indices)),
+        draw=drawn(dy="N E", **BITS),
         kernel=dropout.dropout_vjp,
         variants=dropout.variants,
     ),

@@ -21,6 +21,7 @@ from ernie_m.kernels import (
     attention,
     attention_vjp,
     dropped_layer_norm,
+    dropped_layer_norm_backward,
     embedding,
     embedding_backward,
     first_token,
@@ -37,8 +38,8 @@ from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.reference.gradients import value_and_gradients
 
 PAGES = (
-    *(attention, attention_vjp, dropped_layer_norm, embedding, embedding_backward, first_token),
-    *(gelu, gelu_backward, layer_norm, layer_norm_backward),
+    *(attention, attention_vjp, dropped_layer_norm, dropped_layer_norm_backward, embedding, embedding_backward),
+    *(first_token, gelu, gelu_backward, layer_norm, layer_norm_backward),
 )
 HALVES = [torch.bfloat16, torch.float16]
 # Heads for whose size there is a kernel; vectors long enough for an rms to mean something.

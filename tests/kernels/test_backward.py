@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from vjp_checks import assert_same_bits, assert_within, bits, worst
 
-from ernie_m.kernels import embedding, gelu, layer_norm, partials
+from ernie_m.kernels import dropped_layer_norm, embedding, gelu, layer_norm, partials
 from ernie_m.kernels.checking import gradient_bounds
+from ernie_m.kernels.dropout import seed_tensor
 from ernie_m.kernels.runtime import dispatch
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.kernels.runtime.shuffled_grid import shuffled_grid
@@ -51,6 +52,13 @@ def norm_inputs(rows: int, E: int, dtype: torch.dtype, seed: int = 0) -> list[An
     return [dy, x + 2, normal(E, dtype=dtype, seed=seed + 4), residual, gamma, EPS]
 
 
+def dropped_inputs(rows: int, E: int, dtype: torch.dtype, seed: int = 0) -> list[Any]:
+    """A seed of 64 bits; tokens in no order."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(2**20, (rows,), generator=generator).to(DEVICE)
+    return [*norm_inputs(rows, E, dtype, seed), 0.3, 2**64 - 59, tokens]
+
+
 def embed_inputs(rows: int, E: int, dtype: torch.dtype, seed: int = 0) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
     ids, positions = (torch.randint(end, (rows,), generator=generator).to(DEVICE) for end in (5, 9))
@@ -72,9 +80,11 @@ class Op:
     order: tuple[int, ...]
 
     def arguments(self, inputs: list[Any]) -> list[Any]:
-        """The forward's: those after dy, with a beta before ε."""
-        rest = inputs[1:]
-        return [*rest[:-1], torch.ones_like(rest[-2]), rest[-1]] if isinstance(rest[-1], float) else rest
+        """The forward's: those after dy, with a beta before ε, and with the seed as a tensor."""
+        rest = [seed_tensor(x, DEVICE) if isinstance(x, int) else x for x in inputs[1:]]
+        if EPS in (x for x in rest if isinstance(x, float)):
+            rest.insert(self.order[-1], torch.ones_like(rest[self.order[-1] - 1]))
+        return rest
 
 
 OPS = {
@@ -85,6 +95,11 @@ OPS = {
     "add_layer_norm_vjp": Op(
         *(norm_inputs, layer_norm.add_layer_norm_vjp, gradient_bounds.add_layer_norm_vjp),
         *(layer_norm.add_layer_norm, layer_norm._add_layer_norm, layer_norm._add_layer_norm_vjp, (0, 1, 2, 3, 4)),
+    ),
+    "dropped_layer_norm_vjp": Op(
+        *(dropped_inputs, dropped_layer_norm.dropped_layer_norm_vjp, gradient_bounds.dropped_layer_norm_vjp),
+        *(dropped_layer_norm.dropped_layer_norm, dropped_layer_norm._dropped_layer_norm),
+        *(dropped_layer_norm._dropped_layer_norm_vjp, (0, 1, 2, 3, 4)),
     ),
     "embed_vjp": Op(
         *(embed_inputs, embedding.embed_vjp, gradient_bounds.embed_vjp),
@@ -155,7 +170,8 @@ def test_planted_faults_are_refused(name: str, fault: str, dtype: torch.dtype) -
     op, function = OPS[name], planted_gradients.KERNELS[name]
     inputs = op.inputs(24, 65, dtype)
     # ε shows where the variance is small.
-    inputs[-1] = 0.3 if fault == "no eps" else inputs[-1]
+    if fault == "no eps":
+        inputs[op.order[-1] + 1] = 0.3
     assert_within(op.bound, inputs, function(*inputs))
     assert max(worst(op.bound, inputs, function(*inputs, fault=fault)).values()) > 1
 
@@ -170,7 +186,7 @@ def test_sums_over_thousands_of_rows_in_half_precision_are_refused(op: Op, dtype
     assert max(worst(op.bound, inputs, function(*inputs, fault="low sums")).values()) > 1
 
 
-@pytest.mark.parametrize("name", ["add_layer_norm_vjp", "embed_vjp"])
+@pytest.mark.parametrize("name", ["add_layer_norm_vjp", "dropped_layer_norm_vjp", "embed_vjp"])
 def test_statistics_in_half_precision_are_refused(name: str) -> None:
     op, function = OPS[name], planted_gradients.KERNELS[name]
     inputs = op.inputs(24, 65, torch.bfloat16)
@@ -182,8 +198,9 @@ def test_a_partial_that_is_not_added_is_refused(op: Op, monkeypatch: pytest.Monk
     """The last one, which holds few rows. 300 rows have 38 partial sums."""
     inputs = op.inputs(300, 6, torch.float32)
     assert_within(op.bound, inputs, op.vjp(*inputs))
-    for page in (gelu.bias_gelu_backward, layer_norm.add_layer_norm_backward, embedding.embed_backward):
-        monkeypatch.setitem(page.__globals__, "sum_partials", lambda x, dtype: partials.sum_partials(x[:-1], dtype))
+    ours = (gelu.bias_gelu_backward, layer_norm.add_layer_norm_backward, embedding.embed_backward)
+    for function in (*ours, dropped_layer_norm.dropped_layer_norm_backward):
+        monkeypatch.setitem(function.__globals__, "sum_partials", lambda x, dtype: partials.sum_partials(x[:-1], dtype))
     assert max(worst(op.bound, inputs, op.vjp(*inputs)).values()) > 1
 
 
@@ -296,8 +313,8 @@ def test_opcheck(op: Op, dtype: torch.dtype, plain: bool, monkeypatch: pytest.Mo
     inputs = [x.cpu() if plain and isinstance(x, Tensor) else x for x in op.inputs(3, 8, dtype)]
     arguments = op.arguments(inputs)
     torch.library.opcheck(op.operation, tuple(leaves(arguments)))
-    if op is OPS["add_layer_norm_vjp"]:
-        inputs = [*inputs[:-1], *op.operation(*arguments)[1:]]
+    if op in (OPS["add_layer_norm_vjp"], OPS["dropped_layer_norm_vjp"]):
+        inputs = [*inputs[:5], *op.operation(*arguments)[1:], *arguments[6:]]
     strided = [x.T.contiguous().T if isinstance(x, Tensor) and x.dim() == 2 else x for x in inputs]
     for given_inputs in (inputs, strided):
         torch.library.opcheck(op.backward, tuple(given_inputs))
@@ -328,6 +345,14 @@ def test_errors_of_the_others_name_the_argument() -> None:
     inputs = norm_inputs(2, 8, torch.float32)
     with pytest.raises(ValueError, match=r"dy: expected shape the shape of x = \(2, 8\), got \(2, 7\)"):
         layer_norm.add_layer_norm_vjp(inputs[0][:, :7], *inputs[1:])
+    inputs = dropped_inputs(2, 8, torch.float32)
+    for i, wrong, message in (
+        (0, inputs[0][:, :7], r"dy: expected shape the shape of x = \(2, 8\), got \(2, 7\)"),
+        (6, 1.5, "p: expected a number from 0 to 1, got 1.5"),
+        (8, inputs[8][:1], r"tokens: expected shape the shape of x without its last axis = \(2,\), got \(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dropped_layer_norm.dropped_layer_norm_vjp(*inputs[:i], wrong, *inputs[i + 1 :])
     inputs = embed_inputs(2, 8, torch.float32)
     with pytest.raises(ValueError, match=r"dy: expected shape \(..., E\) = \(2, 8\), got \(1, 8\)"):
         embedding.embed_vjp(inputs[0][:1], *inputs[1:])

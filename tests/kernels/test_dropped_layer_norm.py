@@ -20,13 +20,12 @@ from vjp_checks import array, assert_same_bits, worst
 
 from ernie_m import reference
 from ernie_m.kernels import dropped_layer_norm as page
-from ernie_m.kernels import encoder
+from ernie_m.kernels import dropped_layer_norm_backward, encoder
 from ernie_m.kernels.checking import bounds, gradient_bounds
-from ernie_m.kernels.checking.bounds import EPS, Expected, expected, several
+from ernie_m.kernels.checking.bounds import EPS, Expected, several
 from ernie_m.kernels.checking.formats import Format
 from ernie_m.kernels.dropout import seed_tensor
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
-from ernie_m.reference.dropout import random_bits
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -42,33 +41,17 @@ def drawn(N: int, E: int, dtype: torch.dtype, seed: int) -> list[Tensor]:
     return found
 
 
-def factors(tokens: np.ndarray, E: int, p: float) -> np.ndarray:  # (N,) -> (N, E)
-    """What dropout multiplies each element with."""
-    return (random_bits(SEED, tokens, E, np.zeros(len(tokens), int)) >= round(p * 2**32)) / (1.0 - p)
-
-
 def expectation(p: float, tokens: Tensor) -> Any:
-    """The exact results of both passes and their bounds, as a function of the format and `drawn`.
-
-    As `bounds.add_layer_norm`, whose terms are rounded twice more: by the product with 1/(1 − p), and by that number.
-    """
+    """The exact results of both passes and their bounds, as a function of the format and `drawn`."""
+    more = (NORM_EPS, p, SEED, tokens.cpu().numpy())
 
     def found(format: Format, dy: Any, x: Any, bias: Any, residual: Any, gamma: Any, beta: Any) -> Expected:
-        kept = factors(tokens.cpu().numpy(), x.shape[-1], p)
-        z = kept * (x + bias) + residual
-        dz = EPS * (4 * kept * (np.abs(x) + np.abs(bias)) + 2 * np.abs(residual))
-        exact = reference.layer_norm(z, gamma, beta, NORM_EPS)
-        y = bounds._normalised(format, z, dz, gamma, beta, NORM_EPS, exact)
-        dv, error, large, affine = gradient_bounds._layer_norm_vjp(format, dy, z, dz, gamma, NORM_EPS)
-        dx, dx_error = kept * dv, kept * (error + 3 * EPS * (np.abs(dv) + error))
-        large = large / (1 - p)
-        return several(
-            y=y,
-            dx=expected(format, dx, dx_error, large, terms=x.shape[-1]),
-            dbias=gradient_bounds.summed(format, dx.sum(0), dx, dx_error, large.max(initial=0.0)),
-            dresidual=expected(format, dv, error, large, terms=x.shape[-1]),
-            **affine,
-        )
+        exact = reference.dropped_layer_norm(x, bias, residual, gamma, beta, *more)
+        kept = reference.dropout(x + bias, *more[1:])
+        dz = EPS * (3 * np.abs(kept) + np.abs(kept + residual))
+        y = bounds._normalised(format, kept + residual, dz, gamma, beta, NORM_EPS, exact)
+        gradients = gradient_bounds.dropped_layer_norm_vjp(format, dy, x, bias, residual, gamma, *more)
+        return several(y=y, **{name: part for name, _, part in gradients.each()})
 
     return found
 
@@ -97,6 +80,22 @@ def test_results_are_within_their_bounds(N: int, E: int, dtype: torch.dtype, p: 
     found = worst(expectation(p, tokens), inputs, results(inputs, p, tokens))
     assert max(found.values()) <= 1, found
     assert all(torch.equal(a, b) for a, b in zip(kept, inputs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("p", "seed"), [(0.3, SEED), (0.3, None), (0.0, SEED), (1.0, SEED)])
+def test_the_public_functions_are_those_of_the_reference(dtype: torch.dtype, p: float, seed: int | None) -> None:
+    """With and without dropout, tokens given or counted; in float64 by plain torch."""
+    dy, *rest = drawn(5, 12, dtype, 1)
+    for tokens in (None, torch.tensor([9, 3, 4, 0, 2], device=DEVICE)):
+        own = None if tokens is None else tokens.cpu().numpy()
+        found = [page.dropped_layer_norm(*rest, NORM_EPS, p, seed, tokens)]
+        found += page.dropped_layer_norm_vjp(dy, *rest[:-1], NORM_EPS, p, seed, tokens)
+        y = reference.dropped_layer_norm(*map(array, rest), NORM_EPS, p, seed, own)
+        exact = reference.dropped_layer_norm_vjp(*map(array, (dy, *rest[:-1])), NORM_EPS, p, seed, own)
+        for got, expected in zip(found, (y, *exact), strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(array(got), expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-13)
 
 
 @pytest.mark.parametrize("E", [1, 100])
@@ -201,8 +200,9 @@ def test_planted_faults_are_seen(fault: str, tmp_path: Path, monkeypatch: pytest
     """In bfloat16, where bounds are widest; and none without a fault."""
     if fault:
         kind, old, new = FAULTS[fault]
+        source = dropped_layer_norm_backward if kind else page
         name = f"dropped_layer_norm{'_vjp' if kind else ''}_kernel"
-        plant(page, name, old, new, tmp_path, monkeypatch, page)
+        plant(source, name, old, new, tmp_path, monkeypatch, source)
     tokens = torch.arange(12, device=DEVICE) + 5
     inputs = drawn(12, 65, torch.bfloat16, 0)
     found = worst(expectation(0.6, tokens), inputs, results(inputs, 0.6, tokens))

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch_models import CLASSES, IGNORED, arrays_of, tensors, way
 from training_pairs import MASKS, RATES, RIGHT, batch_of, by_name, models, seeds_of
 
-from ernie_m.kernels import dropout, dropped_layer_norm
+from ernie_m.kernels import dropout, dropped_layer_norm, dropped_layer_norm_backward
 from ernie_m.kernels.dropout import seed_tensor
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 from ernie_m.reference import compare, trace
@@ -356,7 +356,7 @@ def test_the_kernel_drops_the_same_in_a_model(monkeypatch: pytest.MonkeyPatch) -
     twin = models(cls)[0].astype(np.float32)
     model, batch, launched = cls.from_reference(twin).train(), batch_of(cls, RIGHT), []
     original = dropout.launch
-    for page in (dropout, dropped_layer_norm):
+    for page in (dropout, dropped_layer_norm, dropped_layer_norm_backward):
         monkeypatch.setattr(page, "launch", lambda *a, **k: (launched.append(1), original(*a, **k)))
     found = []
     for one in (twin.astype(np.float64), twin):

@@ -13,6 +13,7 @@ OPERATIONS = {
     "attention": ["packed_attention"],
     "attention_groups": ["group_attention"],
     "dropout": ["dropout", "dropout_vjp", "random_bits", "philox"],
+    "dropped_layer_norm": ["dropped_layer_norm", "dropped_layer_norm_vjp"],
     "embedding": ["embed", "embed_vjp"],
     "first_token": ["first_token_attention", "first_token_attention_vjp"],
     "gelu": ["bias_gelu", "bias_gelu_vjp"],

@@ -105,6 +105,18 @@ def test_add_layer_norm_vjp_is_the_derivative(seed: int) -> None:
 
 
 @given(SEEDS)
+def test_dropped_layer_norm_vjp_is_the_derivative(seed: int) -> None:
+    """Seen red: dx not dropped, the residual's gradient dropped, the bias's of the sum."""
+    more = (EPS, 0.4, seed, np.array([5, 0, 9, 2]))
+    differentiate(
+        lambda *xs: ernie.dropped_layer_norm(*xs, *more),
+        lambda dy, x, bias, residual, gamma, beta: ernie.dropped_layer_norm_vjp(dy, x, bias, residual, gamma, *more),
+        normal(seed, (4, 7), (7,), (4, 7), (7,), (7,)),
+        seed,
+    )
+
+
+@given(SEEDS)
 def test_bias_gelu_vjp_is_the_derivative(seed: int) -> None:
     differentiate(ernie.bias_gelu, ernie.bias_gelu_vjp, normal(seed, (4, 7), (7,)), seed)
 
@@ -312,6 +324,9 @@ VJPS: dict[str, Callable[[Any], Any]] = {
     "softmax": lambda a: ernie.softmax_vjp(a(3, 4), a(3, 4)),
     "layer_norm": lambda a: ernie.layer_norm_vjp(a(3, 4), a(3, 4), a(4), EPS),
     "add_layer_norm": lambda a: ernie.add_layer_norm_vjp(a(3, 4), a(3, 4), a(4), a(3, 4), a(4), EPS),
+    "dropped_layer_norm": lambda a: ernie.dropped_layer_norm_vjp(
+        a(3, 4), a(3, 4), a(4), a(3, 4), a(4), EPS, 0.5, 1
+    ),
     "bias_gelu": lambda a: ernie.bias_gelu_vjp(a(3, 4), a(3, 4), a(4)),
     "attention": lambda a: ernie.attention_vjp(a(2, 3, 4), a(2, 3, 4), a(2, 3, 4), a(2, 3, 4)),
     "packed_attention": lambda a: ernie.packed_attention_vjp(a(3, 2, 4), a(3, 3, 2, 4), np.array([0, 1, 3])),

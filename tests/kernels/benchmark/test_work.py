@@ -62,6 +62,7 @@ def test_counts_of_gradients() -> None:
     size, batch = SIZES["base"], BATCHES["small"]
     assert bench_cases.bias_gelu_vjp(size, 1024, 2).bytes == (3 * 1024 + 2) * 3072 * 2
     assert bench_cases.add_layer_norm_vjp(size, 1024, 2).bytes == (5 * 1024 + 5) * 768 * 2
+    assert bench_cases.dropped_layer_norm_vjp(size, 1024, 2).bytes == (5 * 1024 + 5) * 768 * 2 + 8 * 1024
     assert bench_cases.dropout_vjp(size, 1024, 2).bytes == 2 * 1024 * 768 * 2 + 8 * 1024
     rows = 2 * 1024 + 128 + 250_002 + 514 + 3
     assert bench_cases.embed_vjp(size, batch, 2).bytes == rows * 768 * 2 + 16 * 1024
@@ -144,6 +145,7 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
         "first_token_attention_vjp": {"SDPA, padded"},
         "first_token_attention": {"SDPA, padded", "SDPA, padded, compile"},
         "dropout_vjp": {"eager, mask kept"},
+        "dropped_layer_norm_vjp": {"eager, mask kept", "compile, mask kept"},
     }.get(what, {"eager", "compile"})
     apart = differences(made, found)
     assert apart.keys() >= others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import planted
+import planted_gradients
 import pytest
 from judging.faults import NUMERICAL
 
@@ -43,6 +44,14 @@ def test_check_catches_the_faults_of_dropouts_gradient(fault: str) -> None:
     wrong = functools.partial(planted.KERNELS["dropout_vjp"], fault=fault)
     with pytest.raises(Failure):
         check(wrong, "dropout_vjp", dtypes=["bfloat16"], examples=EXAMPLES, quick=True)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("fault", planted_gradients.FAULTS["dropped_layer_norm_vjp"])
+def test_check_catches_the_faults_of_dropout_before_a_residual(fault: str) -> None:
+    wrong = functools.partial(planted.KERNELS["dropped_layer_norm_vjp"], fault=fault)
+    with pytest.raises(Failure):
+        check(wrong, "dropped_layer_norm_vjp", dtypes=["bfloat16"], examples=EXAMPLES, quick=True)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 from ernie_m import reference
 from ernie_m.kernels.checking.attention_inputs import rebuilt, spans_of, with_tokens
 from ernie_m.kernels.checking.drawing import pair_groups
-from ernie_m.kernels.checking.operations import Case
+from ernie_m.kernels.checking.operations import Case, fixed_case
 from ernie_m.kernels.checking.report import Failure
 from ernie_m.kernels.checking.runner import Runner
 from ernie_m.kernels.checking.shrinking import FEW_BITS, MOST_CALLS, few_bits, reduce, shortest
@@ -238,6 +238,17 @@ def test_ranges_and_cotangents_are_cut_too(fault: str) -> None:
     if "d_context" in found.inputs:
         queries = found.inputs["q" if "q" in found.inputs else "qkv"]
         assert found.inputs["d_context"].shape == (len(queries), 1, 16)
+
+
+@pytest.mark.parametrize(("fault", "columns"), [("dx not dropped", 5), ("residual dropped", 3), ("swapped", 1)])
+def test_dropout_is_cut_with_its_tokens(fault: str, columns: int) -> None:
+    """The fifth number of the first token is its first that is dropped. Gradients of rows of two are nearly 0."""
+    op = "dropped_layer_norm_vjp"
+    inputs = fixed_case(op, "float32").inputs
+    found, _ = shrunk(functools.partial(planted.KERNELS[op], fault=fault), op, inputs)
+    assert {found.inputs[name].shape for name in ("dy", "x", "residual")} == {(1, columns)}
+    assert {found.inputs[name].shape for name in ("bias", "gamma")} == {(columns,)}
+    assert found.inputs["tokens"].shape == (1,) and found.inputs["tokens"] in inputs["tokens"]
 
 
 @settings(max_examples=30)

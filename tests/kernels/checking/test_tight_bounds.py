@@ -31,6 +31,8 @@ ENDS = np.array([0, KEYS - 2, KEYS], np.int32)
 # Rows 0 to 2 see 4 and 5, of which 2 itself too; 3 sees itself; the last is in no group.
 GROUPS = np.array([[0, 3, 2, 4, 6], [3, 4, 3, 0, 0]], np.int32)
 
+DROPOUT: dict[str, Any] = {"p": 0.3, "seed": 2, "tokens": np.arange(ROWS)}
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -128,17 +130,38 @@ def first_terms(d_context: Array, q: Array, kv: Array, cu_seqlens: Array) -> Arr
     return np.concatenate([dq.ravel(), dkv.ravel()])
 
 
-def sums(dy: Array, g: Array, n: Array, s: Array, additions: int) -> tuple[Array, Array, Array]:
+def sums(dy: Array, g: Array, n: Array, s: Array, additions: Any) -> tuple[Array, Array, Array]:
     """Of LayerNorm's gradients: the terms of dx, and those of γ's and β's; n = ±1 comes from so many additions."""
     mean = np.abs(g).mean(-1, keepdims=True)
     dx = (np.abs(g) + mean + 2 * (1 + additions) * np.abs(n) * mean) / s
-    return dx, (1 + additions) * (np.abs(dy * n)).sum(0), np.abs(dy).sum(0)
+    return dx, ((1 + additions) * np.abs(dy * n)).sum(0), np.abs(dy).sum(0)
 
 
 def norm_terms(dy: Array, x: Array, bias: Array, residual: Array, gamma: Array, eps: float) -> Array:
     s = np.sqrt(x.var(-1, keepdims=True) + eps)
     dx, dgamma, dbeta = sums(dy, dy * gamma, x / s, s, 2)
     return np.concatenate([dx.ravel(), dx.sum(0), dx.ravel(), dgamma, dbeta])
+
+
+def dropping(normal: Callable[..., Array]) -> Inputs:
+    """The sum of what dropout keeps and of the residual is `centred`."""
+    x, bias = normal(ROWS, COLUMNS), normal(COLUMNS)
+    residual = centred(normal) - reference.dropout(x + bias, **DROPOUT)
+    return {"x": x, "bias": bias, "residual": residual, "gamma": normal(COLUMNS), "eps": 1e-5, **DROPOUT}
+
+
+def dropped_terms(
+    dy: Array, x: Array, bias: Array, residual: Array, gamma: Array, eps: float, **more: Any
+) -> Array:
+    """As `norm_terms`, with additions in units of the sum: of x and the bias, and of what is kept and the residual."""
+    kept = reference.dropout(x + bias, **more)
+    z = kept + residual
+    s = np.sqrt(z.var(-1, keepdims=True) + eps)
+    additions = (np.abs(kept) + np.abs(z)) / s
+    additions = (additions + additions.mean(-1, keepdims=True)) / 2
+    dv, dgamma, dbeta = sums(dy, dy * gamma, z / s, s, additions)
+    dx = reference.dropout(dv, **more)
+    return np.concatenate([dx.ravel(), dx.sum(0), dv.ravel(), dgamma, dbeta])
 
 
 def table_terms(
@@ -172,7 +195,7 @@ CONDITIONS = {
         embedded, lambda input_ids, position_ids, word, position, gamma, beta, eps: terms(gamma, beta, 1)
     ),
     "dropout_vjp": Condition(
-        lambda normal: {"dy": normal(ROWS, 9), "p": 0.3, "seed": 2, "tokens": np.arange(ROWS)},
+        lambda normal: {"dy": normal(ROWS, 9), **DROPOUT},
         lambda dy, p, seed, tokens: np.abs(reference.dropout(dy, p, seed, tokens)),
     ),
     "bias_gelu_vjp": Condition(
@@ -181,6 +204,9 @@ CONDITIONS = {
     ),
     "add_layer_norm_vjp": Condition(
         lambda normal: {"dy": normal(ROWS, COLUMNS), **without_beta(added(normal))}, norm_terms
+    ),
+    "dropped_layer_norm_vjp": Condition(
+        lambda normal: {"dy": normal(ROWS, COLUMNS), **dropping(normal)}, dropped_terms
     ),
     "embed_vjp": Condition(lambda normal: {"dy": normal(ROWS, COLUMNS), **without_beta(embedded(normal))}, table_terms),
     "attention_head": Condition(
