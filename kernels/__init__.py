@@ -40,6 +40,7 @@ from .heads import (
     ErnieMForTokenClassification,
 )
 from .layer_norm import add_layer_norm, add_layer_norm_vjp
+from .linear_cross_entropy import linear_cross_entropy_vjp
 from .model import ErnieMModel
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .runtime.moved import MOVED
@@ -70,6 +71,7 @@ __all__ = [
     "first_token_attention_vjp",
     "group_attention",
     "group_attention_vjp",
+    "linear_cross_entropy_vjp",
     "packed_attention",
     "packed_attention_vjp",
     "pad",

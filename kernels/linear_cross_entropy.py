@@ -13,10 +13,11 @@ when the loss is; the backward pass only multiplies them by the loss's own. Rows
 A row of logits begins at a multiple of 128 numbers, so that products and vector loads stay aligned although the
 vocabulary's size is not a multiple of 8.
 
-Grid of the kernel: one program per row, which reads the row twice: for the maximum and the sum, then for the gradient.
+`linear_cross_entropy_vjp` computes the same gradients for a cotangent that is known: it is part of the rows' scales, so
+that nothing is multiplied after it was rounded.
 
 Source: the idea of fusing the two is that of Cut Your Losses (Wijmans et al., arXiv:2411.09009) and of Liger Kernel's
-`fused_linear_cross_entropy`. Twin: reference/losses.py, `cross_entropy`, after `linear`.
+`fused_linear_cross_entropy`. Twin: reference/linear_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -29,65 +30,16 @@ from torch.autograd import Function
 
 from ernie_m.reference.losses import IGNORE_INDEX
 
+from .linear_cross_entropy_backward import cross_entropy_in_place
+from .linear_cross_entropy_backward import variants as variants
 from .runtime.arguments import check_count, check_floats, check_integers, check_shape
-from .runtime.dispatch import runs_triton
 from .runtime.dtypes import wide_dtype
-from .runtime.launch import launch
-from .runtime.optional_triton import tl, triton
 
 ALIGNMENT = 128
 # Logits of a chunk take at most this much memory, unless the caller chooses the number of chunks.
 BUDGET = 2 * 2**30
-BLOCK = 4096
-# The table's gradient is accumulated for this many words at a time, and in plain torch softmax for rows of this many
-# logits together, or one row: what is widened to float32 in between stays small.
-WORDS, LOGITS = 16384, 2**19
-
-
-@triton.jit
-def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.constexpr):
-    # (N, STRIDE), (N,) x 2 -> (N,)
-    """One row: its loss times its scale, and its logits replaced by their gradient."""
-    i_row = tl.program_id(0).to(tl.int64)
-    p_row = logits + i_row * STRIDE
-    label = tl.load(labels + i_row)
-    scale = tl.load(scales + i_row)
-    o_v = tl.arange(0, BLOCK)
-    row_max = float("-inf")
-    row_sum = 0.0
-    for start in tl.range(0, V, BLOCK):
-        z = tl.load(p_row + start + o_v, mask=start + o_v < V, other=float("-inf")).to(tl.float32)
-        new = tl.maximum(row_max, tl.max(z, 0))
-        row_sum = row_sum * tl.exp(row_max - new) + tl.sum(tl.exp(z - new), 0)
-        row_max = new
-    lse = row_max + tl.log(row_sum)
-    tl.store(losses + i_row, (lse - tl.load(p_row + label).to(tl.float32)) * scale)
-    # Every thread has to have read the label's logit before one replaces it.
-    tl.debug_barrier()
-    for start in tl.range(0, V, BLOCK):
-        m_v = start + o_v < V
-        z = tl.load(p_row + start + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
-        gradient = (tl.exp(z - lse) - tl.where(start + o_v == label, 1.0, 0.0)) * scale
-        tl.store(p_row + start + o_v, gradient.to(logits.dtype.element_ty), mask=m_v)
-
-
-def cross_entropy_in_place(logits: Tensor, labels: Tensor, scales: Tensor) -> Tensor:  # (N, V), (N,) x 2 -> (N,)
-    """The rows' losses times their scales, in the dtype of these; `logits` become their gradient."""
-    losses = torch.empty_like(scales)
-    if runs_triton(logits):
-        arguments = (logits, labels, scales, losses, logits.shape[1], logits.stride(0))
-        launch(cross_entropy_kernel, (len(logits),), logits, *arguments, BLOCK=BLOCK, num_warps=16)
-        return losses
-    size = max(1, LOGITS // logits.shape[1])
-    for start in range(0, len(logits), size):
-        rows = logits[start : start + size]
-        own, scale = labels[start : start + size, None], scales[start : start + size, None]
-        z = rows.to(losses.dtype)
-        lse = z.logsumexp(dim=1, keepdim=True)
-        losses[start : start + size] = ((lse - z.gather(1, own)) * scale)[:, 0]
-        z.sub_(lse).exp_().scatter_add_(1, own, torch.full_like(lse, -1.0))
-        rows.copy_(z.mul_(scale))
-    return losses
+# The table's gradient is accumulated for this many words at a time: what is widened to float32 in between stays small.
+WORDS = 16384
 
 
 def _loss_and_gradients(
@@ -102,6 +54,8 @@ def _loss_and_gradients(
     loss = torch.zeros((), dtype=wide, device=weight.device)
     size = max(1, -(-N // chunks))
     buffer = hidden.new_empty(min(size, N), -(-V // ALIGNMENT) * ALIGNMENT)
+    # oneDNN's product in bfloat16 reads past the end of a row, and a NaN there becomes one of the result.
+    buffer[:, V:] = 0.0
     for start in range(0, N, size):
         rows = slice(start, min(start + size, N))
         logits = buffer[: rows.stop - rows.start, :V]
@@ -158,6 +112,49 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def _counted(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, count: float | None, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:  # (N, E), (V, E), (V,), (N,) -> (M,) x 3
+    """The rows that count, their labels, and what each is multiplied by; no rows if they weigh nothing together.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
+    check_floats(hidden=hidden, weight=weight, bias=bias)
+    check_integers("labels", labels, (torch.int64, torch.int32))
+    check_shape("hidden", hidden, (None, None), "(N, E)")
+    check_shape("weight", weight, (None, hidden.shape[1]), "(V, E)")
+    check_shape("bias", bias, (len(weight),), "(V,)")
+    check_shape("labels", labels, (len(hidden),), "(N,)")
+    rows = (labels != IGNORE_INDEX).nonzero()[:, 0]
+    labels = labels[rows].long()
+    wrong = labels[(labels < 0) | (labels >= len(weight))]
+    if len(wrong):
+        raise ValueError(f"labels: expected values in [0, {len(weight)}) or {IGNORE_INDEX}, got {int(wrong[0])}")
+    scales = torch.ones(len(rows), dtype=wide_dtype(weight), device=weight.device)
+    if weights is not None:
+        check_shape("weights", weights, (len(hidden),), "(N,)")
+        scales = weights[rows].to(scales.dtype)
+        # Weights are read on the host only where there are any.
+        if not scales.any():
+            return rows[:0], labels[:0], scales[:0]
+    return rows, labels, scales / (scales.sum() if count is None else count)
+
+
+def _chunks(chunks: int | None, rows: int, weight: Tensor, dtype: torch.dtype) -> int:
+    """How many parts the rows are computed in."""
+    if chunks is None:
+        chunks = -(-rows * len(weight) * dtype.itemsize // BUDGET)
+    return int(check_count("chunks", chunks))
+
+
+def _as_products(hidden: Tensor, weight: Tensor) -> tuple[Tensor, torch.dtype]:
+    """`hidden` in the dtype of the weight, which autocast may have lowered, and the dtype of the products."""
+    check_floats(hidden=hidden)
+    check_floats(weight=weight)
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    return hidden.to(weight.dtype) if autocast else hidden, product_dtype(weight)
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -177,36 +174,40 @@ def linear_cross_entropy(
     gradients are computed with the loss; one backward pass is possible. Raises TypeError or ValueError, naming the
     argument.
     """
-    check_floats(hidden=hidden)
-    check_floats(weight=weight)
-    dtype = product_dtype(weight)
-    if torch.is_autocast_enabled(weight.device.type):
-        # What precedes this may be in half precision then.
-        hidden = hidden.to(weight.dtype)
-    check_floats(hidden=hidden, weight=weight, bias=bias)
-    check_integers("labels", labels, (torch.int64, torch.int32))
-    check_shape("hidden", hidden, (None, None), "(N, E)")
-    check_shape("weight", weight, (None, hidden.shape[1]), "(V, E)")
-    check_shape("bias", bias, (len(weight),), "(V,)")
-    check_shape("labels", labels, (len(hidden),), "(N,)")
-    rows = (labels != IGNORE_INDEX).nonzero()[:, 0]
-    labels = labels[rows].long()
-    wrong = labels[(labels < 0) | (labels >= len(weight))]
-    if len(wrong):
-        raise ValueError(f"labels: expected values in [0, {len(weight)}) or {IGNORE_INDEX}, got {int(wrong[0])}")
-    scales = torch.ones(len(rows), dtype=wide_dtype(weight), device=weight.device)
-    if weights is not None:
-        check_shape("weights", weights, (len(hidden),), "(N,)")
-        scales = weights[rows].to(scales.dtype)
-    # Weights are read on the host only where there are any.
-    if not len(rows) or (weights is not None and not scales.any()):
+    hidden, dtype = _as_products(hidden, weight)
+    rows, labels, scales = _counted(hidden, weight, bias, labels, count, weights)
+    if not len(rows):
         return hidden.sum() * 0.0 + weight.sum() * 0.0 + bias.sum() * 0.0 + float("nan")
-    if chunks is None:
-        chunks = -(-len(rows) * len(weight) * dtype.itemsize // BUDGET)
-    loss: Tensor = _LinearCrossEntropy.apply(
-        *(hidden[rows], weight, bias, labels),
-        scales / (scales.sum() if count is None else count),
-        check_count("chunks", chunks),
-        dtype,
-    )
+    parts = _chunks(chunks, len(rows), weight, dtype)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden[rows], weight, bias, labels, scales, parts, dtype)
     return loss
+
+
+def linear_cross_entropy_vjp(
+    d_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    chunks: int | None = None,
+    count: float | None = None,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # (), (N, E), (V, E), (V,), (N,) -> (N, E), (V, E), (V,)
+    """The gradients of `hidden`, `weight` and `bias`, if `d_loss` is that of `linear_cross_entropy` of the arguments.
+
+    They are 0 if no row counts, and have no derivative. Raises TypeError or ValueError, naming the argument.
+    """
+    check_floats(d_loss=d_loss)
+    check_shape("d_loss", d_loss, (), "()")
+    with torch.no_grad():
+        wide, dtype = _as_products(hidden, weight)
+        rows, labels, scales = _counted(wide, weight, bias, labels, count, weights)
+        d_hidden = torch.zeros_like(hidden)
+        if not len(rows):
+            return d_hidden, torch.zeros_like(weight), torch.zeros_like(bias)
+        parts = _chunks(chunks, len(rows), weight, dtype)
+        with torch.autocast(weight.device.type, enabled=False):
+            given = (wide[rows].to(dtype), weight.to(dtype), bias.to(dtype))
+            _, (d_rows, d_weight, d_bias) = _loss_and_gradients(*given, labels, scales * d_loss, parts)
+        d_hidden[rows] = d_rows.to(hidden.dtype)
+        return d_hidden, d_weight.to(weight.dtype), d_bias.to(bias.dtype)

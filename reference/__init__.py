@@ -38,6 +38,7 @@ from .heads import (
 )
 from .layer_norm import add_layer_norm, add_layer_norm_vjp, layer_norm, layer_norm_vjp
 from .linear import linear, linear_vjp
+from .linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_vjp
 from .model import ErnieMModel
 from .padding import cu_seqlens, pad, token_indices, unpad
 from .slopes import activation_vjp
@@ -80,6 +81,8 @@ __all__ = [
     "layer_norm",
     "layer_norm_vjp",
     "linear",
+    "linear_cross_entropy",
+    "linear_cross_entropy_vjp",
     "linear_vjp",
     "packed_attention",
     "packed_attention_vjp",

@@ -162,12 +162,41 @@ def dropped_layer_norm_vjp(
     return store(dx, x), dbias, store(dx if fault == "residual dropped" else dz, x), *swapped
 
 
+def linear_cross_entropy_vjp(
+    d_loss: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, fault: str = "right"
+) -> tuple[Tensor, ...]:
+    """The gradients of the hidden states, the table and the bias."""
+    rows = torch.ones_like(labels, dtype=torch.bool) if fault == "ignored rows" else labels != -100
+    h, w, own = hidden[rows].float(), weight.float(), labels[rows].clamp(min=0)
+    z = h @ w.T + (0.0 if fault == "no bias" else bias.float())
+    if fault == "last word":
+        z[:, -1] = -math.inf
+    dz = z.softmax(-1)
+    if fault != "no label":
+        dz[torch.arange(len(own)), own] -= 1.0
+    count = {"all rows": len(labels), "sum": 1}.get(fault, int((labels != -100).sum()))
+    dz *= (1.0 if fault == "ones" else d_loss.float()) * {"1 %": 1.01}.get(fault, 1.0) / max(count, 1)
+    d_hidden = torch.zeros_like(hidden)
+    d_hidden[rows] = store(dz @ w, hidden)
+    if fault == "last part":
+        # The product of the last rows takes the place of the sum of all.
+        half = len(own) // 2
+        return d_hidden, store(dz[half:].T @ h[half:], weight), store(dz.sum(0), bias)
+    if fault == "low sums":
+        d_weight = torch.zeros_like(weight)
+        for own_dz, row in zip(dz, h, strict=True):
+            d_weight = (d_weight.float() + own_dz[:, None] * row).to(weight.dtype)
+        return d_hidden, d_weight, store(dz.sum(0), bias)
+    return d_hidden, store(dz.T @ h, weight), store(dz.sum(0), bias)
+
+
 KERNELS: dict[str, Any] = {
     "dropout_vjp": dropout_vjp,
     "bias_gelu_vjp": bias_gelu_vjp,
     "add_layer_norm_vjp": add_layer_norm_vjp,
     "dropped_layer_norm_vjp": dropped_layer_norm_vjp,
     "embed_vjp": embed_vjp,
+    "linear_cross_entropy_vjp": linear_cross_entropy_vjp,
 }
 # The faults of each, but for those that only show in sums of thousands of rows or in half precision.
 FAULTS: dict[str, tuple[str, ...]] = {
@@ -188,5 +217,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
     ),
     "embed_vjp": (
         *("ones", "no gamma", "mean twice", "no variance", "unnormalised", "last rows", "no offset", "last of a row"),
+    ),
+    "linear_cross_entropy_vjp": (
+        *("ones", "no label", "no bias", "ignored rows", "all rows", "sum", "1 %", "last word", "last part"),
     ),
 }

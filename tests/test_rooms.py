@@ -36,7 +36,7 @@ FLOORS = {
         ("array", "compat"),
         (
             *("erf", "gelu", "activations", "slopes", "softmax", "linear", "layer_norm", "attention", "first_token"),
-            *("attention_groups", "dropped_layer_norm"),
+            *("attention_groups", "dropped_layer_norm", "linear_cross_entropy"),
             *("embedding", "dropout", "padding", "losses", "config", "parameters", "trace", "outputs", "groups"),
         ),
         ("compare", "rounding", "rounding_back", "trace_torch", "checkpoint"),
@@ -74,6 +74,7 @@ FLOORS = {
                 "embedding_backward",
                 "losses",
                 "linear_cross_entropy",
+                "linear_cross_entropy_backward",
                 "padding",
                 "activations",
             ),

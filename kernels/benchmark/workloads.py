@@ -20,6 +20,7 @@ from ..gelu import bias_gelu
 from ..layer_norm import add_layer_norm
 from . import work as work_of
 from .gradient_workloads import GRADIENTS, pairs
+from .loss_workloads import LOSSES
 from .measured import EPS as EPS
 from .measured import HEAD
 from .measured import OURS as OURS
@@ -208,4 +209,5 @@ WORKLOADS: dict[str, Maker] = {
     "add_layer_norm": layer_norm_case,
     "embed": embed_case,
     **GRADIENTS,
+    **LOSSES,
 }

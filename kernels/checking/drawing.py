@@ -52,7 +52,8 @@ def numbers(format: Format, shape: tuple[int, ...], seed: int, magnitude: float,
     return format.round(np.clip((values + offset) * magnitude, -most, most))
 
 
-def _draw_numbers(draw: Any, format: Format, shape: tuple[int, ...], seed: int, offsets: Any = OFFSETS) -> Array:
+def draw_numbers(draw: Any, format: Format, shape: tuple[int, ...], seed: int, offsets: Any = OFFSETS) -> Array:
+    """Numbers of a format, of a drawn magnitude, offset and kind."""
     from hypothesis import strategies as st
 
     magnitude = draw(st.sampled_from(MAGNITUDES))
@@ -61,7 +62,8 @@ def _draw_numbers(draw: Any, format: Format, shape: tuple[int, ...], seed: int, 
     return numbers(format, shape, draw(st.integers(0, 99)) * 16 + seed, magnitude, offset, kind)
 
 
-def _pick(draw: Any, choices: tuple[Any, ...]) -> Any:
+def pick(draw: Any, choices: tuple[Any, ...]) -> Any:
+    """One of the choices."""
     from hypothesis import strategies as st
 
     return draw(st.sampled_from(choices))
@@ -78,15 +80,15 @@ class Rows:
 
     def __call__(self, draw: Any, format: Format) -> dict[str, Any]:
         """Draw the arguments of one call."""
-        rows, columns = _pick(draw, ROWS), _pick(draw, SIZES)
+        rows, columns = pick(draw, ROWS), pick(draw, SIZES)
         inputs: dict[str, Any] = {}
         for seed, (name, count) in enumerate(self.axes.items()):
             if count == 0:
-                inputs[name] = _pick(draw, EPSILONS)
+                inputs[name] = pick(draw, EPSILONS)
             elif count == 1:
-                inputs[name] = _draw_numbers(draw, format, (columns,), seed, (0.0, 1.0))
+                inputs[name] = draw_numbers(draw, format, (columns,), seed, (0.0, 1.0))
             else:
-                inputs[name] = _draw_numbers(draw, format, (rows, columns), seed)
+                inputs[name] = draw_numbers(draw, format, (rows, columns), seed)
         return inputs
 
     def at(self, normal: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
@@ -102,14 +104,14 @@ def drawn_rows(**axes: int) -> Rows:
 
 def draw_embedding(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `embed`: ids and positions (T,), tables (V, E) and (P, E), gamma and beta (E,), eps."""
-    T, V, P, E = _pick(draw, ROWS), _pick(draw, (1, 2, 33)), _pick(draw, (3, 4, 35)), _pick(draw, SIZES)
+    T, V, P, E = pick(draw, ROWS), pick(draw, (1, 2, 33)), pick(draw, (3, 4, 35)), pick(draw, SIZES)
     rng = np.random.default_rng(T)
     tables = {"word": (V, E), "position": (P, E), "gamma": (E,), "beta": (E,)}
     return {
         "input_ids": rng.integers(0, V, T),
         "position_ids": rng.integers(0, P - 2, T),
-        **{name: _draw_numbers(draw, format, shape, seed) for seed, (name, shape) in enumerate(tables.items())},
-        "eps": _pick(draw, EPSILONS),
+        **{name: draw_numbers(draw, format, shape, seed) for seed, (name, shape) in enumerate(tables.items())},
+        "eps": pick(draw, EPSILONS),
     }
 
 
@@ -117,7 +119,7 @@ def draw_embedding_vjp(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `embed_vjp`: a cotangent (T, E), and those of `embed` but for beta."""
     inputs = draw_embedding(draw, format)
     shape = (len(inputs["input_ids"]), inputs["word"].shape[1])
-    return {"dy": _draw_numbers(draw, format, shape, 4), **without_beta(inputs)}
+    return {"dy": draw_numbers(draw, format, shape, 4), **without_beta(inputs)}
 
 
 def without_beta(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -143,17 +145,17 @@ def sequence_ends(lengths: Sequence[int] | Array) -> Array:  # (B,) -> (B + 1,)
 
 def draw_attention(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `packed_attention`: qkv (T, 3, H, D) and cu_seqlens (B + 1,); sequences may be empty."""
-    cu_seqlens, H, D = _draw_lengths(draw, 0), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
+    cu_seqlens, H, D = _draw_lengths(draw, 0), pick(draw, (1, 2)), pick(draw, HEAD_SIZES)
     T = int(cu_seqlens[-1])
-    parts = [_draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
+    parts = [draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
     return {"qkv": np.stack(parts, axis=1), "cu_seqlens": cu_seqlens}
 
 
 def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `first_token_attention`: q (B, H, D), kv (T, 2, H, D) and cu_seqlens (B + 1,)."""
-    cu_seqlens, H, D = _draw_lengths(draw, 1), _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
+    cu_seqlens, H, D = _draw_lengths(draw, 1), pick(draw, (1, 2)), pick(draw, HEAD_SIZES)
     T, B = int(cu_seqlens[-1]), len(cu_seqlens) - 1
-    q, k, v = (_draw_numbers(draw, format, (n, H, D), seed, (0.0, 1.0)) for seed, n in enumerate((B, T, T)))
+    q, k, v = (draw_numbers(draw, format, (n, H, D), seed, (0.0, 1.0)) for seed, n in enumerate((B, T, T)))
     return {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": cu_seqlens}
 
 
@@ -161,7 +163,7 @@ def draw_attention_vjp(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `packed_attention_vjp`: a cotangent (T, H, D), and those of `packed_attention`."""
     inputs = draw_attention(draw, format)
     T, _, H, D = inputs["qkv"].shape
-    return {"d_context": _draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
+    return {"d_context": draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
 
 
 def draw_groups(draw: Any, format: Format) -> dict[str, Any]:
@@ -176,8 +178,8 @@ def draw_groups(draw: Any, format: Format) -> dict[str, Any]:
     groups = pair_groups(pairs, crossed)
     # The rows of a group that is left out are in none.
     groups = groups[: len(groups) - draw(st.integers(0, 1))]
-    H, D = _pick(draw, (1, 2)), _pick(draw, HEAD_SIZES)
-    parts = [_draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
+    H, D = pick(draw, (1, 2)), pick(draw, HEAD_SIZES)
+    parts = [draw_numbers(draw, format, (T, H, D), seed, (0.0, 1.0)) for seed in range(3)]
     return {"qkv": np.stack(parts, axis=1), "groups": groups}
 
 
@@ -199,19 +201,19 @@ def draw_groups_vjp(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `group_attention_vjp`: a cotangent (T, H, D), and those of `group_attention`."""
     inputs = draw_groups(draw, format)
     T, _, H, D = inputs["qkv"].shape
-    return {"d_context": _draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
+    return {"d_context": draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
 
 
 def draw_first_token_vjp(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `first_token_attention_vjp`: a cotangent (B, H, D), and those of `first_token_attention`."""
     inputs = draw_first_token(draw, format)
-    return {"d_context": _draw_numbers(draw, format, inputs["q"].shape, 3, (0.0, 1.0)), **inputs}
+    return {"d_context": draw_numbers(draw, format, inputs["q"].shape, 3, (0.0, 1.0)), **inputs}
 
 
 def draw_head(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `attention_head`: q, k and v, each (S, D)."""
-    S, D = _pick(draw, SIZES), _pick(draw, HEAD_SIZES)
-    return {name: _draw_numbers(draw, format, (S, D), seed, (0.0, 1.0)) for seed, name in enumerate("qkv")}
+    S, D = pick(draw, SIZES), pick(draw, HEAD_SIZES)
+    return {name: draw_numbers(draw, format, (S, D), seed, (0.0, 1.0)) for seed, name in enumerate("qkv")}
 
 
 # The fixed data: the base model's sizes, numbers of realistic magnitude, and at least 4,096 results.

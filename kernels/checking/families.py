@@ -27,6 +27,7 @@ from .attention_inputs import (
 )
 from .drawing import EPS, Rows, drawn_rows, without_beta
 from .letters import Drawn
+from .loss_inputs import loss_vjp
 from .operations import Inputs, Operation, find, one_number, one_row
 from .virtual import ENDS
 
@@ -165,6 +166,19 @@ def _whole(known: Family) -> Family:
     return Family(known.small, large)
 
 
+# (rows, words, columns, when): more words than a block of the kernel, and than the table's gradient is added up for.
+LOSSES = (
+    *((129, 129, 129, ALWAYS), (3, 1000, 768, ALWAYS), (2, 300, 3072, ALWAYS), (2, 4096, 1024, ALWAYS)),
+    *((2, 4097, 16, ALWAYS), (7, 20_000, 16, ONCE), (2050, 33, 16, FULL), (64, 50_021, 64, THOROUGH)),
+)
+
+
+def _loss(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
+    for rows, words, columns, when in LOSSES:
+        if when in times:
+            yield loss_vjp(normal, rows, words, columns), None
+
+
 # (keys, head size, when).
 HEADS = ((33, 128, ALWAYS), (64, 64, ALWAYS), (512, 64, ONCE), (2050, 16, FULL), (2050, 128, THOROUGH))
 
@@ -189,6 +203,7 @@ FAMILIES = {
     "group_attention_vjp": _whole(_sequences(with_cotangent(groups), 3, own_groups, GROUPS)),
     "packed_attention_vjp": _whole(_sequences(with_cotangent(packed), 3, own_sequences)),
     "first_token_attention_vjp": _whole(_sequences(first_vjp, 2, own_sequences)),
+    "linear_cross_entropy_vjp": Family(lambda normal: loss_vjp(normal, 5, 65, 16), _loss),
     "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
 }
 

@@ -19,8 +19,9 @@ from .. import (
     first_token,
     gelu,
     layer_norm,
+    linear_cross_entropy,
 )
-from . import attention_gradient_bounds, drawing, gradient_bounds
+from . import attention_gradient_bounds, drawing, gradient_bounds, loss_gradient_bounds, loss_inputs
 from .drawing import EPSILONS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
 from .letters import Made, drawn
 from .operation import Operation
@@ -114,5 +115,15 @@ GRADIENTS: dict[str, Operation] = {
         draw=drawn(dy="N E", **BITS),
         kernel=dropout.dropout_vjp,
         variants=dropout.variants,
+    ),
+    "linear_cross_entropy_vjp": Operation(
+        call="f(d_loss, hidden, weight, bias, labels)",
+        expected=loss_gradient_bounds.linear_cross_entropy_vjp,
+        results=("d_hidden", "d_weight", "d_bias"),
+        draw=loss_inputs.draw_loss_vjp,
+        fixed=lambda normal: loss_inputs.loss_vjp(normal, 192, 4200, 64, spread=2.0, d_loss=1024.0),
+        kernel=linear_cross_entropy.linear_cross_entropy_vjp,
+        variants=linear_cross_entropy.variants,
+        examples=12,
     ),
 }

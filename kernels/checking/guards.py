@@ -110,7 +110,7 @@ def guarded(name: str, shape: tuple[int, ...], like: Any, fill: float, layout: s
     assert strides is not None
     reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1 if math.prod(shape) else 0
     # At least a row: an index that is off by one may read a whole row too far.
-    guard = GUARD * math.ceil(max(GUARD, *shape[-1:]) / GUARD)
+    guard = GUARD * math.ceil(max((GUARD, *shape[-1:])) / GUARD)
     start = guard + (layout == SHIFTED)
     if isinstance(like, torch.Tensor):
         buffer: Any = torch.full((start + reach + guard,), fill, dtype=like.dtype, device=like.device)

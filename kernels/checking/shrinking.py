@@ -44,6 +44,7 @@ LETTERS: dict[str, dict[str, str]] = {
         "position": "P E",
         "gamma": "E",
     },
+    "linear_cross_entropy_vjp": {"hidden": "N E", "weight": "V E", "bias": "V", "labels": "N"},
     "attention_head": {"q": "S D", "k": "S D", "v": "S D"},
     "packed_attention": {"qkv": "T 3 H D"},
     "packed_attention_vjp": {"d_context": "T H D", "qkv": "T 3 H D"},

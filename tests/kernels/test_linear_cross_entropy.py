@@ -171,12 +171,12 @@ def test_memory_is_little_more_than_one_chunk_of_logits(chunks: int, monkeypatch
         for V in words:
             # Blocks of the table in the proportion of the real vocabulary.
             monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy.WORDS", 16384 * V // 250_002)
-            monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy.LOGITS", 2**19 * V // 250_002)
+            monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy_backward.LOGITS", 2**19 * V // 250_002)
             found.append(excess(rows, V, E, chunks))
         a_word = (found[1] - found[0]) / (words[1] - words[0])
         return a_word, found[0] - words[0] * a_word
 
-    monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy.runs_triton", lambda x: False)
+    monkeypatch.setattr("ernie_m.kernels.linear_cross_entropy_backward.runs_triton", lambda x: False)
     (start, left), (more, _), (wider, _) = measured(192, 32), measured(256, 32), measured(192, 96)
     a_row, a_column = (more - start) / 64, (wider - start) / 64
     rows = 4915 / chunks

@@ -18,6 +18,7 @@ OPERATIONS = {
     "first_token": ["first_token_attention", "first_token_attention_vjp"],
     "gelu": ["bias_gelu", "bias_gelu_vjp"],
     "layer_norm": ["add_layer_norm", "add_layer_norm_vjp"],
+    "linear_cross_entropy": ["linear_cross_entropy", "linear_cross_entropy_vjp"],
     "padding": ["token_indices", "cu_seqlens", "unpad", "pad"],
 }
 

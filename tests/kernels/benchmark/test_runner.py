@@ -286,7 +286,7 @@ def test_every_workload_calls_a_function_as_its_operation_says(
     for module in ("workloads", "gradient_workloads", "yours"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.sets", lambda make, work, written: [make()])
-    for module in ("workloads", "gradient_workloads"):
+    for module in ("workloads", "gradient_workloads", "loss_workloads"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.VOCABULARY", 1000)
     batch = dataclasses.replace(BATCHES["one"], lengths=(3, 5), padded=8)
     made = makers_of_yours()[op](SIZES["base"], batch, dtype, "cpu")

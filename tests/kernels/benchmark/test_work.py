@@ -11,6 +11,7 @@ import torch
 
 from ernie_m.kernels.benchmark import encoders as bench_models
 from ernie_m.kernels.benchmark import gradient_workloads as bench_gradients
+from ernie_m.kernels.benchmark import loss_workloads as bench_losses
 from ernie_m.kernels.benchmark import work as bench_cases
 from ernie_m.kernels.benchmark import workloads as bench_operations
 from ernie_m.kernels.benchmark.runner import differences
@@ -123,6 +124,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(bench_operations, "VOCABULARY", 50)
     monkeypatch.setattr(bench_gradients, "VOCABULARY", 50)
+    monkeypatch.setattr(bench_losses, "VOCABULARY", 50)
     monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
     torch.manual_seed(0)
 

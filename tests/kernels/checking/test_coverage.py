@@ -85,7 +85,7 @@ def test_kernels_that_ignore_strides_are_refused(op: str) -> None:
     """Each argument alone; embedding tables and lengths too."""
     names = OPERATIONS[op].call[2:-1].split(", ")
     for i, name in enumerate(names):
-        if name in ("eps", "p", "seed"):
+        if name in ("eps", "p", "seed", "d_loss"):
             continue
         failure = failure_of(replaced(planted.KERNELS[op], i, as_if_contiguous), op)
         assert f"{name} " in failure.case.origin and "in memory" in failure.case.origin
@@ -232,7 +232,7 @@ def test_large_cases_have_the_sizes_of_models(op: str) -> None:
     elif op == "attention_head":
         assert {512, 2050} <= {shape[0] for shape in shapes}
     elif op != "rotary":
-        assert {768, 1024, 3072, 4096} <= {shape[-1] for shape in shapes}
+        assert {768, 1024, 3072, 4096} <= {shape[-1] for shape in shapes if shape}
         assert max(shape[0] for shape in shapes if len(shape) == 2) > 2048 or op == "embed"
 
 

@@ -174,6 +174,19 @@ def table_terms(
     return np.concatenate([dx.ravel(), places.ravel(), dgamma, dbeta])
 
 
+def loss_terms(d_loss: Array, hidden: Array, weight: Array, bias: Array, labels: Array) -> Array:
+    """Σ |dz| and of what p is made of, (E + 1) A for each logit, times the other factor of each product."""
+    own = labels >= 0
+    h, w = np.abs(hidden[own]), np.abs(weight)
+    p = reference.softmax(hidden[own] @ weight.T + bias)
+    y = np.arange(len(weight)) == labels[own, None]
+    off = p * (4 + (hidden.shape[1] + 1) * (h @ w.T + np.abs(bias)))
+    dz = (np.abs(p - y) + off + p * off.sum(-1, keepdims=True)) * np.abs(d_loss) / own.sum()
+    d_hidden = np.zeros_like(hidden)
+    d_hidden[own] = dz @ w
+    return np.concatenate([d_hidden.ravel(), (dz.T @ h).ravel(), dz.sum(0)])
+
+
 def without_beta(inputs: Inputs) -> Inputs:
     return {name: value for name, value in inputs.items() if name != "beta"}
 
@@ -236,6 +249,16 @@ CONDITIONS = {
     "group_attention_vjp": Condition(
         lambda normal: {"d_context": normal(KEYS, 2, D), "qkv": normal(KEYS, 3, 2, D), "groups": GROUPS},
         lambda d_context, qkv, groups: between_terms(groups, qkv, d_context),
+    ),
+    "linear_cross_entropy_vjp": Condition(
+        lambda normal: {
+            "d_loss": np.asarray(3.0),
+            "hidden": normal(ROWS, COLUMNS),
+            "weight": normal(KEYS, COLUMNS),
+            "bias": normal(KEYS),
+            "labels": np.array([2, -100, KEYS - 1, 0, 2]),
+        },
+        loss_terms,
     ),
     "first_token_attention_vjp": Condition(
         lambda normal: {
