@@ -39,7 +39,7 @@ def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.co
     row_max = float("-inf")
     row_sum = 0.0
     for start in tl.range(0, STRIDE, BLOCK):
-        z = tl.load(p_row + start + o_v, mask=start + o_v < STRIDE, other=0.0).to(tl.float32)
+        z = tl.load(p_row + start + o_v, mask=start + o_v < STRIDE).to(tl.float32)
         z = tl.where(start + o_v < V, z, float("-inf"))
         new = tl.maximum(row_max, tl.max(z, 0))
         row_sum = row_sum * tl.exp(row_max - new) + tl.sum(tl.exp(z - new), 0)
@@ -48,7 +48,7 @@ def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.co
     tl.store(losses + i_row, (lse - tl.load(losses + i_row)) * scale)
     for start in tl.range(0, STRIDE, BLOCK):
         m_v = start + o_v < STRIDE
-        z = tl.load(p_row + start + o_v, mask=m_v, other=0.0).to(tl.float32)
+        z = tl.load(p_row + start + o_v, mask=m_v).to(tl.float32)
         z = tl.where(start + o_v < V, z, float("-inf"))
         gradient = (tl.exp(z - lse) - tl.where(start + o_v == label, 1.0, 0.0)) * scale
         tl.store(p_row + start + o_v, gradient.to(logits.dtype.element_ty), mask=m_v)

@@ -7,11 +7,11 @@ The letters used in shapes, here and in the other packages:
     T  packed tokens      E  hidden size           L  layers
                           F  feed-forward size
 
-Read in this order: `embedding`, `layer_norm`, `softmax`, `attention`, `gelu`, `encoder`, `model`, `heads`, `losses`;
-then the same pages for the gradients that stand beside each function as its `_vjp` (`gradients`, `dropout`,
-`training`), and what the model is pretrained with (`objectives`, `attention_groups`); then how padding is skipped
-(`padding`, `inputs`), how to look inside a pass (`trace`, `compare`), and where weights come from (`parameters`,
-`checkpoint`).
+Read in this order: `embedding`, `layer_norm`, `softmax`, `attention`, `gelu`, `encoder`, `model`, `heads`, `losses`,
+`linear_cross_entropy`; then the same pages for the gradients that stand beside each function as its `_vjp`
+(`gradients`, `dropout`, `training`), and what the model is pretrained with (`objectives`, `attention_groups`); then how
+padding is skipped (`padding`, `inputs`), how to look inside a pass (`trace`, `compare`), and where weights come from
+(`parameters`, `checkpoint`).
 """
 
 from .compat import quiet_interrupt  # noqa: F401  # isort: skip  # first: see there

@@ -169,7 +169,7 @@ def linear_cross_entropy_vjp(
     rows = torch.ones_like(labels, dtype=torch.bool) if fault == "ignored rows" else labels != -100
     h, w, own = hidden[rows].float(), weight.float(), labels[rows].clamp(min=0)
     z = h @ w.T + (0.0 if fault == "no bias" else bias.float())
-    if fault == "last word":
+    if fault == "last word" and z.shape[1] > 1:
         z[:, -1] = -math.inf
     dz = z.softmax(-1)
     if fault != "no label":

@@ -70,6 +70,7 @@ def reduce(failure: Failure, run: Callable[[Case], Any], head_size: int = HEAD_S
         search.crop()
         search.cut_sequences()
         search.cut_groups()
+        search.cut_labels()
         for letter in axes_of(search.case):
             search.cut(letter)
         if search.failure is before:
@@ -184,6 +185,11 @@ class Search:
             if inside.any() and not self.fails(with_tokens(inputs, ~inside)):
                 shortest(int(inside.sum()), part)
 
+    def cut_labels(self) -> None:
+        """Let all labels be the first word, so that the others can be cut; missing ones stay."""
+        if "labels" in self.case.inputs:
+            self.fails(self.case.inputs | {"labels": np.minimum(self.case.inputs["labels"], 0)})
+
     def simplify(self) -> None:
         """Round all numbers to few significant bits."""
         self.calls = max(self.calls, len(FEW_BITS))
@@ -244,4 +250,5 @@ def _kind(failure: Failure) -> str:
 def few_bits(values: Array, bits: int) -> Array:  # (...) float64 -> (...) float64
     """The nearest numbers with `bits` significant bits."""
     mantissas, exponents = np.frexp(values)  # values = m · 2^exponent, 1/2 <= |m| < 1
-    return np.ldexp(np.rint(np.ldexp(mantissas, bits)), exponents - bits)
+    # Of an array without axes, ufuncs make a scalar.
+    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissas, bits)), exponents - bits))

@@ -31,6 +31,7 @@ from ernie_m.kernels import (
     gelu_backward,
     layer_norm,
     layer_norm_backward,
+    linear_cross_entropy_backward,
 )
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.coverage import normal_numbers, rounded
@@ -52,6 +53,7 @@ PAGES = {
     "bias_gelu_vjp": gelu_backward,
     "add_layer_norm_vjp": layer_norm_backward,
     "embed_vjp": embedding_backward,
+    "linear_cross_entropy_vjp": linear_cross_entropy_backward,
     "packed_attention": attention,
     "first_token_attention": first_token,
 }

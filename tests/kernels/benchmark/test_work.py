@@ -16,7 +16,7 @@ from ernie_m.kernels.benchmark import work as bench_cases
 from ernie_m.kernels.benchmark import workloads as bench_operations
 from ernie_m.kernels.benchmark.runner import differences
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, first_line
-from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Batch, Size
+from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Batch, Size, Work
 
 TINY = Size("tiny", layers=1, hidden=128, intermediate=64)
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
@@ -67,6 +67,9 @@ def test_counts_of_gradients() -> None:
     assert bench_cases.dropout_vjp(size, 1024, 2).bytes == 2 * 1024 * 768 * 2 + 8 * 1024
     rows = 2 * 1024 + 128 + 250_002 + 514 + 3
     assert bench_cases.embed_vjp(size, batch, 2).bytes == rows * 768 * 2 + 16 * 1024
+    loss = bench_cases.linear_cross_entropy_vjp(size, 1024, 2)
+    # 147 rows have a label; table and bias, and their gradients.
+    assert loss == Work(3 * 2 * 147 * 250_002 * 768, 2 * 1024 * 768 * 2 + 2 * 250_002 * 769 * 2 + 8 * 1024)
 
 
 def test_counts_of_pairs() -> None:

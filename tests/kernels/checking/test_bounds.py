@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_m import reference
-from ernie_m.kernels.checking import attention_bounds, attention_gradient_bounds, bounds
+from ernie_m import kernels, reference
+from ernie_m.kernels.checking import attention_bounds, attention_gradient_bounds, bounds, loss_gradient_bounds
 from ernie_m.kernels.checking.check import check
 from ernie_m.kernels.checking.formats import FORMATS
 from ernie_m.kernels.checking.operations import OPERATIONS, Case, cases, fixed_case
@@ -215,6 +215,23 @@ def test_a_gradient_of_scores_past_the_range_of_float16_has_no_bound() -> None:
         tensors = [torch.from_numpy(x).to(torch.float16) for x in given[:2]]
         got = planted.KERNELS["packed_attention_vjp"](*tensors, torch.from_numpy(given[2])).double().numpy()
         assert np.isfinite(got).all() == bounded and componentwise(got, found).holds
+
+
+@pytest.mark.parametrize(("size", "d_loss"), [(1.0, 1.0), (300.0, 1.0), (1.0, 65504.0)])
+def test_logits_past_the_range_of_float16_have_no_bound(size: float, d_loss: float) -> None:
+    """90,000, in the first row: it has no bound, and the table has none. The last row has no label."""
+    format, labels = FORMATS["float16"], np.array([1, 0, -100])
+    hidden, bias = np.array([[size, 0.0], [0.0, 1.0], [1e3, 1e3]]), np.zeros(2)
+    weight = np.array([[size, 0.5], [0.0, 1.0]])
+    found = loss_gradient_bounds.linear_cross_entropy_vjp(format, np.asarray(d_loss), hidden, weight, bias, labels)
+    d_hidden, *others = (np.isfinite(part.limit) for _, _, part in found.each())
+    bounded = size < 300
+    assert d_hidden.tolist() == [[bounded] * 2, [True] * 2, [True] * 2] and all((x == bounded).all() for x in others)
+    tensors = [torch.from_numpy(x).to(torch.float16) for x in (np.asarray(d_loss), hidden, weight, bias)]
+    with np.errstate(all="ignore"):
+        got = kernels.linear_cross_entropy_vjp(*tensors, torch.from_numpy(labels))
+    flat = np.concatenate([x.double().numpy().ravel() for x in got])
+    assert np.isfinite(flat).all() == bounded and componentwise(flat, found).holds
 
 
 def test_attention_with_large_scores_may_lose_digits_but_no_more() -> None:

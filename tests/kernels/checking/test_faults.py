@@ -54,6 +54,14 @@ def test_check_catches_the_faults_of_dropout_before_a_residual(fault: str) -> No
         check(wrong, "dropped_layer_norm_vjp", dtypes=["bfloat16"], examples=EXAMPLES, quick=True)
 
 
+@pytest.mark.parametrize("fault", planted_gradients.FAULTS["linear_cross_entropy_vjp"])
+def test_check_catches_the_faults_of_a_losss_gradient(fault: str) -> None:
+    """Each in bfloat16 too, where bounds are widest."""
+    wrong = functools.partial(planted.KERNELS["linear_cross_entropy_vjp"], fault=fault)
+    with pytest.raises(Failure):
+        check(wrong, "linear_cross_entropy_vjp", dtypes=["bfloat16"], examples=EXAMPLES, quick=True)
+
+
 @pytest.mark.parametrize(
     ("name", "bound"),
     [

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ernie_m import reference
 from ernie_m.kernels.checking.attention_inputs import rebuilt, spans_of, with_tokens
+from ernie_m.kernels.checking.coverage import normal_numbers
 from ernie_m.kernels.checking.drawing import pair_groups
+from ernie_m.kernels.checking.loss_inputs import loss_vjp
 from ernie_m.kernels.checking.operations import Case, fixed_case
 from ernie_m.kernels.checking.report import Failure
 from ernie_m.kernels.checking.runner import Runner
@@ -249,6 +251,20 @@ def test_dropout_is_cut_with_its_tokens(fault: str, columns: int) -> None:
     assert {found.inputs[name].shape for name in ("dy", "x", "residual")} == {(1, columns)}
     assert {found.inputs[name].shape for name in ("bias", "gamma")} == {(columns,)}
     assert found.inputs["tokens"].shape == (1,) and found.inputs["tokens"] in inputs["tokens"]
+
+
+def test_a_losss_gradient_fails_on_one_row_and_one_word() -> None:
+    """Two rows if one part takes another's place, and two words: one has no gradient. The cotangent gets plain."""
+    inputs = loss_vjp(normal_numbers(0), 7, 65, 16)
+    rounded = {n: few_bits(x, 24) if x.dtype == np.float64 else x for n, x in inputs.items()}
+    op = "linear_cross_entropy_vjp"
+    for fault, sizes in (("no label", (1, 1, 1)), ("last part", (2, 1, 2))):
+        wrong = functools.partial(planted.KERNELS[op], fault=fault)
+        found, _ = shrunk(wrong, op, rounded | {"d_loss": few_bits(np.asarray(0.7), 24)})
+        hidden, weight = (found.inputs[name] for name in ("hidden", "weight"))
+        assert (*hidden.shape, len(weight)) == sizes
+        assert len(found.inputs["labels"]) == sizes[0] and len(found.inputs["bias"]) == sizes[2]
+        assert found.inputs["d_loss"] in (0.5, 0.75)
 
 
 @settings(max_examples=30)
