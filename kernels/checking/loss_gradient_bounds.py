@@ -16,7 +16,8 @@ in place, rounded again, and multiplies that twice. With A = |h||W|ᵀ + |b| and
 In half precision the rounding of z counts most: where a logit is 100, bfloat16 cannot tell it from 100.2.
 
 Where a logit may be past the format's range, its row has no bound, and nor do dW and db, which add up all rows. Where a
-number of dz may be, its row's dh and its word's dW and db have none. A row without a label is not computed.
+number of dz may be, its row's dh and its word's dW and db have none; nor has a number of dW where the product of a part
+may be, |dz|ᵀ|h|. A row without a label is not computed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def linear_cross_entropy_vjp(
         dz, error, out = _logit_gradients(format, d_loss, own, weight, bias, labels[rows])
         size = np.abs(dz) + error
         errors[0][rows] = (error + 2 * V * EPS * size) @ sizes[1]
-        errors[1] = (error + (2 * N * EPS + format.u) * size).T @ sizes[0] + N * format.smallest / 2
+        part = size.T @ sizes[0]
+        errors[1] = error.T @ sizes[0] + (2 * N * EPS + format.u) * part + N * format.smallest / 2
+        errors[1][part >= format.overflow] = np.inf
         errors[2] = error.sum(0) + (chain(N) + 2) * EPS * size.sum(0)
         over = size >= format.overflow
         errors[0][np.flatnonzero(rows)[over.any(1) | out]] = np.inf

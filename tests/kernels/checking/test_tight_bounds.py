@@ -175,12 +175,12 @@ def table_terms(
 
 
 def loss_terms(d_loss: Array, hidden: Array, weight: Array, bias: Array, labels: Array) -> Array:
-    """Σ |dz| and of what p is made of, (E + 1) A for each logit, times the other factor of each product."""
+    """Σ |dz| and what p is made of, A for each logit, times the other factor of each product."""
     own = labels >= 0
     h, w = np.abs(hidden[own]), np.abs(weight)
     p = reference.softmax(hidden[own] @ weight.T + bias)
     y = np.arange(len(weight)) == labels[own, None]
-    off = p * (4 + (hidden.shape[1] + 1) * (h @ w.T + np.abs(bias)))
+    off = p * (2 + h @ w.T + np.abs(bias))
     dz = (np.abs(p - y) + off + p * off.sum(-1, keepdims=True)) * np.abs(d_loss) / own.sum()
     d_hidden = np.zeros_like(hidden)
     d_hidden[own] = dz @ w
