@@ -90,7 +90,7 @@ def _build(
 
 def shards(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The tokenised texts that training reads, where the pretraining command finds them."""
-    found = {}
+    found: dict[str, bytes] = {}
     with TemporaryDirectory() as scratch:
         place = Path(scratch)
         texts = {name: f"{name}.jsonl" for name in TOKENISED}

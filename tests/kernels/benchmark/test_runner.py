@@ -80,7 +80,7 @@ def arguments(*argv: str) -> argparse.Namespace:
 
 def test_plan_filters_and_defaults_to_everything() -> None:
     whole = plan(arguments(), ("bfloat16",))
-    assert len(whole) == len(set(whole)) == 2 * 4 * 15
+    assert len(whole) == len(set(whole)) == 2 * 4 * 16
     assert whole[0] == Case("encoder", "base", "ragged", "bfloat16")
     argv = ("--operation", "embed", "--operation", "encoder", "--model", "large", "--case", "one")
     assert [str(case) for case in plan(arguments(*argv), ("float16", "float32"))] == [
