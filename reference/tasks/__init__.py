@@ -21,11 +21,11 @@ from .answering import Answerer
 from .backends import BACKENDS, POOLINGS
 from .choosing import Chooser
 from .classifying import Classifier
-from .encoder import Encoder, TokenVectors
+from .encoder import Encoder
 from .extraction import Extractor
 from .long_texts import POLICIES
 from .recorded import Recorded, read_recorded
-from .results import Answer, Choice, Entity, Label
+from .results import Answer, Choice, Entity, Label, TokenVectors
 from .search import Hits, search
 from .tagging import SCHEMES, Tagger
 

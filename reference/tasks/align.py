@@ -22,7 +22,8 @@ import numpy as np
 
 from ..array import Array
 from ..training.retrieval import normalised
-from .encoder import Encoder, TokenVectors
+from .encoder import Encoder
+from .results import TokenVectors
 
 ITERMAX, ARGMAX = METHODS = ("itermax", "argmax")
 ALPHA, ITERATIONS = 0.9, 2

@@ -4,7 +4,8 @@
 Torch is imported only if its backend is chosen.
 
 Hidden states are those after `layer`, 0 for the embeddings, or of the last layer if that is None; for the pooling
-"first-last", the average of those after the first and the last layer.
+"first-last", the average of those after the first and the last layer. Masks follow the checkpoint
+(`training.rows.visible`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..config import ErnieMConfig
 from ..model import ErnieMModel
 from ..outputs import ModelOutput
 from ..padding import pad_ids
+from ..training.rows import visible
 
 NUMPY, TORCH = BACKENDS = ("numpy", "torch")
 CLS, MEAN, POOLER, FIRST_LAST = POOLINGS = ("cls", "mean", "pooler", "first-last")
@@ -87,7 +89,8 @@ class NumPyBackend:
     ) -> tuple[ModelOutput[Array], Array, Array]:  # -> ..., (B, S, E), (B, S)
         input_ids, mask = pad_ids(rows, self.config.pad_token_id)
         inner = layer is not None or pooling == FIRST_LAST
-        out = self.model(input_ids, attention_mask=mask, output_hidden_states=inner)
+        seen = visible(self.config, input_ids, mask)
+        out = self.model(input_ids, attention_mask=seen, output_hidden_states=inner)
         return out, chosen_states(out, pooling, layer, lambda x: x.astype(self.dtype, copy=False)), mask
 
 
@@ -135,13 +138,15 @@ class TorchBackend:
             raise ValueError("model: expected one in eval() mode, got one in train() mode")
         device = self.model.like().device
         lengths = [len(row) for row in rows]
-        if layer is None and pooling != FIRST_LAST:
+        inner = layer is not None or pooling == FIRST_LAST
+        if not inner and self.config.default_mask == "pad_token":
             ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
             ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
             out = self.model.packed(ids, ends, max(lengths))
             return out, list(out.last_hidden_state.split(lengths))
-        padded, mask = (torch.from_numpy(x).to(device) for x in pad_ids(rows, self.config.pad_token_id))
-        out = self.model(padded, attention_mask=mask, output_hidden_states=True)
+        input_ids, mask = pad_ids(rows, self.config.pad_token_id)
+        given = (torch.from_numpy(x).to(device) for x in (input_ids, visible(self.config, input_ids, mask)))
+        out = self.model(*given, output_hidden_states=inner)
         hidden = chosen_states(out, pooling, layer, lambda x: x.to(self.wide))
         return out, [x[:n] for x, n in zip(hidden, lengths, strict=True)]
 

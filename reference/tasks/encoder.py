@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from ..training.retrieval import normalised
 from .backends import NUMPY, POOLINGS, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts, window_starts
 from .recorded import ONE_AT_A_TIME, Centre, Recorded, choose_layer, read_recorded
+from .results import TokenVectors
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,6 @@ class TokenRows:
     rows: list[list[int]]
     starts: list[int]
     spans: list[list[tuple[int, int]]] | None = None
-
-
-class TokenVectors(NamedTuple):
-    """A text's tokens, without [CLS] and [SEP]: vectors (n, E), and n spans (start, end) in the text's characters.
-
-    Spans are half-open, in Python's code points (see `tokenizer.offsets`).
-    """
-
-    vectors: Array
-    spans: list[tuple[int, int]]
 
 
 class Encoder:
@@ -126,12 +117,14 @@ class Encoder:
         layer: int | None = None,
         center: bool = False,
         normalize: bool = False,
+        default_mask: str | None = None,
         revision: str | None = None,
     ) -> Encoder:
         """Load model and tokenizer from a directory, or a repository (see `hub`), in float32, for inference only.
 
         backend: "numpy" for the reference, "torch" for the model of `ernie_m.kernels`, which needs the extra "kernels".
         device: where torch computes, such as "cuda"; by default the CPU.
+        default_mask: the configuration's, if that should be another one than the checkpoint's own.
         Layer and means of languages come from the checkpoint's `retrieval.json`, if it has one (see `recorded`).
 
         Raises ValueError if `pooling` is "pooler" and the checkpoint has no pooler, or if `retrieval.json` has another
@@ -147,7 +140,8 @@ class Encoder:
             if file_name("pooler.weight", checkpoint.format, checkpoint.prefix) not in checkpoint.tensors:
                 expected = "expected cls, mean or first-last"
                 raise ValueError(f"pooling: {directory} has no pooler; {expected}, got pooler")
-        model, recorded = load(directory, backend, device), read_recorded(directory)
+        changes = {} if default_mask is None else {"default_mask": default_mask}
+        model, recorded = load(directory, backend, device, **changes), read_recorded(directory)
         options: dict[str, Any] = {"layer": layer, "center": center, "normalize": normalize, "recorded": recorded}
         return cls(model, tokenizer, pooling, long, batch_size, **options)
 

@@ -1,8 +1,11 @@
-"""What tasks return: frozen records, of which `dataclasses.asdict` makes a dictionary for JSON."""
+"""What tasks return: frozen records, of which `dataclasses.asdict` makes a dictionary for JSON; and vectors of tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..array import Array
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,13 @@ class Choice:
     index: int
     text: str
     score: float
+
+
+class TokenVectors(NamedTuple):
+    """A text's tokens, without [CLS] and [SEP]: vectors (n, E), and n spans (start, end) in the text's characters.
+
+    Spans are half-open, in Python's code points (see `tokenizer.offsets`).
+    """
+
+    vectors: Array
+    spans: list[tuple[int, int]]

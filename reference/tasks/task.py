@@ -18,11 +18,13 @@ import numpy as np
 from ernie_m.tokenizer import ErnieMTokenizer, hub
 
 from ..array import Array
-from ..checkpoint import open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.names import CLASSES, architecture_of
 from ..checkpoint.reading import compare_names
 from ..config import ErnieMConfig
 from ..groups import batches
 from ..heads import ErnieMForMultipleChoice
+from ..model import ErnieMModel
 from ..padding import pad_ids
 from ..training.rows import RowEncoder, visible
 from .backends import NUMPY, check_backend, load
@@ -78,17 +80,12 @@ class Task:
         default_mask: the configuration's, if that should be another one than the checkpoint's own.
         options: further arguments of the class.
 
-        Raises ValueError if the checkpoint has no such head; otherwise as the `from_pretrained` of model and tokenizer.
+        Raises ValueError if the checkpoint is of another head, or has none; otherwise as the `from_pretrained` of model and tokenizer.
         """
         check_backend(backend, device)
         directory = hub.directory(directory, revision)
         tokenizer = ErnieMTokenizer.from_pretrained(directory)
-        # The model's own `from_pretrained` would newly initialise a missing head.
-        config = ErnieMConfig.from_pretrained(directory)
-        _, report = compare_names(open_checkpoint(directory), cls.head.shapes(config))
-        if report.initialised:
-            missing = ", ".join(report.initialised)
-            raise ValueError(f"{directory}: expected a checkpoint of {cls.head.__name__}, got one without {missing}")
+        check_head(open_checkpoint(directory), ErnieMConfig.from_pretrained(directory), cls.head)
         changes = {} if default_mask is None else {"default_mask": default_mask}
         return cls(load(directory, backend, device, cls.head, **changes), tokenizer, **options)
 
@@ -144,3 +141,19 @@ class Task:
 
 def _fields(output: Any) -> dict[str, Any]:
     return {name: output[name] for name in FIELDS if name in output}
+
+
+def check_head(checkpoint: Checkpoint, config: ErnieMConfig, head: Any) -> None:
+    """Raise ValueError unless the checkpoint has this head.
+
+    Heads may have tensors of the same names, so the configuration's `architectures` count, if it has any. The model's
+    own `from_pretrained` would newly initialise a missing head.
+    """
+    expected = f"{checkpoint.directory}: expected a checkpoint of {head.__name__}, got one"
+    found = architecture_of(config, checkpoint.tensors)
+    if found not in (head.__name__, ErnieMModel.__name__) and CLASSES.keys() & set(config.architectures or ()):
+        raise ValueError(f"{expected} of {found}, by its config.architectures, {list(config.architectures or ())}")
+    _, report = compare_names(checkpoint, head.shapes(config))
+    if report.initialised:
+        missing = f"without {', '.join(report.initialised)}"
+        raise ValueError(f"{expected} {missing if found == head.__name__ else f'of {found}'}")

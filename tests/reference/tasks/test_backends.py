@@ -7,6 +7,7 @@ leaves out; a number of threads that is not restored; `train()` mode accepted.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,44 @@ def test_vectors_of_half_precision_are_float32(models: Any, backend: str, poolin
         assert (np.abs(found - expected) <= 35 * 2.0**-24 * sizes).all()
     if pooling == "cls":
         np.testing.assert_array_equal(found, np.array([hidden[0] for hidden in out]))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@settings(max_examples=10)
+@given(any_texts, st.none() | st.integers(0, 1))
+def test_a_model_that_learnt_without_cls_is_asked_so(
+    models: Any, tokenizer: ErnieMTokenizer, pooling: str, texts: list[str], layer: int | None
+) -> None:
+    """As each text alone without a mask, and without a warning: seen red in both backends with the padding mask."""
+    ours = models[0].from_config(models[0].config.replace(default_mask="cls_token"), dtype=np.float64)
+    theirs = type(models[1]).from_reference(ours)
+    layer = layer if pooling in ("cls", "mean") else None
+    rows = [tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"] for text in texts]
+    alone = [ours(np.array([row]), output_hidden_states=True) for row in rows]
+    states = [out.hidden_states[-1 if layer is None else layer][0] for out in alone]
+    expected = {
+        "cls": lambda: [x[0] for x in states],
+        "mean": lambda: [x.mean(axis=0) for x in states],
+        "pooler": lambda: [out.pooler_output[0] for out in alone],
+        "first-last": lambda: [((out.hidden_states[1] + out.hidden_states[-1])[0] / 2).mean(axis=0) for out in alone],
+    }[pooling]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (ours, theirs):
+            encoder = Encoder(model, tokenizer, pooling, layer=layer)
+            np.testing.assert_allclose(encoder.vectors(texts), expected, rtol=MODEL_BOUND, atol=MODEL_BOUND)
+            if pooling in ("cls", "mean"):
+                for found, x in zip(encoder.tokens(texts), states, strict=True):
+                    np.testing.assert_allclose(found.vectors, x[1:-1], rtol=MODEL_BOUND, atol=MODEL_BOUND)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_another_mask_than_the_checkpoints_own(checkpoint: Path, backend: str) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    own, other = (Encoder.from_pretrained(checkpoint, backend=backend, default_mask=x) for x in (None, "cls_token"))
+    assert (own.model.config.default_mask, other.model.config.default_mask) == ("pad_token", "cls_token")
+    assert np.abs(own.vectors(["a b"]) - other.vectors(["a b"])).max() > 1e-3
 
 
 def test_encoder_rejects_a_torch_model_in_train_mode(models: Any, tokenizer: ErnieMTokenizer) -> None:

@@ -303,8 +303,32 @@ def test_models_of_another_class_and_heads_of_another_kind_are_refused(tmp_path:
     with pytest.raises(ValueError, match=r"^scheme: expected BIOES"):
         Tagger(five, TOKENIZER).tag("a")
     directory = make_checkpoint(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"expected a checkpoint of ErnieMForTokenClassification, got one without cl"):
-        Tagger.from_pretrained(directory)
+    for job in JOBS:
+        with pytest.raises(ValueError, match=rf"bare: expected a checkpoint of {job.head.__name__}, got one of ErnieMModel$"):
+            job.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("other", JOBS)
+def test_a_checkpoint_of_another_head_is_refused(tmp_path: Path, other: Any) -> None:
+    """Although some heads have tensors of the same names. Without `architectures`, names decide, as they did."""
+    directory = make_checkpoint(tmp_path, other.head, id2label=dict(enumerate(NLI[: 3 - (other is Answerer)])))
+    for job in JOBS:
+        if job is other:
+            assert type(job.from_pretrained(directory).model) is job.head
+        else:
+            name, found = job.head.__name__, other.head.__name__
+            message = rf"expected a checkpoint of {name}, got one of {found}, by its config.architectures, \['{found}'\]$"
+            with pytest.raises(ValueError, match=message):
+                job.from_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    del config["architectures"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert len(other.from_pretrained(directory).outputs([[0, 5, 2]])) == 1
+    if other is Classifier:
+        assert len(Tagger.from_pretrained(directory).tag(["a"])) == 1
+    if other is Tagger:
+        with pytest.raises(ValueError, match=r"SequenceClassification, got one of ErnieMForTokenClassification$"):
+            Classifier.from_pretrained(directory)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
