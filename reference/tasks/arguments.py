@@ -5,24 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 
-def listed(name: str, texts: Any) -> list[str]:
-    """One text as a list, or a sequence of texts. Raises TypeError, naming the argument, for anything else."""
+from ernie_m.tokenizer.piece_model import check_unicode
+
+
+def listed(name: str, texts: Any, names: Sequence[str] | None = None) -> list[str]:
+    """One text as a list, or a sequence or 1-D array of texts.
+
+    names: what errors call each text; by default `name[i]`. Raises TypeError, naming the argument, for anything else,
+    ValueError for a text that is not Unicode.
+    """
     if isinstance(texts, str):
+        check_unicode(texts, name)
         return [texts]
+    if isinstance(texts, np.ndarray) and texts.ndim == 1:
+        texts = texts.tolist()
     if not isinstance(texts, Sequence) or isinstance(texts, (bytes, bytearray)):
         raise TypeError(f"{name}: expected a text or a list of texts, got {type(texts).__name__}")
     for i, text in enumerate(texts):
+        place = f"{name}[{i}]" if names is None else names[i]
         if not isinstance(text, str):
-            raise TypeError(f"{name}[{i}]: expected a text, got {type(text).__name__}")
+            raise TypeError(f"{place}: expected a text, got {type(text).__name__}")
+        check_unicode(text, place)
     return list(texts)
+
+
+def several(name: str, texts: Any, names: Sequence[str] | None = None) -> list[str]:
+    """A sequence or 1-D array of texts, not one text. Raises as `listed`."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name}: expected a list of texts, got one text, {texts!r:.80}")
+    return listed(name, texts, names)
 
 
 def options(name: str, texts: Any) -> list[str]:
     """A list of at least one text. Raises TypeError or ValueError, naming the argument, for anything else."""
-    if isinstance(texts, str):
-        raise TypeError(f"{name}: expected a list of texts, got one text, {texts!r:.80}")
-    found = listed(name, texts)
+    found = several(name, texts)
     if not found:
         raise ValueError(f"{name}: expected at least one text, got none")
     return found
@@ -40,8 +58,8 @@ def check_alike(names: tuple[str, str], first: Any, second: Any) -> None:
 
 def at_least_one(name: str, value: Any) -> int:
     """Raises TypeError unless `value` is an integer, ValueError if it is below 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r:.80}")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
-    return value
+    return int(value)

@@ -29,6 +29,7 @@ from ..checkpoint.names import file_name
 from ..groups import TOKENS as TOKENS
 from ..groups import batches as batches
 from ..training.retrieval import normalised
+from .arguments import at_least_one, several
 from .backends import NUMPY, POOLINGS, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts, window_starts
 from .recorded import ONE_AT_A_TIME, Centre, Recorded, choose_layer, read_recorded
@@ -60,7 +61,7 @@ class Encoder:
     layer: the layer after which hidden states are taken, 0 for the embeddings; for cls and mean only. By default the
         last; for mean the recorded one, if there is one.
     center: whether to subtract the recorded mean of each text's language, which calls then ask for. The mean vector of
-        a language says which language it is, not what is said. A language without a recorded mean is not centred; a
+        a language carries the language, not the meaning. A language without a recorded mean is not centred; a
         warning, once per language, says so.
     normalize: whether to scale each vector to length 1.
     recorded: what the checkpoint records for retrieval, if it does; `from_pretrained` reads it.
@@ -87,8 +88,8 @@ class Encoder:
         for name, value, allowed in (("pooling", pooling, POOLINGS), ("long", long, POLICIES)):
             if value not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if batch_size is not None:
+            at_least_one("batch_size", batch_size)
         self.backend = backend_of(model)
         if model.config.max_length < 3:
             raise ValueError(
@@ -156,7 +157,8 @@ class Encoder:
         names: what errors call each text; by default `texts[i]`.
         language: that of all texts, or one for each, named as the checkpoint names it; if `center`, and only then.
 
-        Raises ValueError for a wrong `language`, and if a text is too long and `long` is "error", naming the text.
+        Raises TypeError for anything but texts, and ValueError for a wrong `language`, for a text that is not Unicode,
+        and if a text is too long and `long` is "error", naming the text.
         """
         return self.vectors_of_rows(self.token_rows(texts, names), language)
 
@@ -164,15 +166,14 @@ class Encoder:
         self, texts: Sequence[str], names: Sequence[str] | None = None, with_spans: bool = False
     ) -> TokenRows:
         """The first half of `vectors`, without the model: it may run in another thread."""
-        if isinstance(texts, str):
-            raise TypeError(f"texts: expected a list of texts, got the text {texts!r:.80}")
+        texts = several("texts", texts, names)
         longest = self.model.config.max_length - 2
         owners: list[int] = []
         rows: list[list[int]] = []
         starts: list[int] = []
         options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False}
         options["return_offsets_mapping"] = with_spans
-        batch = self.tokenizer(list(texts), **options) if texts else {"input_ids": [], "offset_mapping": []}
+        batch = self.tokenizer(texts, **options) if texts else {"input_ids": [], "offset_mapping": []}
         for i, ids in enumerate(batch["input_ids"]):
             try:
                 found = parts(ids, longest, self.long)
@@ -215,8 +216,8 @@ class Encoder:
         """
         if self.pooling == "pooler":
             raise ValueError("pooling: expected cls, mean or first-last for vectors of tokens, got pooler")
-        means = self._means(len(texts), language)
         given = self.token_rows(texts, names, with_spans=True)
+        means = self._means(given.count, language)
         assert given.spans is not None
         sizes = [0] * given.count
         for i, start, row in zip(given.owners, given.starts, given.rows, strict=True):

@@ -17,9 +17,10 @@ Source: Lu et al. (2022), Unified Structure Generation for Universal Information
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from ..activations import sigmoid
 from ..array import Array
 from ..heads import ErnieMForInformationExtraction
 from ..training.rows import Row, RowEncoder, Text
+from .arguments import listed
 from .decoding import TEXT, label_in, merge_windows, spans_in, vote
 from .schema import DEFAULT_THRESHOLD, LANGUAGES, ZH, Field, Schema, read_schema
 from .task import Task
@@ -60,26 +62,38 @@ class Extractor(Task):
 
     head = ErnieMForInformationExtraction
 
+    @overload
+    def extract(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+        self, texts: str, schema: Schema, threshold: float | Mapping[str, float] = ..., schema_lang: str = ...
+    ) -> Result: ...
+    @overload
+    def extract(
+        self, texts: Sequence[str], schema: Schema, threshold: float | Mapping[str, float] = ..., schema_lang: str = ...
+    ) -> list[Result]: ...
     def extract(
         self,
-        texts: Sequence[str],
+        texts: Any,
         schema: Schema,
         threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
         schema_lang: str = ZH,
-    ) -> list[Result]:
+    ) -> Any:
         """What the schema asks for, in each text; names without results are absent, so it may be an empty dictionary.
 
         schema: names, lists of them, and dictionaries of a name and the schema below it (see `schema`).
         threshold: what the probabilities of a start and of an end must both exceed, for all fields, or by the name of
-            the field as in the schema, such as {"时间": 0.3}, wherever it stands there; 0.5 for the others.
+            the field as in the schema, such as {"时间": 0.3}, wherever it stands there; 0.5 for the others. A result
+            reaches from a start to the next end, so a lower threshold, which admits more of both, may also break a
+            probable result into improbable parts.
         schema_lang: "zh" or "en", the language of the prompts below the root: "马云的出生地" or "birthplace of Jobs".
 
         A result is {"text", "start", "end", "probability"}, with text == texts[i][start:end], and "relations" if
-        something was found below it; of a classification, {"text", "probability"}, at most one. Raises TypeError or
-        ValueError for any other argument, and for a prompt that takes more than half of a row of the model.
+        something was found below it; of a classification, {"text", "probability"}, at most one. Returns a dictionary
+        for one text, or one for each of a list. Where a result is so long that the prompt for what is below it takes
+        more than half of a row of the model, that is not asked; a warning for each call says so.
+
+        Raises TypeError or ValueError for any other argument, and for a name that takes more than half of a row.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"texts: expected a list of strings, got {texts!r:.80}")
+        single, texts = isinstance(texts, str), listed("texts", texts)
         if schema_lang not in LANGUAGES:
             raise ValueError(f"schema_lang: expected one of {', '.join(LANGUAGES)}, got {schema_lang!r}")
         fields, encoder = read_schema(schema, threshold), self.rows()
@@ -88,7 +102,9 @@ class Extractor(Task):
         # In a text without tokens nothing can be found.
         level = [Question(i, field, None) for i, text in enumerate(tokens) if len(text) for field in fields]
         known: Known = {}
+        left_out: list[str] = []
         while level:
+            level = _fitting(encoder, level, schema_lang, left_out)
             prompts = [question.prompt(schema_lang) for question in level]
             rows = _rows(encoder, level, prompts, tokens)
             self._ask([row for some in rows for row in some], known)
@@ -101,7 +117,10 @@ class Extractor(Task):
                     place[question.field.name] = found
                 below += [Question(question.text, field, x) for x in found for field in question.field.children]
             level = below
-        return results
+        if left_out:
+            more = f"; and {len(left_out) - 1:,} more" if len(left_out) > 1 else ""
+            warnings.warn(left_out[0] + more, stacklevel=2)
+        return results[0] if single else results
 
     def _ask(self, rows: Sequence[Row], known: Known) -> None:
         """Add the probabilities of those rows that are not known yet."""
@@ -111,16 +130,36 @@ class Extractor(Task):
             known[ids] = start, end
 
 
+def _fitting(
+    encoder: RowEncoder, level: Sequence[Question], language: str, left_out: list[str]
+) -> list[Question]:
+    """The questions whose prompts fit; the others are described in `left_out`. Raises ValueError if a root is one."""
+    most = (encoder.longest - SPECIAL_PAIR) // 2
+    expected = f"expected a prompt of at most {most} tokens, half of what the model reads"
+    prompts = [question.prompt(language) for question in level]
+    fitting = []
+    for question, prompt, asked in zip(level, prompts, encoder.texts(prompts), strict=True):
+        if len(asked) <= most:
+            fitting.append(question)
+        elif question.parent is None:
+            raise ValueError(f"schema: {question.field.name!r:.80}: {expected}, got {len(asked)}: {prompt!r:.80}")
+        else:
+            left_out.append(f"texts[{question.text}]: left out {shortened(prompt)}: {expected}, got {len(asked)}")
+    return fitting
+
+
+def shortened(prompt: str, most: int = 80) -> str:
+    """The prompt in quotes, without its middle if it is longer."""
+    half = most // 2
+    return repr(prompt if len(prompt) <= most else f"{prompt[:half]} ... {prompt[-half:]}")
+
+
 def _rows(
     encoder: RowEncoder, level: Sequence[Question], prompts: Sequence[str], texts: Sequence[Text]
 ) -> list[list[Row]]:
-    """The rows of each question: windows of its text. Raises ValueError, naming the prompt, if that is too long."""
-    most = (encoder.longest - SPECIAL_PAIR) // 2
+    """The rows of each question: windows of its text."""
     rows: dict[tuple[str, int], list[Row]] = {}
     for question, prompt, asked in zip(level, prompts, encoder.texts(prompts), strict=True):
-        if len(asked) > most:
-            expected = f"expected a prompt of at most {most} tokens, half of what the model reads"
-            raise ValueError(f"schema: {question.field.name!r:.80}: {expected}, got {len(asked)}: {prompt!r:.80}")
         key = prompt, question.text
         if key not in rows:
             rows[key] = encoder.windows(asked, texts[question.text], question.text, len(prompt))

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..array import Array
 from ..config import ErnieMConfig
+from .arguments import several
 from .backends import FIRST_LAST, MEAN, POOLER
 
 RETRIEVAL = "retrieval.json"
@@ -40,7 +41,7 @@ class Recorded:
 
 
 def read_recorded(directory: str | PathLike[str]) -> Recorded | None:
-    """The file's content; None if the folder has no such file. Raises ValueError, naming it, if it says otherwise."""
+    """The file's content; None if the folder has no such file. Raises ValueError, naming it, if its content has another form."""
     path = Path(directory) / RETRIEVAL
     if not path.is_file():
         return None
@@ -74,12 +75,15 @@ def choose_layer(config: ErnieMConfig, pooling: str, layer: int | None, recorded
 
 
 class Centre:
-    """Subtracts from texts' vectors the mean of their language. Raises ValueError if these are not what it is of."""
+    """Subtracts from texts' vectors the mean of their language.
+
+    Raises ValueError unless `pooling` and `layer` are those the means were computed with.
+    """
 
     def __init__(self, recorded: Recorded | None, pooling: str, layer: int) -> None:
         if recorded is not None and (pooling, layer) != (MEAN, recorded.layer):
             raise ValueError(
-                f"center: expected pooling mean at layer {recorded.layer}, of which the recorded means are, "
+                f"center: expected pooling mean at layer {recorded.layer}, for which the means were recorded, "
                 f"got pooling {pooling} at layer {layer}"
             )
         self.language_means = {} if recorded is None else recorded.language_means
@@ -89,7 +93,7 @@ class Centre:
         """The mean of the language of each text; 0 for one that has none, with a warning the first time."""
         if language is None:
             raise ValueError("language: expected one, or one for each text, as center=True needs it, got None")
-        languages = [language] * count if isinstance(language, str) else list(language)
+        languages = [language] * count if isinstance(language, str) else several("language", language)
         if len(languages) != count:
             raise ValueError(f"language: expected one, or one for each of {count} texts, got {len(languages)}")
         with ONE_AT_A_TIME:

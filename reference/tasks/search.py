@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..array import Array, floating
+from .arguments import at_least_one, several
 from .encoder import Encoder
 
 SCALE = 2.0**26
@@ -53,12 +54,11 @@ def search(
     language, corpus_language: of the texts, if the encoder centres (see `Encoder.vectors`).
     block: how many vectors of the corpus are in memory at a time; the result is the same for every number.
 
-    Scores are in the wider dtype of the two, float32 at least. Raises ValueError for another shape or k, for vectors of
-    different widths, for a vector that is zero or not finite, naming its row, and for texts without an encoder.
+    Scores are in the wider dtype of the two, float32 at least. Raises TypeError for arguments of another type, and
+    ValueError for another shape or k, for vectors of different widths, for a vector that is zero or not finite, naming
+    its row, and for texts without an encoder.
     """
-    for name, value in (("k", k), ("block", block)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    k, block = at_least_one("k", k), at_least_one("block", block)
     asked = vectors_of("queries", queries, encoder, language)
     kept = vectors_of("corpus", corpus, encoder, corpus_language)
     if asked.shape[1] != kept.shape[1]:
@@ -83,17 +83,19 @@ def vectors_of(
     name: str, given: Texts | Array, encoder: Encoder | None, language: str | Sequence[str] | None
 ) -> Array:  # -> (N, E)
     """The array that was given, or the vectors of the texts. Raises ValueError for neither."""
-    if isinstance(given, np.ndarray):
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "OU":
         if language is not None:
             raise ValueError(f"language: expected none for {name} that are vectors already, got {language!r}")
         if given.ndim != 2:
             raise ValueError(f"{name}: expected shape (N, E), got {given.shape}")
         return floating(name, given)
-    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
-        raise TypeError(f"{name}: expected an array of vectors or a list of texts, got {given!r:.80}")
+    try:
+        texts = several(name, given)
+    except TypeError:
+        raise TypeError(f"{name}: expected an array of vectors or a list of texts, got {given!r:.80}") from None
     if encoder is None:
         raise ValueError(f"{name}: expected vectors, or an encoder for the texts, got texts without one")
-    return encoder.vectors(given, [f"{name}[{i}]" for i in range(len(given))], language)
+    return encoder.vectors(texts, [f"{name}[{i}]" for i in range(len(texts))], language)
 
 
 def on_grid(name: str, vectors: Array, start: int) -> Array:  # (n, E) -> (n, E), float64

@@ -27,6 +27,7 @@ from ..heads import ErnieMForMultipleChoice
 from ..model import ErnieMModel
 from ..padding import pad_ids
 from ..training.rows import RowEncoder, visible
+from .arguments import at_least_one
 from .backends import NUMPY, check_backend, load
 
 # Those fields of an output that are numbers for each row.
@@ -58,8 +59,8 @@ class Task:
         if self.is_torch and not issubclass(getattr(type(model), "twin", object), self.head):
             expected = f"an {self.head.__name__} of ernie_m.reference or ernie_m.kernels"
             raise TypeError(f"model: expected {expected}, got {type(model).__module__}.{type(model).__name__}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if batch_size is not None:
+            at_least_one("batch_size", batch_size)
         self.model, self.tokenizer, self.batch_size, self.progress = model, tokenizer, batch_size, progress
         self.rows()
 
@@ -103,7 +104,7 @@ class Task:
         """The head's outputs for each row of token ids, special tokens included: those of FIELDS that the head has.
 
         They are (C,) for a head on whole rows, (1,) for multiple choice, (S, C) or (S,) for one on tokens, in the
-        model's dtype, at least float32; equal rows share their arrays. Raises ValueError in `train()` mode.
+        model's dtype, at least float32; equal rows share their arrays. Raises ValueError in `train()` mode, and for nan.
         """
         if self.is_torch and self.model.training:
             raise ValueError("model: expected one in eval() mode, got one in train() mode")
@@ -118,6 +119,8 @@ class Task:
                 found[row] = {
                     name: (x[b, : len(row)] if name in on_tokens else x[b]).copy() for name, x in outputs.items()
                 }
+                if any(np.isnan(x).any() for x in found[row].values()):
+                    raise ValueError("model: expected numbers, got nan among its outputs; its weights may be damaged")
             if self.progress is not None:
                 self.progress(len(found), len(distinct))
         return [found[tuple(row)] for row in rows]

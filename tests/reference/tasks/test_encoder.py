@@ -61,10 +61,12 @@ def test_vectors_names_a_text_that_is_too_long(checkpoint: Path) -> None:
         ({"pooling": "max"}, "pooling: expected one of cls, mean, pooler, first-last, got 'max'"),
         ({"long": "cut"}, "long: expected one of error, truncate, window-mean, got 'cut'"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": "3"}, "batch_size: expected an integer, got '3'"),
+        ({"batch_size": 1.5}, "batch_size: expected an integer, got 1.5"),
     ],
 )
 def test_encoder_rejects_a_wrong_argument_by_name(checkpoint: Path, argument: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
         Encoder.from_pretrained(checkpoint, **argument)
 
 

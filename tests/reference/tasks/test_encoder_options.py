@@ -292,7 +292,7 @@ RECORDED = Recorded(2, MEANS)
         ("cls", {"layer": True}, "layer: expected 0, the embeddings, to 3, the last, got True"),
         ("pooler", {"layer": 3}, "layer: expected none with pooling pooler, which reads the last layer, got 3"),
         ("first-last", {"layer": 1}, "layer: expected none with pooling first-last, which reads the first and the las"),
-        ("cls", {"center": True, "recorded": RECORDED}, "center: expected pooling mean at layer 2, of .* layer 3$"),
+        ("cls", {"center": True, "recorded": RECORDED}, "center: expected pooling mean at layer 2, for .* layer 3$"),
         ("mean", {"center": True, "recorded": RECORDED, "layer": 1}, "center: expected pooling mean at layer 2, .* 1$"),
         ("mean", {"recorded": Recorded(4, {})}, "layer: expected 0, the embeddings, to 3, the last, got 4"),
         ("mean", {"recorded": Recorded(1, {"de": np.ones(5)})}, r"recorded: .* of 16 numbers, got \(5,\) for de"),
@@ -308,16 +308,26 @@ def test_encoder_rejects_what_does_not_fit(
 def test_calls_reject_a_language_that_does_not_fit(model: ErnieMModel, tokenizer: ErnieMTokenizer) -> None:
     plain = Encoder(model, tokenizer)
     centring = Encoder(model, tokenizer, center=True, recorded=RECORDED)
+    np.testing.assert_array_equal(plain.vectors(["a", "b"]), plain.vectors(np.array(["a", "b"])))
     for call in (plain.vectors, plain.tokens):
         with pytest.raises(ValueError, match=r"^language: expected none without center=True, .*, got 'de'$"):
             call(["a"], language="de")
-        with pytest.raises(TypeError, match=r"^texts: expected a list of texts, got the text 'text'$"):
+        with pytest.raises(TypeError, match=r"^texts: expected a list of texts, got one text, 'text'$"):
             call("text")
+        for wrong, kind in ((None, "NoneType"), ({"a": 1}, "dict"), ((x for x in "a"), "generator")):
+            with pytest.raises(TypeError, match=rf"^texts: expected a text or a list of texts, got {kind}$"):
+                call(wrong)
+        with pytest.raises(TypeError, match=r"^texts\[1\]: expected a text, got int$"):
+            call(["a", 5])
+        with pytest.raises(ValueError, match=r"^b: expected Unicode text, got lone surrogate U\+DC00 at position 1$"):
+            call(["x", "y\udc00"], names=["a", "b"])
     for call in (centring.vectors, centring.tokens):
         with pytest.raises(ValueError, match=r"^language: expected one, or one for each text, .*, got None$"):
             call(["a"])
         with pytest.raises(ValueError, match=r"^language: expected one, or one for each of 3 texts, got 2$"):
             call(["a", "b", "c"], language=["de", "en"])
+        with pytest.raises(TypeError, match=r"^language\[1\]: expected a text, got NoneType$"):
+            call(["a", "b"], language=["de", None])
     with pytest.raises(ValueError, match=r"^pooling: expected cls, mean or first-last for vectors of tokens, got pool"):
         Encoder(model, tokenizer, "pooler").tokens(["a"])
     with pytest.raises(ValueError, match=r"^texts\[1\]: expected at most 34 tokens"):

@@ -257,6 +257,28 @@ def test_rule_15_every_prompt_is_asked_once_about_a_window_and_a_level_in_one_ba
     assert first["relations"] == second["relations"] and first["relations"] is not second["relations"]
 
 
+def test_a_long_result_loses_what_is_below_it_and_nothing_else() -> None:
+    """With one warning a call, however many prompts there are. Seen red with the error for a long name."""
+    long, other = "word " * 30, "short 5"
+    answers: Answers = {
+        ("menu", long): [(long.strip(), 0.9, 0.9)],
+        ("menu", other): [("short", 0.9, 0.9)],
+        ("title of short", other): [("5", 0.9, 0.9)],
+        ("tone of short", other): [],
+    }
+    extractor = Extractor(Planted(answers, 60), TOKENIZER)
+    for _ in range(2):
+        with pytest.warns(UserWarning) as said:
+            found = extractor.extract([other, long, other], {"menu": ["title", "tone"]}, schema_lang="en")
+        assert [str(warning.message) for warning in said] == [
+            "texts[1]: left out 'title of word word word word word word w ...  word word word word word word word word': "
+            "expected a prompt of at most 28 tokens, half of what the model reads, got 32; and 1 more"
+        ]
+        assert said[0].filename == __file__
+        expected = {"menu": [item(other, "short", 0.9, 0.9, {"title": [item(other, "5", 0.9, 0.9)]})]}
+        assert found == [expected, {"menu": [item(long, long.strip(), 0.9, 0.9)]}, expected]
+
+
 def test_thresholds_by_name() -> None:
     text = "谷爱凌和李明。"
     answers: Answers = {
@@ -405,8 +427,11 @@ def test_extract_names_what_is_wrong() -> None:
     for call, error, message in [
         (lambda: Extractor(random_model(), TOKENIZER), TypeError, "^model: expected an ErnieMForInformationExtraction"),
         (lambda: Extractor(extractor.model, TOKENIZER, 0), ValueError, "^batch_size: expected at least 1, got 0$"),
-        (lambda: extractor.extract("text", "a"), TypeError, "^texts: expected a list of strings, got 'text'$"),
-        (lambda: extractor.extract([5], "a"), TypeError, r"^texts: expected a list of strings, got \[5\]$"),
+        (lambda: extractor.extract([5], "a"), TypeError, r"^texts\[0\]: expected a text, got int$"),
+        (lambda: extractor.extract(None, "a"), TypeError, "^texts: expected a text or a list of texts, got NoneType$"),
+        (lambda: extractor.extract({"a": 1}, "a"), TypeError, "^texts: expected a text or a list .*, got dict$"),
+        (lambda: extractor.extract((x for x in "ab"), "a"), TypeError, "^texts: .*, got generator$"),
+        (lambda: extractor.extract(["x", "a\ud800"], "a"), ValueError, r"^texts\[1\]: .* lone surrogate U\+D800 at pos"),
         (lambda: extractor.extract(["x"], "a", schema_lang="fr"), ValueError, "^schema_lang: .* zh, en, got 'fr'$"),
         (
             lambda: extractor.extract(["x"], "很" * 15),
@@ -418,3 +443,4 @@ def test_extract_names_what_is_wrong() -> None:
             call()
     assert extractor.extract([], "a") == []
     assert len(extractor.extract(["x"], "很" * 14)) == 1
+    assert extractor.extract(JA[:9], "time", 0.1) == extractor.extract([JA[:9]], "time", 0.1)[0] != {}

@@ -30,6 +30,7 @@ from tokenizer_texts import texts
 import ernie_m.reference as ernie
 from ernie_m.reference import demo
 from ernie_m.reference.groups import TOKENS
+from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.tasks import Answerer, Chooser, Classifier, Tagger
 from ernie_m.reference.tasks.tagging import entities, most_context, parsed, windows
 from ernie_m.reference.tasks.task import Task
@@ -255,6 +256,13 @@ def test_one_text_or_a_list_gives_one_result_or_a_list() -> None:
     assert task(Chooser).choose(["a"], [["b", "c"]]) == [task(Chooser).choose("a", ["b", "c"])]
 
 
+def damaged(job: Any) -> Any:
+    """The job with a weight that is not a number, which would look as if nothing were found."""
+    arrays = flatten(job.model.parameters)
+    arrays["head.classifier.bias"] = np.full_like(arrays["head.classifier.bias"], np.nan)
+    return type(job)(job.head(job.config, unflatten(arrays)), TOKENIZER)
+
+
 ERRORS: list[tuple[Any, Callable[[Any], Any], Any, str]] = [
     (Answerer, lambda job: job.answer(["a"], ["b", "c"]), ValueError, "questions, contexts: .*equal length, got 1 and"),
     (Answerer, lambda job: job.answer("a", ["b"]), TypeError, "questions, contexts: .*got one text and a list"),
@@ -263,6 +271,9 @@ ERRORS: list[tuple[Any, Callable[[Any], Any], Any, str]] = [
     (Answerer, lambda job: job.answer(["a", LONG], ["b", "c"]), ValueError, r"questions\[1\]: expected at most 15"),
     (Tagger, lambda job: job.tag("a", "BILOU"), ValueError, "scheme: expected one of IO, BIO, BIOES, got 'BILOU'"),
     (Tagger, lambda job: job.tag(["a", 5]), TypeError, r"texts\[1\]: expected a text, got int"),
+    (Tagger, lambda job: job.tag(["a", "\ud800"]), ValueError, r"texts\[1\]: expected Unicode text, got lone surrogate"),
+    (Tagger, lambda job: Tagger(job.model, TOKENIZER, 1.5), TypeError, "batch_size: expected an integer, got 1.5"),
+    (Tagger, lambda job: damaged(job).tag("a"), ValueError, "model: expected numbers, got nan among its outputs; its w"),
     (Classifier, lambda job: job.classify("a", top_k=0), ValueError, "top_k: expected at least 1, got 0"),
     (Classifier, lambda job: job.classify(["a"], []), ValueError, "texts, pairs: expected lists of equal length"),
     (Classifier, lambda job: job.zero_shot("a", []), ValueError, "labels: expected at least one text, got none"),
