@@ -2,12 +2,12 @@
 
     p_start, p_end    softmax of the logits over the context's tokens and [CLS], in each window of the context
     score of s..e     p_start[s] p_end[e]
-    no answer         p_start[CLS] p_end[CLS], the least of all windows
+    no answer         p_start[CLS] p_end[CLS], the minimum over all windows
 
 Source: transformers 4.40.2, `pipelines/question_answering.py`, for the scores. It reads at most 384 tokens at a time
 and cuts questions to 64; here rows are as long as the model reads, and no question is cut. It lists a span once for
 each window that it is in; here the best counts. Its positions are those of whole words and, with ERNIE-M's tokenizer,
-one token off; here they are the tokens' own.
+one token off; here they are the tokens' own, without white space at the edges.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class Answerer(Task):
     ) -> Any:
         """The `top_k` best answers to each question in the context of the same place, the best first.
 
-        no_answer: whether that there is none is an answer too. longest: the most tokens of an answer. There are fewer
-        than `top_k` if the context has fewer. Returns a list of answers for one question, or one for each of a list.
+        no_answer: whether to allow "no answer" as an answer. longest: the maximum length of an answer, in tokens. There
+        are fewer than `top_k` if the context has fewer. Returns a list of answers for one question, or one for each of
+        a list.
 
         Raises ValueError for unequal lengths, numbers below 1, or a question that takes more than half of a row.
         """
@@ -71,7 +72,7 @@ class Answerer(Task):
             starts, ends = (softmax(output[f"{x}_logits"].astype(np.float64), allowed) for x in ("start", "end"))
             none[row.record] = min(none[row.record], float(starts[0] * ends[0]))
             found = best[row.record]
-            for place, score in best_spans(starts, ends, row, top_k, longest).items():
+            for place, score in best_spans(starts, ends, row, contexts[row.record], top_k, longest).items():
                 found[place] = max(score, found.get(place, 0.0))
         results = []
         for context, places, nothing in zip(contexts, best, none, strict=True):
@@ -82,8 +83,10 @@ class Answerer(Task):
         return results[0] if single else results
 
 
-def best_spans(starts: Array, ends: Array, row: Row, top_k: int, longest: int) -> dict[tuple[int, int], float]:
-    """The best spans of a row's second text, as characters, with their scores.  # (S,) x 2 -> at most top_k"""
+def best_spans(
+    starts: Array, ends: Array, row: Row, text: str, top_k: int, longest: int
+) -> dict[tuple[int, int], float]:  # (S,) x 2 -> at most top_k
+    """The best spans of a row's second text, as its characters without white space at the edges, with their scores."""
     tokens = np.flatnonzero(row.side == 1)
     n = len(tokens)
     first = np.arange(n)[:, None]
@@ -92,9 +95,10 @@ def best_spans(starts: Array, ends: Array, row: Row, top_k: int, longest: int) -
     scores = starts[tokens][first] * ends[tokens][last]
     found: dict[tuple[int, int], float] = {}
     for j in np.argsort(-scores, kind="stable"):
-        place = int(row.offsets[tokens[first[j]], 0]), int(row.offsets[tokens[last[j]], 1])
-        if place[0] < place[1]:
-            found.setdefault(place, float(scores[j]))
+        start, end = int(row.offsets[tokens[first[j]], 0]), int(row.offsets[tokens[last[j]], 1])
+        start, end = end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
+        if start < end:
+            found.setdefault((start, end), float(scores[j]))
         if len(found) == top_k:
             break
     return found

@@ -5,40 +5,27 @@ A row is [CLS] prompt [SEP] [SEP] choice [SEP]; scores are the softmax over the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
 
-from ernie_m.tokenizer import ErnieMTokenizer
-
 from ..heads import ErnieMForMultipleChoice
 from ..softmax import softmax
 from .arguments import listed, options
-from .fitting import check_policy, fitted, say_what_was_cut
+from .fitting import CUT, Fits, fitted
 from .long_texts import ERROR, TRUNCATE
 from .results import Choice
-from .task import Task
 
 
-class Chooser(Task):
-    """Chooses between texts.
+class Chooser(Fits):
+    """Chooses between texts; arguments as in `Task`, and `long`, "error" or "truncate", as in `Fits`.
 
-    long: "error" or "truncate", how to treat texts that are too long; with "truncate", each call warns of them once.
+    `truncated` counts pairs of a prompt and a choice.
     """
 
     head = ErnieMForMultipleChoice
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: ErnieMTokenizer,
-        batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        long: str = TRUNCATE,
-    ) -> None:
-        super().__init__(model, tokenizer, batch_size, progress)
-        self.long = check_policy(long, (ERROR, TRUNCATE))
+    policies = ERROR, TRUNCATE
 
     @overload
     def choose(self, prompts: str, choices: Sequence[str]) -> list[Choice]: ...  # type: ignore[overload-overlap]  # a str is a Sequence too
@@ -66,7 +53,7 @@ class Chooser(Task):
                 except ValueError as error:
                     raise ValueError(f"prompts[{i}], choice {k}: {error}") from None
                 rows.append(row.choices[0])
-        say_what_was_cut(encoder, len(rows), 3)
+        self.say_what_was_cut(encoder.notes[CUT], len(rows), "pairs of a prompt and a choice", 3)
         found = iter(self.outputs(rows))
         results = []
         for some in given:

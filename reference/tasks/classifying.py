@@ -12,12 +12,12 @@ Source: transformers 4.40.2, `pipelines/text_classification.py` and `zero_shot_c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
 
-from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer.layout import SPECIAL_PAIR
 
 from ..activations import sigmoid
 from ..array import Array
@@ -25,32 +25,17 @@ from ..heads import ErnieMForSequenceClassification
 from ..softmax import softmax
 from ..training.rows import Row
 from .arguments import at_least_one, check_alike, listed, options
-from .fitting import check_policy, fitted, say_what_was_cut
-from .long_texts import TRUNCATE
+from .fitting import CUT, Fits, fitted
+from .long_texts import ERROR
 from .results import Label
-from .task import Task
 
 TEMPLATE = "This example is {}."
 
 
-class Classifier(Task):
-    """Puts texts into classes.
-
-    long: one of POLICIES, how to treat texts that are too long; with "truncate", each call warns of them once.
-    """
+class Classifier(Fits):
+    """Puts texts into classes; arguments as in `Task`, and `long` as in `Fits`."""
 
     head = ErnieMForSequenceClassification
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: ErnieMTokenizer,
-        batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        long: str = TRUNCATE,
-    ) -> None:
-        super().__init__(model, tokenizer, batch_size, progress)
-        self.long = check_policy(long)
 
     @overload
     def classify(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -93,8 +78,9 @@ class Classifier(Task):
         template: what is asked to follow from the text, with {} for the label; only the text is ever cut or windowed.
         multi_label: whether several may be true. A single label is judged alone in any case.
 
-        Raises ValueError if there is no label or one twice, if the template has no place for it, if beside a long text
-        a label takes more than half of a row, and if no class, or the only one, has a name that begins with "entail".
+        Raises ValueError if there is no label or one twice, if the template has no place for it, if a label takes more
+        than half of a row and leaves no room for the text, and if no class, or the only one, has a name that begins
+        with "entail".
         """
         single, texts, labels = isinstance(texts, str), listed("texts", texts), options("labels", labels)
         twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)
@@ -115,7 +101,7 @@ class Classifier(Task):
         found = next((i for name, i in self.config.label2id.items() if name.lower().startswith("entail")), None)
         if found is None or self.config.num_labels < 2:
             names = ", ".join(map(repr, self.config.label2id))
-            raise ValueError(f"model: expected several classes, one named like 'entailment', got {names:.200}")
+            raise ValueError(f"model: expected several classes, one whose name begins with 'entail', got {names:.200}")
         return found
 
     def _probabilities(self, logits: Array) -> Array:  # (..., C) -> (..., C)
@@ -130,17 +116,24 @@ class Classifier(Task):
 
         whole: whether these must not be cut.
         """
-        encoder = self.rows()
+        encoder, cut = self.rows(), 0
         rows: list[list[list[Row]]] = []
         others = iter(encoder.texts([other for some in pairs or [] for other in some]))
         for i, text in enumerate(encoder.texts(texts)):
             beside = [None] if pairs is None else [next(others) for _ in pairs[i]]
-            reserved = max(len(other or ()) for other in beside) if whole else None
+            sizes = [len(other or ()) for other in beside]
+            reserved, before = max(sizes) if whole else None, encoder.notes[CUT]
+            room = encoder.longest - SPECIAL_PAIR
+            if whole and self.long != ERROR and max(sizes) > room // 2 and len(text) + max(sizes) > room:
+                expected = f"expected at most {room // 2} tokens with the template, or {room} together with the text"
+                name = f"labels[{np.argmax(sizes)}]"
+                raise ValueError(f"{name}: {expected}, got {max(sizes)}, and {len(text)} in texts[{i}]")
             try:
                 rows.append([fitted(encoder, text, other, self.long, i, reserved) for other in beside])
             except ValueError as error:
                 raise ValueError(f"texts[{i}]: {error}") from None
-        say_what_was_cut(encoder, sum(map(len, rows)), 4)
+            cut += encoder.notes[CUT] > before
+        self.say_what_was_cut(cut, len(rows), "texts" if pairs is None or whole else "pairs of texts", 4)
         found = iter(self.outputs([row.choices[0] for some in rows for windows in some for row in windows]))
         numbers = [[[next(found)["logits"] for _ in windows] for windows in some] for some in rows]
         return [np.array(some, np.float64).swapaxes(0, 1) for some in numbers]

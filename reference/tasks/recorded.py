@@ -41,7 +41,7 @@ class Recorded:
 
 
 def read_recorded(directory: str | PathLike[str]) -> Recorded | None:
-    """The file's content; None if the folder has no such file. Raises ValueError, naming it, if its content has another form."""
+    """The file's content; None if there is no such file. Raises ValueError, naming it, for content of another form."""
     path = Path(directory) / RETRIEVAL
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What tasks return: frozen records, of which `dataclasses.asdict` makes a dictionary for JSON; and vectors of tokens."""
+"""What tasks return: frozen records, of which `dataclasses.asdict` makes a dictionary for JSON; vectors of tokens."""
 
 from __future__ import annotations
 

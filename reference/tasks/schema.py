@@ -8,7 +8,7 @@
     below 马云, Jobs      马云的出生地            birthplace of Jobs
     a classification     马云的态度[好,坏]       attitude of Jobs [good,bad]
 
-As in PaddleNLP; but there a dictionary in a dictionary must be in a list, and a name that stands twice at one level
+As in PaddleNLP; but there a dictionary in a dictionary must be in a list, and a name that is repeated at one level
 overwrites the first.
 
 Source: paddlenlp 2.8.1, `taskflow/information_extraction.py`, `_multi_stage_predict`, and `utils/tools.py`, `dbc2sbc`.
@@ -62,7 +62,7 @@ def read_schema(schema: Schema, threshold: float | Mapping[str, float] = DEFAULT
     """The fields of a schema. `threshold`: for all, or by name, with 0.5 for the others.
 
     Raises TypeError or ValueError that names the place for anything but names, lists and dictionaries, for an empty
-    schema or name, and for a name that stands twice at one level; and for a threshold that is not a number from 0 to 1,
+    schema or name, and for a name that is repeated at one level; and for a threshold that is not a number from 0 to 1,
     or whose name is not in the schema.
     """
     thresholds = dict(threshold) if isinstance(threshold, Mapping) else {}
@@ -79,8 +79,9 @@ def read_schema(schema: Schema, threshold: float | Mapping[str, float] = DEFAULT
         for name, below in pairs(part, where):
             if name in found:
                 raise ValueError(f"{where}: expected each name once, got {name!r:.80} twice")
-            # An empty list, as well as None, means that nothing is asked below.
-            children = fields(below, f"{where}[{name!r}]") if below is not None and below != [] else ()
+            # None, an empty list and an empty dictionary mean that nothing is asked below.
+            empty = below is None or (isinstance(below, (list, tuple, Mapping)) and not below)
+            children = () if empty else fields(below, f"{where}[{name!r}]")
             found[name] = Field(name, float(thresholds.get(name, default)), options_of(name), children)
         if not found:
             raise ValueError(f"{where}: expected at least one name, got {part!r:.80}")
@@ -122,7 +123,7 @@ def options_of(name: Any) -> tuple[tuple[int, int], ...]:
     """Where the options of a classification stand in its name: between the first bracket and one at the very end.
 
     Brackets and commas may be full-width. With fewer than two options, as in "Area [km²]", it is an ordinary name.
-    Raises TypeError or ValueError for a name that is empty or not a string, an option that is empty or stands twice.
+    Raises TypeError or ValueError for a name that is empty or not a string, an option that is empty or repeated.
     """
     if not isinstance(name, str):
         raise TypeError(f"schema: expected a name, got {type(name).__name__}: {name!r:.80}")
@@ -138,8 +139,9 @@ def options_of(name: Any) -> tuple[tuple[int, int], ...]:
         first = start + part.find(text)
         found.append((first, first + len(text)))
         start += len(part) + 1
+    # The model is asked for the options in half width, so they must differ there.
     texts = [name[first:last] for first, last in found]
-    if not all(texts) or len(set(texts)) < len(texts):
+    if not all(texts) or len(set(map(half_width, texts))) < len(texts):
         raise ValueError(f"schema: expected different options in {name!r:.80}, got {', '.join(map(repr, texts))}")
     return tuple(found)
 

@@ -1,8 +1,8 @@
 """Tagging: the entities that token labels such as B-PER, I-PER, O describe.
 
-    IO      neighbours of the same kind are one entity
-    BIO     B begins one; I goes on with one of its kind, or begins one
-    BIOES   so does E, and ends it; S is one alone
+    IO      adjacent tokens of the same kind form one entity
+    BIO     B begins an entity; I continues one of its kind, or begins one
+    BIOES   E continues an entity, or begins one, and ends it; S is an entity of one token
 
 A label without such a prefix counts as I. An entity's score is the mean of the probabilities of its tokens' labels. A
 long text is read in windows that overlap by at least a quarter, and each token's label is that of the window in which

@@ -42,7 +42,7 @@ class Task:
     batch_size: the maximum number of rows in one call of the model; by default as many as have `groups.TOKENS` tokens.
     progress: called after each call of the model with the number of rows done, and of all.
 
-    Nothing changes after construction, so several threads may use one object. Raises TypeError for any other model,
+    Several threads may use one object. Raises TypeError for any other model,
     ValueError for a model that reads at most eight tokens, or for a `batch_size` below 1.
     """
 
@@ -81,7 +81,8 @@ class Task:
         default_mask: the configuration's, if that should be another one than the checkpoint's own.
         options: further arguments of the class.
 
-        Raises ValueError if the checkpoint is of another head, or has none; otherwise as the `from_pretrained` of model and tokenizer.
+        Raises ValueError if the checkpoint is of another head, or has none; otherwise as the `from_pretrained` of model
+        and tokenizer.
         """
         check_backend(backend, device)
         directory = hub.directory(directory, revision)
@@ -104,7 +105,8 @@ class Task:
         """The head's outputs for each row of token ids, special tokens included: those of FIELDS that the head has.
 
         They are (C,) for a head on whole rows, (1,) for multiple choice, (S, C) or (S,) for one on tokens, in the
-        model's dtype, at least float32; equal rows share their arrays. Raises ValueError in `train()` mode, and for nan.
+        model's dtype, at least float32; equal rows share their arrays. Raises ValueError in `train()` mode, and
+        for nan.
         """
         if self.is_torch and self.model.training:
             raise ValueError("model: expected one in eval() mode, got one in train() mode")

@@ -1,6 +1,6 @@
 """From probabilities to spans and labels, against a plain transcription of PaddleNLP's rules 8 to 14.
 
-Seen red: `>=` for `>`; pairs across prompt, text and special tokens; the later of two probabilities; a vote by the sum
+Seen red: prompts one character off; special tokens that take part; `>=` for `>`; pairs across prompt, text and special tokens; the later of two probabilities; a vote by the sum
 alone; spans at the edges of windows kept in both, or lost in both.
 """
 
@@ -13,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ernie_m.reference import demo
 from ernie_m.reference.tasks.decoding import PROMPT, TEXT, label_in, merge_windows, pairs_on, spans_in, vote
+from ernie_m.reference.training.rows import RowEncoder, Text
+from ernie_m.tokenizer import ErnieMTokenizer
 
+ENCODER = RowEncoder(ErnieMTokenizer.from_pretrained(demo.directory()), 64)
 VECTORS = [
     ([3, 4], [5], [(4, 5)]),
     ([3], [5, 7], [(3, 5)]),
@@ -92,6 +96,90 @@ def test_rule_10_equal_spans_are_one() -> None:
     """Two tokens of one character, such as ㎏: the higher probability."""
     offsets, sides = np.array([[0, 1], [0, 1]]), np.array([TEXT, TEXT])
     assert spans_in(offsets, sides, np.array([0.75, 1]), np.array([1, 1]), 0.5) == {(0, 1): 1.0}
+
+
+@st.composite
+def words(draw: st.DrawFn) -> tuple[str, Text]:
+    """A text and its tokens, of one to three characters each."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=6))
+    ends = np.cumsum(sizes)
+    return "".join(draw(st.sampled_from("ab")) for _ in range(ends[-1])), Text([5] * len(sizes), spans_of(ends))
+
+
+def spans_of(ends: Any) -> Any:
+    return np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+
+
+@given(words(), words())
+def test_rule_11_prompts_stand_before_the_text(first: tuple[str, Text], second: tuple[str, Text]) -> None:
+    """bias = end of the last prompt token + 1, prompt offsets -= bias; a text's are as they are; special tokens (0, 0).
+
+    So prompt + " " + text, counted from the text's beginning, has each token where its offsets say.
+    """
+    (prompt, asked), (text, tokens) = first, second
+    (row,) = ENCODER.windows(asked, tokens, 0, len(prompt))
+    bias = asked.offsets[-1, 1] + 1
+    np.testing.assert_array_equal(row.offsets[row.side == PROMPT], asked.offsets - bias)
+    np.testing.assert_array_equal(row.offsets[row.side == TEXT], tokens.offsets)
+    np.testing.assert_array_equal(row.offsets[row.side < 0], np.zeros((4, 2)))
+    joined = f"{prompt} {text}"
+    for own, side in ((asked, PROMPT), (tokens, TEXT)):
+        source = prompt if side == PROMPT else text
+        for (s, e), (start, end) in zip(row.offsets[row.side == side] + len(prompt) + 1, own.offsets, strict=True):
+            assert joined[s:e] == source[start:end] != ""
+
+
+@given(words(), words(), st.data())
+def test_rule_11_labels_are_found_at_negative_offsets(
+    first: tuple[str, Text], second: tuple[str, Text], data: Any
+) -> None:
+    """By token, with a longer prompt after the last token too, where PaddleNLP's labels shift (rule 13)."""
+    (prompt, asked), (_, tokens) = first, second
+    prompt += " " * data.draw(st.integers(0, 2))
+    (row,) = ENCODER.windows(asked, tokens, 0, len(prompt))
+    s = data.draw(st.integers(0, len(asked) - 1))
+    e = data.draw(st.integers(s, len(asked) - 1))
+    start, end = int(asked.offsets[s, 0]), int(asked.offsets[e, 1])
+    labels = [(prompt[start:end], start - len(prompt) - 1, end - len(prompt) - 1)]
+    starts, ends = np.zeros((2, len(row.side)))
+    starts[1 + s], ends[1 + e] = 0.75, 1
+    assert label_in(labels, row.offsets, row.side, starts, ends, 0.5) == (prompt[start:end], 0.75)
+    # A token more or less is another pair.
+    other = data.draw(st.integers(0, len(asked) - 1).filter(lambda t: t != e) if len(asked) > 1 else st.none())
+    if other is not None:
+        ends[1 + e], ends[1 + other] = 0, 1
+        assert label_in(labels, row.offsets, row.side, starts, ends, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        pytest.param(0, 7, id="[CLS] to the text: a span from 0"),
+        pytest.param(1, 7, id="the prompt to the text"),
+        pytest.param(3, 4, id="[SEP] to [SEP]: an empty text at 0:0"),
+        pytest.param(3, 6, id="[SEP] to the text"),
+        pytest.param(7, 8, id="the text to [SEP]: (3, 0), an empty text"),
+        pytest.param(0, 2, id="[CLS] to the prompt"),
+        pytest.param(9, 9, id="padding: an empty text at 0:0"),
+        pytest.param(8, 9, id="[SEP] to padding"),
+    ],
+)
+def test_rule_13_special_tokens_and_padding_take_no_part(start: int, end: int) -> None:
+    """Of [CLS] a b [SEP] [SEP] x yz w [SEP] [PAD]: PaddleNLP's plain pair is one; here it is none, in text or prompt.
+
+    And where a real span is there as well, it alone is found.
+    """
+    sides = np.array([-1, PROMPT, PROMPT, -1, -1, TEXT, TEXT, TEXT, -1, -1])
+    places = [(0, 0), (-3, -2), (-2, -1), (0, 0), (0, 0), (0, 1), (1, 3), (3, 4), (0, 0), (0, 0)]
+    offsets, labels = np.array(places), [("ab", -3, -1), ("a", -3, -2), ("b", -2, -1)]
+    starts, ends = np.zeros((2, 10))
+    starts[start], ends[end] = 1, 1
+    assert get_span([start], [end]) == {(start, end)}
+    assert spans_in(offsets, sides, starts, ends, 0.5) == {}
+    assert label_in(labels, offsets, sides, starts, ends, 0.5) is None
+    starts[6], ends[6], starts[1], ends[1] = 0.75, 1, 0.75, 1
+    assert spans_in(offsets, sides, starts, ends, 0.5) == {(1, 3): 0.75}
+    assert label_in(labels, offsets, sides, starts, ends, 0.5) == ("a", 0.75)
 
 
 def test_rule_12_a_label_must_be_an_option() -> None:

@@ -33,7 +33,7 @@ def shape(fields: tuple[Field, ...]) -> Any:
         (["时间", {"人物": ["出生地", {"公司": "地点"}]}], {"时间": {}, "人物": {"出生地": {}, "公司": {"地点": {}}}}),
         # A TypeError in PaddleNLP.
         ({"人物": {"公司": {"地点": "人口"}}}, {"人物": {"公司": {"地点": {"人口": {}}}}}),
-        ({"人物": None, "时间": []}, {"人物": {}, "时间": {}}),
+        ({"人物": None, "时间": [], "地点": {}, "学校": ()}, {"人物": {}, "时间": {}, "地点": {}, "学校": {}}),
     ],
 )
 def test_rule_1_a_schema_is_a_name_a_list_or_a_dictionary(schema: Any, expected: Any) -> None:
@@ -58,7 +58,10 @@ def test_rules_2_and_3_prompts(name: str, parent: str | None, language: str, exp
     assert read_schema(name)[0].prompt(parent, language) == expected
 
 
-@given(PLAIN, st.lists(PLAIN.map(str.strip), min_size=2, max_size=4, unique=True), st.none() | PLAIN, st.data())
+OPTIONS = st.lists(PLAIN.map(str.strip), min_size=2, max_size=4, unique_by=half_width)
+
+
+@given(PLAIN, OPTIONS, st.none() | PLAIN, st.data())
 def test_labels_stand_where_the_prompt_has_them(name: str, options: list[str], parent: str | None, data: Any) -> None:
     """With brackets and commas of either width; the label is the schema's own text, its place is in the prompt."""
     opening, comma, closing = (data.draw(st.sampled_from(pair)) for pair in ("[［", ",，", "]］"))
@@ -85,10 +88,12 @@ def test_rule_3_half_width_changes_the_forms_of_ascii_and_nothing_else(text: str
         ({"a": 5}, 0.5, TypeError, "schema['a']: expected a name, a list or a dictionary, got int: 5"),
         ({5: "a"}, 0.5, TypeError, "schema: expected a name, got int: 5"),
         ([], 0.5, ValueError, "schema: expected at least one name, got []"),
-        ({"a": {}}, 0.5, ValueError, "schema['a']: expected at least one name, got {}"),
+        ({"a": [{}]}, 0.5, ValueError, "schema['a']: expected at least one name, got [{}]"),
+        ({}, 0.5, ValueError, "schema: expected at least one name, got {}"),
         (["a", " "], 0.5, ValueError, "schema: expected a name, got ' '"),
         (["a", {"a": "b"}], 0.5, ValueError, "schema: expected each name once, got 'a' twice"),
         ("a[b,,c]", 0.5, ValueError, "schema: expected different options in 'a[b,,c]', got 'b', '', 'c'"),
+        ("x[a,ａ]", 0.5, ValueError, "schema: expected different options in 'x[a,ａ]', got 'a', 'ａ'"),
         ("a[b,b]", 0.5, ValueError, "schema: expected different options in 'a[b,b]', got 'b', 'b'"),
         ("a", 1.5, ValueError, "threshold: expected a number from 0 to 1, got 1.5"),
         ("a", float("nan"), ValueError, "threshold: expected a number from 0 to 1, got nan"),
