@@ -1,7 +1,8 @@
 """From probabilities to spans and labels, against a plain transcription of PaddleNLP's rules 8 to 14.
 
-Seen red: prompts one character off; special tokens that take part; `>=` for `>`; pairs across prompt, text and special tokens; the later of two probabilities; a vote by the sum
-alone; spans at the edges of windows kept in both, or lost in both.
+Seen red: prompts one character off; special tokens that take part; `>=` for `>`; pairs across prompt, text and special
+tokens; the later of two probabilities; a vote by the sum alone; spans at the edges of windows kept in both, or lost in
+both.
 """
 
 from __future__ import annotations
