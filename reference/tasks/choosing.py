@@ -13,13 +13,13 @@ import numpy as np
 from ..heads import ErnieMForMultipleChoice
 from ..softmax import softmax
 from .arguments import listed, options
-from .fitting import CUT, Fits, fitted
+from .fitting import CUT, FittingTask, fitted
 from .long_texts import ERROR, TRUNCATE
 from .results import Choice
 
 
-class Chooser(Fits):
-    """Chooses between texts; arguments as in `Task`, and `long`, "error" or "truncate", as in `Fits`.
+class Chooser(FittingTask):
+    """Chooses between texts; arguments as in `Task`, and `long`, "error" or "truncate", as in `FittingTask`.
 
     `truncated` counts pairs of a prompt and a choice.
     """

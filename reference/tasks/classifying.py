@@ -25,15 +25,15 @@ from ..heads import ErnieMForSequenceClassification
 from ..softmax import softmax
 from ..training.rows import Row
 from .arguments import at_least_one, check_alike, listed, options
-from .fitting import CUT, Fits, fitted
+from .fitting import CUT, FittingTask, fitted
 from .long_texts import ERROR
 from .results import Label
 
 TEMPLATE = "This example is {}."
 
 
-class Classifier(Fits):
-    """Puts texts into classes; arguments as in `Task`, and `long` as in `Fits`."""
+class Classifier(FittingTask):
+    """Puts texts into classes; arguments as in `Task`, and `long` as in `FittingTask`."""
 
     head = ErnieMForSequenceClassification
 

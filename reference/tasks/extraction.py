@@ -53,6 +53,10 @@ class Question:
         return self.field.prompt(None if self.parent is None else self.parent["text"], language)
 
 
+# A question, its prompt, and the prompt's tokens.
+Asked = tuple[Question, str, Text]
+
+
 class Extractor(Task):
     """An extraction model and its tokenizer; arguments as in `Task`.
 
@@ -104,12 +108,11 @@ class Extractor(Task):
         known: Known = {}
         left_out: list[str] = []
         while level:
-            level = _fitting(encoder, level, schema_lang, left_out)
-            prompts = [question.prompt(schema_lang) for question in level]
-            rows = _rows(encoder, level, prompts, tokens)
+            asked = _fitting(encoder, level, schema_lang, left_out)
+            rows = _rows(encoder, asked, tokens)
             self._ask([row for some in rows for row in some], known)
             below: list[Question] = []
-            for question, prompt, some in zip(level, prompts, rows, strict=True):
+            for (question, prompt, _), some in zip(asked, rows, strict=True):
                 found = decode(question.field, prompt, texts[question.text], some, known)
                 if found:
                     parent = question.parent
@@ -130,21 +133,19 @@ class Extractor(Task):
             known[ids] = start, end
 
 
-def _fitting(
-    encoder: RowEncoder, level: Sequence[Question], language: str, left_out: list[str]
-) -> list[Question]:
-    """The questions whose prompts fit; the others are described in `left_out`. Raises ValueError if a root is one."""
+def _fitting(encoder: RowEncoder, level: Sequence[Question], language: str, left_out: list[str]) -> list[Asked]:
+    """The questions whose prompts fit. The others are described in `left_out`; raises ValueError if a root is one."""
     most = (encoder.longest - SPECIAL_PAIR) // 2
     expected = f"expected a prompt of at most {most} tokens, half of what the model reads"
     prompts = [question.prompt(language) for question in level]
-    fitting = []
-    for question, prompt, asked in zip(level, prompts, encoder.texts(prompts), strict=True):
-        if len(asked) <= most:
-            fitting.append(question)
+    fitting: list[Asked] = []
+    for question, prompt, tokens in zip(level, prompts, encoder.texts(prompts), strict=True):
+        if len(tokens) <= most:
+            fitting.append((question, prompt, tokens))
         elif question.parent is None:
-            raise ValueError(f"schema: {question.field.name!r:.80}: {expected}, got {len(asked)}: {prompt!r:.80}")
+            raise ValueError(f"schema: {question.field.name!r:.80}: {expected}, got {len(tokens)}: {prompt!r:.80}")
         else:
-            left_out.append(f"texts[{question.text}]: left out {shortened(prompt)}: {expected}, got {len(asked)}")
+            left_out.append(f"texts[{question.text}]: left out {shortened(prompt)}: {expected}, got {len(tokens)}")
     return fitting
 
 
@@ -154,16 +155,14 @@ def shortened(prompt: str, most: int = 80) -> str:
     return repr(prompt if len(prompt) <= most else f"{prompt[:half]} ... {prompt[-half:]}")
 
 
-def _rows(
-    encoder: RowEncoder, level: Sequence[Question], prompts: Sequence[str], texts: Sequence[Text]
-) -> list[list[Row]]:
+def _rows(encoder: RowEncoder, asked: Sequence[Asked], texts: Sequence[Text]) -> list[list[Row]]:
     """The rows of each question: windows of its text."""
     rows: dict[tuple[str, int], list[Row]] = {}
-    for question, prompt, asked in zip(level, prompts, encoder.texts(prompts), strict=True):
+    for question, prompt, tokens in asked:
         key = prompt, question.text
         if key not in rows:
-            rows[key] = encoder.windows(asked, texts[question.text], question.text, len(prompt))
-    return [rows[prompt, question.text] for question, prompt in zip(level, prompts, strict=True)]
+            rows[key] = encoder.windows(tokens, texts[question.text], question.text, len(prompt))
+    return [rows[prompt, question.text] for question, prompt, _ in asked]
 
 
 def decode(field: Field, prompt: str, text: str, rows: Sequence[Row], known: Known) -> list[Result]:

@@ -56,7 +56,7 @@ def fitted(
     return [encoder.row(*((part, shorter) if on_first else (shorter, part)), number) for part in parts]
 
 
-class Fits(Task):
+class FittingTask(Task):
     """A task whose texts are cut or refused where they are too long for the model.
 
     long: one of POLICIES, how to treat texts that are too long. With "truncate", a call that truncates texts warns once

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from ernie_m.tokenizer.piece_model import check_unicode
+
 # A name, several schemas, or the schema below each name.
 Schema = str | Sequence[Any] | Mapping[str, Any]
 
@@ -129,6 +131,7 @@ def options_of(name: Any) -> tuple[tuple[int, int], ...]:
         raise TypeError(f"schema: expected a name, got {type(name).__name__}: {name!r:.80}")
     if not name.strip():
         raise ValueError(f"schema: expected a name, got {name!r:.80}")
+    check_unicode(name, f"schema: {name!r:.80}")
     plain = half_width(name)
     opening = plain.find("[", 1)
     if opening < 0 or not plain.endswith("]") or "," not in plain[opening:]:

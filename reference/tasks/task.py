@@ -154,11 +154,11 @@ def check_head(checkpoint: Checkpoint, config: ErnieMConfig, head: Any) -> None:
     Heads may have tensors of the same names, so the configuration's `architectures` count, if it has any. The model's
     own `from_pretrained` would newly initialise a missing head.
     """
-    expected = f"{checkpoint.directory}: expected a checkpoint of {head.__name__}, got one"
-    found = architecture_of(config, checkpoint.tensors)
-    if found not in (head.__name__, ErnieMModel.__name__) and CLASSES.keys() & set(config.architectures or ()):
-        raise ValueError(f"{expected} of {found}, by its config.architectures, {list(config.architectures or ())}")
+    expected = f"{checkpoint.directory}: expected a checkpoint of {head.__name__}, got"
+    found, declared = architecture_of(config, checkpoint.tensors), config.architectures or ()
+    if found not in (head.__name__, ErnieMModel.__name__) and CLASSES.keys() & set(declared):
+        raise ValueError(f"{expected} config.architectures {list(declared)}")
     _, report = compare_names(checkpoint, head.shapes(config))
     if report.initialised:
         missing = f"without {', '.join(report.initialised)}"
-        raise ValueError(f"{expected} {missing if found == head.__name__ else f'of {found}'}")
+        raise ValueError(f"{expected} one {missing if found == head.__name__ else f'of {found}'}")

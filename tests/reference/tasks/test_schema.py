@@ -90,6 +90,10 @@ def test_rule_3_half_width_changes_the_forms_of_ascii_and_nothing_else(text: str
         ([], 0.5, ValueError, "schema: expected at least one name, got []"),
         ({"a": [{}]}, 0.5, ValueError, "schema['a']: expected at least one name, got [{}]"),
         ({}, 0.5, ValueError, "schema: expected at least one name, got {}"),
+        (
+            *("a\ud800", 0.5, ValueError),
+            r"schema: 'a\ud800': expected Unicode text, got lone surrogate U+D800 at position 1",
+        ),
         (["a", " "], 0.5, ValueError, "schema: expected a name, got ' '"),
         (["a", {"a": "b"}], 0.5, ValueError, "schema: expected each name once, got 'a' twice"),
         ("a[b,,c]", 0.5, ValueError, "schema: expected different options in 'a[b,,c]', got 'b', '', 'c'"),
