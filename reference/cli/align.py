@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..tasks import Encoder, align
+from ..tasks import POOLINGS, align
 from ..tasks.align import METHODS, AlignedPair
 from .command import add_command
 from .input import Text, texts
-from .model import add_model, model_directory
-from .running import OUTPUT, add_running, lines_of, running, show
+from .model import add_model, add_vectors
+from .running import OUTPUT, add_running, encoding, lines_of, show
 
 DESCRIPTION = "Align the words of sentences with those of their translations, by the vectors of their tokens."
 EPILOG = f"""\
@@ -40,11 +40,15 @@ def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "align", "align the words of translations", DESCRIPTION, EPILOG, run)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a sentence and its translation")
-    parser.add_argument("--file", metavar="FILE", help="read pairs from a UTF-8 file, with a tab in between")
+    file = "read pairs from a UTF-8 file, one per line: sentence, tab, translation"
+    parser.add_argument("--file", metavar="FILE", help=file)
     add_model(parser)
+    # The pooler's output has no tokens.
+    add_vectors(parser, poolings=[pooling for pooling in POOLINGS if pooling != "pooler"])
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="see below (default: %(default)s)")
     parser.add_argument("--language", metavar="CODE", help="the sentences' language, whose mean is subtracted")
-    parser.add_argument("--translation-language", metavar="CODE", help="that of the translations")
+    subtracted = "the translations' language, whose mean is subtracted"
+    parser.add_argument("--translation-language", metavar="CODE", help=subtracted)
     add_running(parser)
 
 
@@ -54,21 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.language is None) != (arguments.translation_language is None):
         raise ValueError("--language and --translation-language: expected both or neither, got one")
     if len(arguments.texts) not in (0, 2):
-        raise ValueError(f"TEXT: expected a sentence and its translation, got {len(arguments.texts)} texts")
+        count = len(arguments.texts)
+        raise ValueError(f"TEXT: expected a sentence and its translation, got {count} text{'s' * (count > 1)}")
     found = texts(arguments)
-    options = {"backend": arguments.backend, "device": arguments.device, "center": arguments.language is not None}
-    with running(arguments):
-        encoder = Encoder.from_pretrained(model_directory(arguments), **options)
+    with encoding(arguments) as encoder:
         for count, (sentence, translation) in enumerate(pairs(found, bool(arguments.texts))):
             aligned = align(sentence, translation, encoder, arguments.method, **languages)
             result = {
                 "index": count,
                 "sentence": sentence,
                 "translation": translation,
-                "pairs": [
-                    {"source": list(one.source), "target": list(one.target), "score": round(one.score, 6)}
-                    for one in aligned
-                ],
+                "pairs": [one._asdict() for one in aligned],
             }
             show(arguments, result, shown(sentence, translation, aligned))
     return 0

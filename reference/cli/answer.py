@@ -11,15 +11,15 @@ from .command import add_command
 from .input import add_arguments, texts, windows
 from .model import add_model, model_directory
 from .numbers import positive
-from .running import OUTPUT, add_running, contents, lines_of, running, show, task_options
+from .running import OUTPUT, add_running, contents, lines_of, naming, running, show
 
 WINDOW = 64
 
 DESCRIPTION = "Find the answer to a question in each text. Long texts are read in windows."
 EPILOG = f"""\
 {OUTPUT}
-  {{"index": 0, "answers": [{{"text": "in London", "start": 10, "end": 19, "score": 0.71}}, ...]}}
-  No answer, if it is allowed, is an empty text.
+  {{"index": 0, "text": "...", "answers": [{{"text": "in London", "start": 10, "end": 19, "score": 0.71}}, ...]}}
+  With --no-answer, an answer with an empty text means that the text has no answer.
 
 examples:
   ernie-m answer --model DIR --question "Where did Ada live?" "Ada lived in London."
@@ -34,8 +34,9 @@ def add(commands: Any) -> None:
     add_option = parser.add_argument
     add_option("--question", metavar="TEXT", required=True, help="what to ask of each text")
     add_option("--top-k", metavar="N", type=positive, default=1, help="answers per text (default: %(default)s)")
-    add_option("--no-answer", action="store_true", help="that there is none is an answer too")
-    add_option("--longest", metavar="N", type=positive, default=15, help="tokens of an answer (default: %(default)s)")
+    add_option("--no-answer", action="store_true", help="allow \"no answer\" as an answer")
+    longest = "maximum length of an answer, in tokens (default: %(default)s)"
+    add_option("--longest", metavar="N", type=positive, default=15, help=longest)
     add_running(parser)
 
 
@@ -43,14 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask the question of all texts."""
     found = texts(arguments)
     count = 0
-    with running(arguments):
-        answerer = Answerer.from_pretrained(model_directory(arguments), **task_options(arguments))
+    with running(arguments) as options:
+        answerer = Answerer.from_pretrained(model_directory(arguments), **options)
         for window in windows(found, WINDOW):
             given = contents(window)
             questions = [arguments.question] * len(given)
-            results = answerer.answer(questions, given, arguments.top_k, arguments.no_answer, arguments.longest)
+            with naming(window, questions="--question"):
+                results = answerer.answer(questions, given, arguments.top_k, arguments.no_answer, arguments.longest)
             for text, answers in zip(given, results, strict=True):
-                result = {"index": count, "answers": [asdict(answer) for answer in answers]}
+                result = {"index": count, "text": text, "answers": [asdict(answer) for answer in answers]}
                 rows = [(f"{answer.score:.3f}", answer.text or "(no answer)") for answer in answers]
                 show(arguments, result, [text, *lines_of(rows)])
                 count += 1

@@ -12,7 +12,7 @@ from .command import add_command
 from .input import add_arguments, texts, windows
 from .model import add_model, model_directory
 from .numbers import positive
-from .running import OUTPUT, add_running, contents, lines_of, running, show, task_options
+from .running import OUTPUT, add_running, contents, lines_of, naming, running, show
 
 WINDOW = 256
 
@@ -43,10 +43,10 @@ def add(commands: Any) -> None:
     add_option = parser.add_argument
     add_option("--pair", metavar="TEXT2", help="pair each text with TEXT2, which comes second")
     add_option("--top-k", metavar="N", type=positive, default=1, help="classes per text (default: %(default)s)")
-    add_option("--label", metavar="NAME", action="append", help="see above; all labels are shown, best first")
+    add_option("--label", metavar="NAME", action="append", help="see below; all labels are shown, best first")
     add_option("--template", metavar="TEXT", help=f"with {{}} for the label (default: {TEMPLATE})")
     add_option("--multi-label", action="store_true", help="several of the labels may be true")
-    add_option("--long", choices=POLICIES, default="truncate", help="see above (default: %(default)s)")
+    add_option("--long", choices=POLICIES, default="truncate", help="see below (default: %(default)s)")
     add_running(parser)
 
 
@@ -58,17 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--pair, --label: expected only one of the two")
     found = texts(arguments)
     count = 0
-    with running(arguments):
-        options = {**task_options(arguments), "long": arguments.long}
-        classifier = Classifier.from_pretrained(model_directory(arguments), **options)
+    with running(arguments) as options:
+        classifier = Classifier.from_pretrained(model_directory(arguments), long=arguments.long, **options)
         for window in windows(found, WINDOW):
             given = contents(window)
-            if arguments.label:
-                template = TEMPLATE if arguments.template is None else arguments.template
-                results = classifier.zero_shot(given, arguments.label, template, arguments.multi_label)
-            else:
-                pairs = None if arguments.pair is None else [arguments.pair] * len(given)
-                results = classifier.classify(given, pairs, arguments.top_k)
+            with naming(window):
+                if arguments.label:
+                    template = TEMPLATE if arguments.template is None else arguments.template
+                    results = classifier.zero_shot(given, arguments.label, template, arguments.multi_label)
+                else:
+                    pairs = None if arguments.pair is None else [arguments.pair] * len(given)
+                    results = classifier.classify(given, pairs, arguments.top_k)
             for text, labels in zip(given, results, strict=True):
                 result = {"index": count, "text": text, "labels": [asdict(label) for label in labels]}
                 rows = [(f"{label.score:.3f}", label.label) for label in labels]

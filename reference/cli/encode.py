@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..tasks import BACKENDS, POLICIES, POOLINGS, Encoder
+from ..tasks import BACKENDS, POLICIES, Encoder
 from ..tasks.backends import limited_threads
 from ..tasks.encoder import TOKENS, TokenRows
 from .ahead import map_ahead
 from .command import add_command
 from .input import Text, add_arguments, texts, windows
-from .model import add_model, model_directory
+from .model import add_model, add_vectors, model_directory
 from .numbers import positive, whole
 from .output import Progress, said_warnings, say
 from .vectors import vector_writer
@@ -61,7 +61,8 @@ backends compute the same vectors up to rounding:
 
 several machines:
   --shard 3/16 encodes the third of 16 parts of FILE, which every machine must have. The parts, one after the other, are
-  bit for bit what one run writes: each holds whole windows, and the numbers in JSON lines go on.
+  bit for bit what one run writes: each holds whole windows, and the indexes in JSON lines continue from one part to the
+  next.
 
 examples:
   ernie-m encode "The cat sleeps." "Die Katze schläft."
@@ -75,15 +76,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "encode", "turn texts into vectors", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument(
-        "--pooling",
-        choices=POOLINGS,
-        default="mean",
-        help="how a text's vector is made; see below (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--layer", metavar="N", type=whole, help="layer to take vectors from, 0 for the embeddings; see below"
-    )
+    add_vectors(parser, "below")
     parser.add_argument("--center", action="store_true", help="subtract the recorded mean vector of the language")
     parser.add_argument("--language", metavar="CODE", help="the language of all texts, for --center")
     parser.add_argument("--normalize", action="store_true", help="scale each vector to length 1")

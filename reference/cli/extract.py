@@ -13,17 +13,23 @@ from .command import add_command
 from .input import add_arguments, texts, windows
 from .model import add_model, model_directory
 from .numbers import probability
-from .running import OUTPUT, add_running, contents, running, show, task_options
+from .running import OUTPUT, add_running, contents, naming, running, show
 
 WINDOW = 256
+# JSON that is no schema, and would be taken for a name.
+NO_NAMES = ("null", "true", "false")
 
 DESCRIPTION = "Extract entities, relations and classes from texts with a UIE model. Long texts are read in windows."
 EPILOG = f"""\
 schema:
   --schema NAME, once for each name, or JSON: names, lists of them, and objects with a name and the schema below it:
-    --schema '{{"person": ["birthplace", {{"company": "place"}}]}}'    below each person, more is asked
+    --schema '{{"person": ["birthplace", {{"company": "place"}}]}}'    asks for more about each person
     --schema 'attitude [good, bad]'                                 a classification
   @FILE reads the JSON from a file. Below a result, "en" asks "birthplace of Ada", "zh" asks "马云的出生地".
+
+threshold:
+  A result reaches from a start to the next end. A lower threshold admits more of both, so it may find more, but it may
+  also cut a good result into several poor ones.
 
 {OUTPUT}
   {{"index": 0, "text": "...", "found": {{"person": [{{"text": "Ada", "start": 0, "end": 3, "probability": 0.9,
@@ -47,7 +53,7 @@ def add(commands: Any) -> None:
         metavar="P",
         type=probability,
         default=0.5,
-        help="probability that a start and an end must exceed (default: %(default)s)",
+        help="probability that a start and an end must exceed; see below (default: %(default)s)",
     )
     add_running(parser)
 
@@ -57,11 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     schema = [read(one) for one in arguments.schema]
     found = texts(arguments)
     count = 0
-    with running(arguments):
-        extractor = Extractor.from_pretrained(model_directory(arguments), **task_options(arguments))
+    with running(arguments) as options:
+        extractor = Extractor.from_pretrained(model_directory(arguments), **options)
         for window in windows(found, WINDOW):
             given = contents(window)
-            results = extractor.extract(given, flat(schema), arguments.threshold, arguments.schema_lang)
+            with naming(window):
+                results = extractor.extract(given, flat(schema), arguments.threshold, arguments.schema_lang)
             for text, result in zip(given, results, strict=True):
                 show(arguments, {"index": count, "text": text, "found": result}, [text, *lines(result)])
                 count += 1
@@ -73,12 +80,24 @@ def read(schema: str) -> Any:
     name, text = "--schema", schema
     if schema.startswith("@"):
         name, text = schema[1:], Path(schema[1:]).read_text("utf-8")
-    elif not schema.startswith(("{", "[", '"')):
+    elif schema in NO_NAMES:
+        raise ValueError(f"--schema: expected a name or a schema, got JSON's {schema}; as a name, write '\"{schema}\"'")
+    elif not schema.lstrip().startswith(("{", "[", '"')):
         return schema
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
         raise ValueError(f"{name}: expected a name or JSON, got {text!r:.80}: {error}") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a name that is repeated, of which Python would keep the last."""
+    found = dict(pairs)
+    names = [name for name, _ in pairs]
+    repeated = next((name for name in found if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{repeated!r:.80} is repeated in one object")
+    return found
 
 
 def flat(schemas: list[Any]) -> list[Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ernie_m.tokenizer import hub
 
 from .. import demo
+from ..tasks import POOLINGS
+from .numbers import whole
 from .output import say
 
 CHECKPOINT = "directory in Hugging Face or Paddle format, or OWNER/NAME[@REVISION] on the Hugging Face Hub"
@@ -16,13 +19,20 @@ CHECKPOINT = "directory in Hugging Face or Paddle format, or OWNER/NAME[@REVISIO
 
 def add_model(parser: ArgumentParser, head: bool = False) -> None:
     """Declare --model; `head`: it must have a head, which the demo's has not."""
-    default = "with the head for this" if head else "(default: the small checkpoint in the package)"
+    default = ", with a head for this task" if head else " (default: the small checkpoint in the package)"
     parser.add_argument(
         "--model",
         metavar="DIR",
         required=head,
-        help=f"{CHECKPOINT}, {default}",
+        help=f"{CHECKPOINT}{default}",
     )
+
+
+def add_vectors(parser: ArgumentParser, see: str = "ernie-m encode --help", poolings: Sequence[str] = POOLINGS) -> None:
+    """Declare --pooling and --layer. `see`: where they are explained."""
+    add = parser.add_argument
+    add("--pooling", choices=poolings, default="mean", help=f"how vectors are made; see {see} (default: %(default)s)")
+    add("--layer", metavar="N", type=whole, help=f"layer to take vectors from, 0 for the embeddings; see {see}")
 
 
 def model_directory(arguments: Namespace) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Warnings of this form, which say how many of the texts of one call they are about, are added up.
+COUNTED = re.compile(r"([\d,]+) of ([\d,]+) (.+)", re.S)
 
 
 def writable(path: str, overwrite: bool) -> Path:
@@ -42,10 +46,33 @@ def say(message: str) -> None:
 
 @contextmanager
 def said_warnings() -> Iterator[None]:
-    """In this context, warnings are notes on standard error, without the place in the program."""
+    """In this context, warnings are notes on standard error, without the place in the program, and each only once.
+
+    A command calls its task for one window of texts after the other. Warnings that count texts are added up over all
+    windows, and the totals are noted when the context ends.
+    """
+    totals: dict[str, list[int]] = {}
+    said: set[str] = set()
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if counted := COUNTED.fullmatch(text):
+            total = totals.setdefault(counted[3], [0, 0])
+            for i in (0, 1):
+                total[i] += int(counted[i + 1].replace(",", ""))
+        elif text not in said:
+            said.add(text)
+            say(text)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: say(str(message))
-        yield
+        # Python would drop a warning with the same text as one before.
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = note
+        try:
+            yield
+        finally:
+            for what, (count, of) in totals.items():
+                say(f"{count:,} of {of:,} {what}")
 
 
 class Progress:
@@ -55,16 +82,28 @@ class Progress:
         self.what = what
         self.count = 0
         self.shown = shown and sys.stderr.isatty()
+        self.written = False
 
     def add(self, count: int) -> None:
         """Add to the count, and show it."""
         self.count += count
-        if self.shown:
-            sys.stderr.write(f"\r{self.count:,} {self.what}")
-            sys.stderr.flush()
+        self._write(f"\r{self.count:,} {self.what}")
+
+    def of(self, done: int, total: int) -> None:
+        """The `progress` of a task: show how much is done, and erase it at the end."""
+        if done == total:
+            self.clear()
+        else:
+            self._write(f"\r{done:,} of {total:,} {self.what}")
 
     def clear(self) -> None:
         """Erase the count from the terminal."""
-        if self.shown and self.count:
-            sys.stderr.write("\r\x1b[K")
+        if self.written:
+            self._write("\r\x1b[K")
+            self.written = False
+
+    def _write(self, text: str) -> None:
+        if self.shown:
+            sys.stderr.write(text)
             sys.stderr.flush()
+            self.written = True

@@ -1,29 +1,35 @@
 """What the commands that run a task share: where it computes, and how results are shown.
 
-Results are JSON lines, or on a terminal what people read: a table, or text with marks.
+Results are JSON lines, or on a terminal readable text: a table, or the text with marks.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import unicodedata
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..tasks import BACKENDS
+from ..tasks import BACKENDS, Encoder
 from ..tasks.backends import limited_threads
 from .input import Text
+from .model import model_directory
 from .numbers import positive
-from .output import print_json, said_warnings
+from .output import Progress, print_json, said_warnings, say
 from .table import table
 
 JSON, TEXT = FORMATS = ("json", "text")
 # Shown by --help of each of these commands.
 OUTPUT = """\
 output:
-  JSON lines, one for each text, in order; on a terminal, what people read (--format chooses). Positions are characters
-  (code points), the end exclusive."""
+  JSON lines, one for each text, in order; on a terminal, readable text (--format overrides this), with control
+  characters escaped. Positions are characters (code points), the end exclusive. Scores have six significant digits."""
+# How errors of tasks call the argument that they are about, and its names for the texts of a command.
+PLACE = re.compile(r"(\w+)\[(\d+)\](?=: )")
+TEXTS = ("texts", "contexts")
 
 
 def add_running(parser: ArgumentParser) -> None:
@@ -32,25 +38,51 @@ def add_running(parser: ArgumentParser) -> None:
     add("--backend", choices=BACKENDS, default="numpy", help="numpy, or torch, which is faster (default: %(default)s)")
     add("--device", metavar="NAME", help="where torch computes, such as cuda (default: cpu)")
     add("--threads", metavar="N", type=positive, help="compute on N threads (default: what the backend chooses)")
-    add("--format", choices=FORMATS, help="of the output (default: text on a terminal, else json)")
-
-
-def on_terminal(what: str) -> Callable[[int, int], None]:
-    """A `progress` for tasks: how much is done, on standard error if it is a terminal."""
-
-    def progress(done: int, of: int) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K" if done == of else f"\r{done:,} of {of:,} {what}")
-            sys.stderr.flush()
-
-    return progress
+    add("--format", choices=FORMATS, help="output format (default: text on a terminal, else json)")
 
 
 @contextmanager
-def running(arguments: Namespace) -> Iterator[None]:
-    """A context with the threads that the arguments ask for, in which warnings are notes."""
+def running(arguments: Namespace) -> Iterator[dict[str, Any]]:
+    """A context with the threads that the arguments ask for, in which warnings are notes.
+
+    It yields options for the `from_pretrained` of a task, among them a `progress`, which is erased at the end.
+    """
+    progress = Progress("rows of tokens read")
     with limited_threads(arguments.backend, arguments.threads), said_warnings():
+        try:
+            yield {"backend": arguments.backend, "device": arguments.device, "progress": progress.of}
+        finally:
+            progress.clear()
+
+
+@contextmanager
+def encoding(arguments: Namespace, normalize: bool = False) -> Iterator[Encoder]:
+    """Like `running`, with the Encoder that the arguments ask for; how many texts it truncated is noted at the end."""
+    names = ("pooling", "layer", "backend", "device")
+    options = {name: getattr(arguments, name) for name in names}
+    with running(arguments):
+        center = arguments.language is not None
+        encoder = Encoder.from_pretrained(model_directory(arguments), center=center, normalize=normalize, **options)
+        yield encoder
+        if encoder.truncated:
+            texts = f"{encoder.truncated:,} text{'s' * (encoder.truncated > 1)}"
+            say(f"truncated {texts} to the model's {encoder.model.config.max_length} tokens")
+
+
+@contextmanager
+def naming(window: Sequence[Text], **options: str) -> Iterator[None]:
+    """In this context, errors about `texts[3]` name that text's origin.
+
+    options: what to call other arguments, such as questions="--question" for an error about `questions[3]`.
+    """
+    try:
         yield
+    except (TypeError, ValueError) as error:
+        found = PLACE.match(str(error))
+        if found is None or found[1] not in (*TEXTS, *options):
+            raise
+        name = window[int(found[2])].origin if found[1] in TEXTS else options[found[1]]
+        raise type(error)(f"{name}{str(error)[found.end() :]}") from None
 
 
 def as_text(arguments: Namespace) -> bool:
@@ -62,16 +94,26 @@ def as_text(arguments: Namespace) -> bool:
 def show(arguments: Namespace, found: Any, lines: Iterable[str]) -> None:
     """Print a result as JSON, or as `lines` for people."""
     if as_text(arguments):
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write("".join(f"{escaped(line)}\n" for line in lines))
     else:
-        print_json(found)
+        print_json(rounded(found))
     sys.stdout.flush()
 
 
-def task_options(arguments: Namespace) -> dict[str, Any]:
-    """For the `from_pretrained` of a task."""
-    progress = on_terminal("rows of tokens read")
-    return {"backend": arguments.backend, "device": arguments.device, "progress": progress}
+def rounded(found: Any) -> Any:
+    """A result with its numbers to six significant digits, about what float32 computes."""
+    if isinstance(found, float):
+        return float(f"{found:.6g}")
+    if isinstance(found, dict):
+        return {name: rounded(value) for name, value in found.items()}
+    return [rounded(value) for value in found] if isinstance(found, (list, tuple)) else found
+
+
+def escaped(line: str) -> str:
+    """The line with its control characters, other than tabs and line ends, as \\x1b: a terminal would obey them."""
+    return "".join(
+        f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c for c in line
+    )
 
 
 def marked(text: str, spans: Iterable[tuple[int, int, str]]) -> str:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
+import zlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,24 +18,29 @@ from ..array import Array
 from ..tasks import Encoder, search
 from .command import add_command
 from .input import Text, add_arguments, lines_of_file, texts, windows
-from .model import add_model, model_directory
+from .model import add_model, add_vectors
 from .numbers import positive
-from .output import say
-from .running import OUTPUT, add_running, contents, lines_of, running, show
+from .output import Progress, say
+from .running import OUTPUT, add_running, contents, encoding, lines_of, show
+from .vectors import MEMBER, SUFFIXES
 
-# Queries that are searched for at a time.
-WINDOW = 256
+# Queries that are searched for, and texts of the corpus that are encoded, at a time.
+WINDOW, CORPUS_WINDOW = 256, 1024
+
+CORPUS = "the corpus: a text file, one text per line, or vectors in NAME.npy or NAME.npz"
 
 DESCRIPTION = "Find for each query the texts of a corpus whose vectors are nearest to its own, by cosine."
 EPILOG = f"""\
 corpus:
-  NAME.npy   vectors that `ernie-m encode` wrote with the same model and options; read block by block, so it may be
-             larger than memory. --corpus-texts names the file that they were made of, to show its lines
+  NAME.npy   vectors that `ernie-m encode` wrote with the same model, --pooling and --layer, and with --center if
+             --language is given here; read block by block, so it may be larger than memory. --corpus-texts names the
+             file they were made from, so that hits show its lines
+  NAME.npz   the same, read into memory
   other      a UTF-8 file with one text per line, which is encoded first
 
 languages:
-  The mean vector of a language says which language it is, not what is said. With --language and --corpus-language it is
-  subtracted, where the checkpoint has it: then texts in other languages are found by what they say.
+  The mean vector of a language carries the language, not the meaning. With --language and --corpus-language it is
+  subtracted, where the checkpoint has it: then texts in other languages are found by what they mean.
 
 {OUTPUT}
   {{"index": 0, "query": "...", "hits": [{{"index": 17, "score": 0.83, "text": "..."}}, ...]}}
@@ -50,8 +57,9 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "search", "find the nearest texts of a corpus", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument("--corpus", metavar="FILE", required=True, help="texts, or vectors in NAME.npy")
-    parser.add_argument("--corpus-texts", metavar="FILE", help="the texts of NAME.npy")
+    add_vectors(parser)
+    parser.add_argument("--corpus", metavar="FILE", required=True, help=CORPUS)
+    parser.add_argument("--corpus-texts", metavar="FILE", help="the texts of these vectors, one per line")
     parser.add_argument("--top-k", metavar="N", type=positive, default=5, help="hits per query (default: %(default)s)")
     parser.add_argument("--language", metavar="CODE", help="the queries' language")
     parser.add_argument("--corpus-language", metavar="CODE", help="the corpus's language")
@@ -60,25 +68,20 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search for each query."""
-    languages = {"language": arguments.language, "corpus_language": arguments.corpus_language}
     if (arguments.language is None) != (arguments.corpus_language is None):
         raise ValueError("--language and --corpus-language: expected both or neither, got one")
     queries = texts(arguments)
-    with running(arguments):
-        # Read first: a wrong name must fail before any work is done.
-        kept, known = read_corpus(arguments)
-        center = arguments.language is not None
-        options = {"backend": arguments.backend, "device": arguments.device, "center": center, "normalize": True}
-        encoder = Encoder.from_pretrained(model_directory(arguments), **options)
+    # Read first: a wrong name must fail before any work is done.
+    kept, known = read_corpus(arguments)
+    with encoding(arguments, normalize=True) as encoder:
         if kept is None:
-            assert known is not None
-            say(f"encoding {len(known):,} texts of the corpus")
-            kept = encoder.vectors(known, language=languages["corpus_language"])
-        elif center:
-            say("the vectors in the corpus are taken as they are: they should have been made with --center")
+            kept = vectors_of(known, encoder, arguments.corpus_language)
+        else:
+            made = f"made with {options_of(encoder)}, as the queries are"
+            say(f"the vectors in {arguments.corpus} should have been {made}")
         count = 0
         for window in windows(queries, WINDOW):
-            asked = encoder.vectors(contents(window), [item.origin for item in window], languages["language"])
+            asked = encoder.vectors(contents(window), [item.origin for item in window], arguments.language)
             found = search(asked, kept, arguments.top_k)
             for item, indices, scores in zip(window, found.indices, found.scores, strict=True):
                 hits = [hit(int(i), float(score), known) for i, score in zip(indices, scores, strict=True)]
@@ -87,38 +90,70 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_corpus(arguments: argparse.Namespace) -> tuple[Array | None, list[str] | None]:
+def vectors_of(known: list[Text], encoder: Encoder, language: str | None) -> Array:  # n texts -> (n, E)
+    """The vectors of the texts of the corpus."""
+    say(f"encoding {len(known):,} texts of the corpus")
+    progress = Progress(f"of {len(known):,} texts of the corpus encoded")
+    found = []
+    try:
+        for window in windows(known, CORPUS_WINDOW):
+            found.append(encoder.vectors(contents(window), language=language))
+            progress.add(len(window))
+    finally:
+        progress.clear()
+    return np.concatenate(found)
+
+
+def options_of(encoder: Encoder) -> str:
+    """The options of `ernie-m encode` that make vectors like this encoder's."""
+    layer = f" --layer {encoder.layer}" if encoder.pooling in ("cls", "mean") else ""
+    return f"--pooling {encoder.pooling}{layer} and with{'' if encoder.center else 'out'} --center"
+
+
+def read_corpus(arguments: argparse.Namespace) -> tuple[Array | None, list[Text]]:
     """The vectors of the corpus, if it is a file of such, and its texts, if they are known."""
-    path = Path(arguments.corpus)
-    if path.suffix != ".npy":
+    if Path(arguments.corpus).suffix not in SUFFIXES:
         if arguments.corpus_texts is not None:
-            raise ValueError(f"--corpus-texts: expected vectors in NAME.npy as --corpus, got {arguments.corpus}")
-        found = contents(list(lines_of_file(arguments.corpus)))
+            expected = "expected vectors in NAME.npy or NAME.npz as --corpus"
+            raise ValueError(f"--corpus-texts: {expected}, got {arguments.corpus}")
+        found = list(lines_of_file(arguments.corpus))
         if not found:
             raise ValueError(f"--corpus: expected texts in {arguments.corpus}, got none")
         return None, found
-    try:
-        vectors: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"--corpus: expected an array of vectors in {arguments.corpus}: {error}") from None
-    if vectors.ndim != 2 or not len(vectors):
-        raise ValueError(f"--corpus: expected vectors, (N, E), in {arguments.corpus}, got shape {vectors.shape}")
+    vectors = read_vectors(arguments.corpus)
     if arguments.corpus_texts is None:
-        return vectors, None
-    known = contents(list(islice(lines_of_file(arguments.corpus_texts), len(vectors) + 1)))
+        return vectors, []
+    known = list(islice(lines_of_file(arguments.corpus_texts), len(vectors) + 1))
     if len(known) != len(vectors):
         more = "more" if len(known) > len(vectors) else f"{len(known):,}"
         raise ValueError(f"--corpus-texts: expected {len(vectors):,} lines, as there are vectors, got {more}")
     return vectors, known
 
 
-def hit(i: int, score: float, known: list[str] | None) -> dict[str, Any]:
+def read_vectors(path: str) -> Array:  # -> (N, E)
+    """An array of vectors in a file that `ernie-m encode` wrote. Raises ValueError, naming the file, if it has none."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found as archive:
+                found = archive[MEMBER]
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error.args[0] if error.args else error)
+        raise ValueError(f"--corpus: expected an array of vectors in {path}: {reason}") from None
+    vectors: Array = found
+    if vectors.ndim != 2 or not len(vectors):
+        raise ValueError(f"--corpus: expected vectors, (N, E), in {path}, got shape {vectors.shape}")
+    return vectors
+
+
+def hit(i: int, score: float, known: list[Text]) -> dict[str, Any]:
     """A text of the corpus, and how near it is."""
-    found = {"index": i, "score": round(score, 6)}
-    return found if known is None else {**found, "text": known[i]}
+    found = {"index": i, "score": score}
+    return {**found, "text": known[i].text} if known else found
 
 
 def shown(query: Text, hits: list[dict[str, Any]]) -> list[str]:
     """For people."""
-    rows = [(f"{found['score']:.3f}", str(found.get("text", f"vector {found['index']}"))) for found in hits]
+    texts = [found.get("text", f"vector {found['index']}") or "(empty line)" for found in hits]
+    rows = [(f"{found['score']:.3f}", text) for found, text in zip(hits, texts, strict=True)]
     return [query.text, *lines_of(rows), ""]

@@ -10,16 +10,16 @@ from ..tasks import SCHEMES, Tagger
 from .command import add_command
 from .input import add_arguments, texts, windows
 from .model import add_model, model_directory
-from .running import OUTPUT, add_running, contents, marked, running, show, task_options
+from .running import OUTPUT, add_running, contents, marked, naming, running, show
 
 WINDOW = 256
 
 DESCRIPTION = "Find the entities that a head for token classification labels. Long texts are read in windows."
 EPILOG = f"""\
 schemes of labels, such as B-name, I-name, O:
-  BIO    B begins an entity, I goes on with it; the default
-  BIOES  so do E, the last token of one, and S, one alone
-  IO     neighbours of the same kind are one
+  BIO    B begins an entity, I continues it; the default
+  BIOES  also E, the last token of an entity, and S, an entity of one token
+  IO     adjacent tokens of the same kind form one entity
 
 {OUTPUT}
   {{"index": 0, "text": "...", "entities": [{{"label": "name", "start": 0, "end": 3, "text": "Ada", "score": 0.98}}]}}
@@ -42,10 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Tag all texts."""
     found = texts(arguments)
     count = 0
-    with running(arguments):
-        tagger = Tagger.from_pretrained(model_directory(arguments), **task_options(arguments))
+    with running(arguments) as options:
+        tagger = Tagger.from_pretrained(model_directory(arguments), **options)
         for window in windows(found, WINDOW):
-            for item, entities in zip(window, tagger.tag(contents(window), arguments.scheme), strict=True):
+            with naming(window):
+                results = tagger.tag(contents(window), arguments.scheme)
+            for item, entities in zip(window, results, strict=True):
                 result = {"index": count, "text": item.text, "entities": [asdict(entity) for entity in entities]}
                 show(arguments, result, [marked(item.text, [(e.start, e.end, e.label) for e in entities])])
                 count += 1
