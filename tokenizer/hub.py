@@ -13,10 +13,11 @@ Source: huggingface_hub 0.36, `validate_repo_id`, `snapshot_download`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.))(?!.*\.git$)(?=.{{3,96}}$){PART}/{PA
 OPTIONAL = (CONFIG, SPECIAL, ADDED, "retrieval.json")
 # Readers fail without these. How they are read depends on whether there are Paddle's weights, which thus come earlier.
 REQUIRED = ("config.json", "model_config.json", VOCABULARY, MODEL)
+
+# Their errors are about the network, also where they are no OSErrors.
+LIBRARIES = ("httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
 
 
 def is_repository(name: str | os.PathLike[str]) -> bool:
@@ -49,7 +53,8 @@ def directory(
 
     Raises ValueError if a revision is given for a local path; ImportError if huggingface_hub is not installed;
     FileNotFoundError, naming the repository, if it or the revision does not exist or, offline, is not in the cache;
-    PermissionError if access must be requested; another OSError if the download fails or a file is damaged.
+    PermissionError if access must be requested; another OSError if the download fails, a file is damaged, or the cache
+    cannot be written.
     """
     if not is_repository(name):
         if revision is not None and os.path.lexists(name):
@@ -65,7 +70,10 @@ def directory(
     try:
         return _snapshot(huggingface_hub, os.fspath(name), revision, weights)
     except Exception as error:  # of requests or of httpx, by release
-        raise _explained(os.fspath(name), revision, error) from None
+        explained = _explained(os.fspath(name), revision, error)
+        if explained is None:
+            raise
+        raise explained from None
 
 
 def _snapshot(hub: Any, name: str, revision: str | None, weights: bool) -> Path:
@@ -126,10 +134,31 @@ def _check(path: Path, listed: Any) -> None:
         raise
 
 
-def _explained(name: str, revision: str | None, error: Exception) -> OSError:
-    """What to tell the user about an error of huggingface_hub."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what led to it, from the outside in."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _system_error(error: Exception) -> tuple[OSError | None, str]:
+    """The operating system's error behind one of a library, and its text."""
+    for cause in _causes(error):
+        # Errors of the libraries may be OSErrors too, without a number.
+        if isinstance(cause, OSError) and (cause.errno is not None or isinstance(cause, TimeoutError)):
+            text = cause.strerror or str(cause) or "timed out"
+            return cause, text[0].lower() + text[1:]
+    return None, ""
+
+
+def _explained(name: str, revision: str | None, error: Exception) -> OSError | None:
+    """What to tell the user about an error of huggingface_hub; None if it is about neither the network nor files."""
+    from socket import gaierror
+
     from huggingface_hub import constants, errors
 
+    if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] not in LIBRARIES:
+        return None
     if isinstance(error, errors.GatedRepoError):
         return PermissionError(
             f"{name}: the repository is gated: request access on its page, and set HF_TOKEN to a token of that account"
@@ -138,20 +167,32 @@ def _explained(name: str, revision: str | None, error: Exception) -> OSError:
         return FileNotFoundError(f"{name}: the repository has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return FileNotFoundError(
-            f"{name}: no such directory, and no such repository at {constants.ENDPOINT}, or a private one, for which "
-            "HF_TOKEN must be set"
+            f"{name}: no such directory, and no such public repository at {constants.ENDPOINT} (for a private one, set "
+            "HF_TOKEN)"
         )
+    system, text = _system_error(error)
+    if system is not None and (system.filename is not None or system.errno in (errno.ENOSPC, errno.EDQUOT)):
+        place = constants.HF_HUB_CACHE if system.filename is None else system.filename
+        return OSError(f"{name}: the repository of that name cannot be stored in the cache: {place}: {text}")
     if constants.HF_HUB_OFFLINE:
         of = "" if revision is None else f"{revision} of "
         return FileNotFoundError(
             f"{name}: no such directory, and {of}the repository of that name is not in the cache "
             f"({constants.HF_HUB_CACHE}); HF_HUB_OFFLINE is set, so it was not looked up"
         )
+    advice = "try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"
+    if isinstance(system, (ConnectionRefusedError, TimeoutError, gaierror)) or (
+        system is not None and system.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    ):
+        return OSError(
+            f"{name}: no such directory, and {constants.ENDPOINT}, which may have a repository of that name, cannot be "
+            f"reached: {text}; {advice}"
+        )
     reason: BaseException = error
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         reason = error.__cause__
-    line = next(iter(str(reason).splitlines()), "") or type(reason).__name__
+    line = text or next(iter(str(reason).splitlines()), "") or type(reason).__name__
     return OSError(
         f"{name}: no such directory, and downloading the repository of that name from {constants.ENDPOINT} failed: "
-        f"{line}; try again, or set HF_HUB_OFFLINE=1 to use what is in the cache"
+        f"{line}; {advice}"
     )

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -291,10 +292,67 @@ def test_errors_say_what_to_do(local: Path, server: HubServer, online: Loader, o
     assert message.startswith("some/gated: the repository is gated")
     for call in CALLS:
         kind, message = online.error(call, "no/such")
-        assert kind == "FileNotFoundError" and message.startswith("no/such: no such directory, and no such repository")
+        assert kind == "FileNotFoundError" and message.startswith("no/such: no such directory, and no such public")
         assert "HF_TOKEN" in message
         kind, message = offline.error(call, "no/such")
         assert kind == "FileNotFoundError" and message.startswith("no/such: ") and "HF_HUB_OFFLINE is set" in message
+
+
+def chained(outer: Exception, *inner: Exception) -> Exception:
+    """An error of a library, and what led to it."""
+    outer.__context__ = chained(*inner) if inner else None
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (chained(OSError("pool"), RuntimeError("x"), ConnectionRefusedError(111, "Connection refused")),
+         "cannot be reached: connection refused; {advice}"),
+        (chained(OSError("pool"), socket.gaierror(-2, "Name or service not known")),
+         "cannot be reached: name or service not known; {advice}"),
+        (chained(OSError("pool"), TimeoutError("timed out")),
+         "cannot be reached: timed out; {advice}"),
+        (chained(OSError("pool"), ConnectionResetError(104, "Connection reset by peer")),
+         "failed: connection reset by peer; {advice}"),
+        (PermissionError(13, "Permission denied", "/cache/hub"), "in the cache: /cache/hub: permission denied"),
+        (OSError(28, "No space left on device"), "CACHE: no space left on device"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_are_told_in_its_words(
+    error: Exception, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the names of the libraries' classes; where it is no use to try again, that is not said."""
+    from huggingface_hub import constants
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "_snapshot", fail)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "CACHE")
+    end = end.format(advice="try again, or set HF_HUB_OFFLINE=1 to use what is in the cache")
+    with pytest.raises(OSError, match=r"^owner/name: ") as caught:
+        hub.directory("owner/name")
+    assert str(caught.value).endswith(end) and "pool" not in str(caught.value)
+
+
+def test_a_bug_is_no_failed_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(hub, "_snapshot", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(KeyError, match="bug"):
+        hub.directory("owner/name")
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    loader = Loader(HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    kind, message = loader.error("config", "owner/name")
+    loader.close()
+    assert kind == "OSError" and "http://127.0.0.1:9, which" in message
+    assert "cannot be reached: connection refused; try again" in message
 
 
 def test_commands_take_a_repository_and_its_revision(
