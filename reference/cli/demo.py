@@ -25,7 +25,7 @@ from ..trace import Trace, trace
 from .command import add_command
 from .input import from_arguments
 from .model import CHECKPOINT, checkpoint_directory
-from .table import entry_table, number, table, width
+from .table import entry_table, escaped, number, table, width
 
 INDENT = "   "
 COLUMNS = 120
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\nTokens: piece, id, and span in the sentence (start:end)")
     for i, sentence in enumerate(sentences):
         ids, spans = (batch[name][i][mask[i] == 1] for name in ("input_ids", "offset_mapping"))
-        print(f"{i + 1}  {sentence}")
+        print(f"{i + 1}  {escaped(sentence)}")
         print(*token_lines(tokenizer.convert_ids_to_tokens(ids.tolist()), ids.tolist(), spans.tolist()), sep="\n")
     print(
         f"\nLayers, computed on the batch's {mask.sum()} tokens; {mask.size - mask.sum()} padding positions are skipped"

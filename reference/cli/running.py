@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from .input import Text
 from .model import model_directory
 from .numbers import positive
 from .output import Progress, print_json, said_warnings, say
-from .table import table
+from .table import escaped, table
 
 JSON, TEXT = FORMATS = ("json", "text")
 # Shown by --help of each of these commands.
@@ -107,13 +106,6 @@ def rounded(found: Any) -> Any:
     if isinstance(found, dict):
         return {name: rounded(value) for name, value in found.items()}
     return [rounded(value) for value in found] if isinstance(found, (list, tuple)) else found
-
-
-def escaped(line: str) -> str:
-    """The line with its control characters, other than tabs and line ends, as \\x1b: a terminal would obey them."""
-    return "".join(
-        f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c for c in line
-    )
 
 
 def marked(text: str, spans: Iterable[tuple[int, int, str]]) -> str:

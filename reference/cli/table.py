@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from ..array import Array
 from ..trace import Entry
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STATISTICS = ("mean", "std", "min", "max")
 
 
@@ -25,9 +27,17 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
+def escaped(line: str) -> str:
+    r"""The line with its control characters, other than tabs and line ends, as \x1b: a terminal would obey them."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line)
+
+
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), gap: str = "  ") -> list[str]:
-    """Lines of cells in aligned columns, `gap` apart; the columns numbered in `right` are right-aligned."""
-    columns = list(zip(*rows, strict=True))
+    """Lines of cells in aligned columns, `gap` apart; those numbered in `right` are right-aligned.
+
+    Control characters are escaped.
+    """
+    columns = [tuple(map(escaped, column)) for column in zip(*rows, strict=True)]
     for i, column in enumerate(columns):
         # Nothing follows the last column, whose cells may be long: they need no padding.
         if i == len(columns) - 1 and i not in right:

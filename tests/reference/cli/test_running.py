@@ -120,6 +120,8 @@ def test_search_shows_progress_in_the_corpus(
     assert main(command) == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == "ernie-m: truncated 1 text to the model's 34 tokens"
+    assert main([*command, "--format", "text"]) == 0
+    assert "  (empty line)\n" in capsys.readouterr().out
     monkeypatch.setattr(search, "CORPUS_WINDOW", 3)
     shown = terminal(monkeypatch)
     assert main(command) == 0
@@ -235,3 +237,5 @@ def test_control_characters_are_not_sent_to_a_terminal(classifier: str, capsys: 
     assert capsys.readouterr().out.splitlines()[0] == "\\x1b[31mred\\x9b\\x00 \tüé 👩‍🚀 שלום"
     assert main([*command, "json", text]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == text
+    assert main(["demo", text, "b"]) == 0
+    assert not set(capsys.readouterr().out) & set("\x1b\x9b\x00")
