@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,8 @@ OUTPUT = """\
 output:
   JSON lines, one for each text, in order; on a terminal, readable text (--format overrides this), with control
   characters escaped. Positions are characters (code points), the end exclusive. Scores have six significant digits."""
-# How errors of tasks call the argument that they are about, and its names for the texts of a command.
-PLACE = re.compile(r"(\w+)\[(\d+)\](?=: )")
-TEXTS = ("texts", "contexts")
+# How tasks call the text that an error or a warning is about.
+PLACE = re.compile(r"\b(?:con)?texts\[(\d+)\]")
 
 
 def add_running(parser: ArgumentParser) -> None:
@@ -70,18 +70,31 @@ def encoding(arguments: Namespace, normalize: bool = False) -> Iterator[Encoder]
 
 @contextmanager
 def naming(window: Sequence[Text], **options: str) -> Iterator[None]:
-    """In this context, errors about `texts[3]` name that text's origin.
+    """In this context, errors and warnings call `texts[3]` by that text's origin.
 
     options: what to call other arguments, such as questions="--question" for an error about `questions[3]`.
     """
+
+    def place(found: re.Match[str]) -> str:
+        i = int(found[1])
+        return window[i].origin if i < len(window) else found[0]
+
+    def named(message: Warning | Exception | str) -> str:
+        text = str(message)
+        for name, option in options.items():
+            text = re.sub(rf"^{name}\[\d+\]", option, text)
+        return PLACE.sub(place, text)
+
+    shown = warnings.showwarning
+    warnings.showwarning = lambda message, *rest, **more: shown(named(message), *rest, **more)
     try:
         yield
     except (TypeError, ValueError) as error:
-        found = PLACE.match(str(error))
-        if found is None or found[1] not in (*TEXTS, *options):
+        if named(error) == str(error):
             raise
-        name = window[int(found[2])].origin if found[1] in TEXTS else options[found[1]]
-        raise type(error)(f"{name}{str(error)[found.end() :]}") from None
+        raise type(error)(named(error)) from None
+    finally:
+        warnings.showwarning = shown
 
 
 def as_text(arguments: Namespace) -> bool:

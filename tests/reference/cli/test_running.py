@@ -15,6 +15,7 @@ from cli_helpers import make_checkpoint
 
 import ernie_m.reference as ernie
 from ernie_m.reference.cli import classify, extract, running, search
+from ernie_m.reference.cli.input import Text
 from ernie_m.reference.cli.output import Progress, said_warnings
 from ernie_m.reference.cli.program import main
 from ernie_m.reference.tasks import Encoder
@@ -76,6 +77,14 @@ def test_errors_name_the_line(
     (tmp_path / "x.txt").write_text(f"short\n\na\nb\n{LONG}\n", "utf-8")
     assert main(["classify", "--model", classifier, "--long", "error", "--file", str(tmp_path / "x.txt")]) == 2
     assert "error: line 5 of x.txt: expected at most 34 tokens" in capsys.readouterr().err
+
+
+def test_warnings_name_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    window = [Text("a", "line 7 of x.txt"), Text("b", "line 8 of x.txt")]
+    with said_warnings(), running.naming(window):
+        warnings.warn("texts[1]: left out 'c', and d in contexts[0]; texts[2] is none", stacklevel=1)
+    said = "line 8 of x.txt: left out 'c', and d in line 7 of x.txt; texts[2] is none"
+    assert capsys.readouterr().err == f"ernie-m: {said}\n"
 
 
 def test_errors_name_the_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
