@@ -90,14 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def vectors_of(known: list[Text], encoder: Encoder, language: str | None) -> Array:  # n texts -> (n, E)
+def vectors_of(known: list[str], encoder: Encoder, language: str | None) -> Array:  # n texts -> (n, E)
     """The vectors of the texts of the corpus."""
     say(f"encoding {len(known):,} texts of the corpus")
     progress = Progress(f"of {len(known):,} texts of the corpus encoded")
     found = []
     try:
-        for window in windows(known, CORPUS_WINDOW):
-            found.append(encoder.vectors(contents(window), language=language))
+        for start in range(0, len(known), CORPUS_WINDOW):
+            window = known[start : start + CORPUS_WINDOW]
+            found.append(encoder.vectors(window, language=language))
             progress.add(len(window))
     finally:
         progress.clear()
@@ -110,20 +111,20 @@ def options_of(encoder: Encoder) -> str:
     return f"--pooling {encoder.pooling}{layer} and with{'' if encoder.center else 'out'} --center"
 
 
-def read_corpus(arguments: argparse.Namespace) -> tuple[Array | None, list[Text]]:
+def read_corpus(arguments: argparse.Namespace) -> tuple[Array | None, list[str]]:
     """The vectors of the corpus, if it is a file of such, and its texts, if they are known."""
     if Path(arguments.corpus).suffix not in SUFFIXES:
         if arguments.corpus_texts is not None:
             expected = "expected vectors in NAME.npy or NAME.npz as --corpus"
             raise ValueError(f"--corpus-texts: {expected}, got {arguments.corpus}")
-        found = list(lines_of_file(arguments.corpus))
+        found = [item.text for item in lines_of_file(arguments.corpus)]
         if not found:
             raise ValueError(f"--corpus: expected texts in {arguments.corpus}, got none")
         return None, found
     vectors = read_vectors(arguments.corpus)
     if arguments.corpus_texts is None:
         return vectors, []
-    known = list(islice(lines_of_file(arguments.corpus_texts), len(vectors) + 1))
+    known = [item.text for item in islice(lines_of_file(arguments.corpus_texts), len(vectors) + 1)]
     if len(known) != len(vectors):
         more = "more" if len(known) > len(vectors) else f"{len(known):,}"
         raise ValueError(f"--corpus-texts: expected {len(vectors):,} lines, as there are vectors, got {more}")
@@ -146,10 +147,10 @@ def read_vectors(path: str) -> Array:  # -> (N, E)
     return vectors
 
 
-def hit(i: int, score: float, known: list[Text]) -> dict[str, Any]:
+def hit(i: int, score: float, known: list[str]) -> dict[str, Any]:
     """A text of the corpus, and how near it is."""
     found = {"index": i, "score": score}
-    return {**found, "text": known[i].text} if known else found
+    return {**found, "text": known[i]} if known else found
 
 
 def shown(query: Text, hits: list[dict[str, Any]]) -> list[str]:
