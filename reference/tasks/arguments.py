@@ -52,8 +52,9 @@ def check_alike(names: tuple[str, str], first: Any, second: Any) -> None:
     if isinstance(first, str) != isinstance(second, str):
         kinds = ["one text" if isinstance(x, str) else "a list" for x in (first, second)]
         raise TypeError(f"{one}, {other}: expected one text each, or a list each, got {kinds[0]} and {kinds[1]}")
-    if not isinstance(first, str) and len(first) != len(second):
-        raise ValueError(f"{one}, {other}: expected lists of equal length, got {len(first)} and {len(second)}")
+    counts = len(listed(one, first)), len(listed(other, second))
+    if counts[0] != counts[1]:
+        raise ValueError(f"{one}, {other}: expected lists of equal length, got {counts[0]} and {counts[1]}")
 
 
 def at_least_one(name: str, value: Any) -> int:

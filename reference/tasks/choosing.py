@@ -40,6 +40,8 @@ class Chooser(FittingTask):
         """
         single = isinstance(prompts, str)
         prompts, choices = listed("prompts", prompts), [choices] if single else choices
+        if not isinstance(choices, Sequence):
+            raise TypeError(f"choices: expected a list of lists of texts, got {type(choices).__name__}")
         if len(prompts) != len(choices):
             raise ValueError(f"choices: expected a list for each of {len(prompts)} prompts, got {len(choices)}")
         given = [options("choices" if single else f"choices[{i}]", some) for i, some in enumerate(choices)]
