@@ -86,4 +86,4 @@ class FittingTask(Task):
             with ONE_AT_A_TIME:
                 self.truncated += count
             limit = f"the {self.config.max_length} tokens that the model reads"
-            warnings.warn(f"{count:,} of {of:,} {what} were truncated to {limit}", stacklevel=depth)
+            warnings.warn(f"{count:,} of {of:,} {what} had to be truncated to {limit}", stacklevel=depth)

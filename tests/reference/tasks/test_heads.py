@@ -237,14 +237,14 @@ def test_window_mean_is_the_mean_of_the_windows_probabilities() -> None:
 
 def test_what_is_cut_is_said_once() -> None:
     """By each call, and all calls are counted. Seen red with texts that count once for each label."""
-    fits = "truncated to the 34 tokens that the model reads$"
+    fits = "had to be truncated to the 34 tokens that the model reads$"
     cutting, chooser = task(Classifier, long="truncate"), task(Chooser)
     three = [LONG, "a", LONG[5:]]
     for call, message in (
-        (lambda: cutting.classify(three), "^2 of 3 texts were "),
-        (lambda: cutting.classify(three[:2], three[:2]), "^1 of 2 pairs of texts were "),
-        (lambda: cutting.zero_shot(three, ["x", "y", "z"]), "^2 of 3 texts were "),
-        (lambda: chooser.choose("a", ["b", LONG]), "^1 of 2 pairs of a prompt and a choice were "),
+        (lambda: cutting.classify(three), "^2 of 3 texts "),
+        (lambda: cutting.classify(three[:2], three[:2]), "^1 of 2 pairs of texts "),
+        (lambda: cutting.zero_shot(three, ["x", "y", "z"]), "^2 of 3 texts "),
+        (lambda: chooser.choose("a", ["b", LONG]), "^1 of 2 pairs of a prompt and a choice "),
     ):
         for _ in range(2):
             with pytest.warns(UserWarning, match=message + fits) as said:
