@@ -42,7 +42,7 @@ NOTEBOOK: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 EVERY = [(source, exercise) for source, (_, _, exercises) in NOTEBOOK.items() for exercise in exercises]
 # Triton's interpreter is slow.
-EXAMPLES = {"numpy": 25, "torch": 6}
+EXAMPLES = {"numpy": 25, "torch": 4}
 # Exercises that are checked in float32 alone.
 ONE_DTYPE = ("02_triton_warm_up",)
 
