@@ -223,6 +223,28 @@ def test_other_jobs_hide_cls_from_all_tokens_but_keep_what_it_says() -> None:
         assert seen[:n, 1:n].all() and seen.sum() == n * (n - 1)
 
 
+@pytest.mark.parametrize("option", ["good", "not bad"])
+def test_rule_16_extract_labels_the_tokens_of_a_span_and_of_an_option(option: str) -> None:
+    """A span's first token has character `start`, its last has `end` - 1; an option's positions are negative.
+
+    Seen red with the token after the last one.
+    """
+    prompt, content = "mood [good, not bad]", "It rains, and it pours."
+    start = prompt.rfind(option) - len(prompt) - 1
+    records = [Extracted(prompt=prompt, content=content, spans=(Span(3, 8), Span(start, start + len(option))))]
+    (row,) = JOBS["extract"](TOKENIZER, 64, records).rows(records)
+    shift = len(prompt) + 1
+    wanted = {"start_positions": (content[3], option[0]), "end_positions": (content[7], option[-1])}
+    for name, (of_span, of_option) in wanted.items():
+        marked = np.flatnonzero(row.targets[name]).tolist()
+        assert [int(row.side[i]) for i in marked] == [0, 1]
+        edge = 0 if name == "start_positions" else -1
+        (a, b), (c, d) = row.offsets[marked[0]] + shift, row.offsets[marked[1]]
+        assert prompt[a:b].strip()[edge] == of_option and content[c:d].strip()[edge] == of_span
+        place = (start + shift, 3) if edge == 0 else (start + shift + len(option) - 1, 7)
+        assert a <= place[0] < b and c <= place[1] < d
+
+
 def test_extract_begins_with_the_frequency_of_starts_and_ends() -> None:
     """Only of a head that is new. Seen red with the wrong sign, and with a head that was loaded."""
     records = [Extracted(prompt="a", content="b c d e", spans=(Span(0, 1), Span(0, 3)))]
