@@ -96,7 +96,7 @@ test: lint
 
 test-all: lint $(STAMPS)/tools-all
 	@echo "== pytest: the installed wheel, 2 processes, every test"
-	@$(PYTEST) tests
+	@$(PYTEST) --hypothesis-profile=thorough tests
 
 # Goes on where an earlier run was stopped.
 judge: $(STAMPS)/package $(STAMPS)/tools

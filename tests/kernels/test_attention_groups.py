@@ -183,6 +183,7 @@ def test_plain_torch_computes_the_same(dtype: torch.dtype) -> None:
     assert torch.isfinite(page.group_attention(drawn(groups, 2, 24, dtype, 0)[1], groups)).all()
 
 
+@pytest.mark.all
 def test_the_same_bits_in_any_order() -> None:
     groups = pairs([(70, 17), (30, 90)], 0.3, 0)
     dy, qkv = drawn(groups, 2, 16, torch.float16, 0)

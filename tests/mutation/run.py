@@ -119,8 +119,8 @@ class Watch:
         from hypothesis import Phase, settings
 
         # A failure is enough; the smallest one costs time.
-        phases = [Phase.explicit, Phase.generate]
-        settings.register_profile("mutants", settings.get_profile("ci"), phases=phases, report_multiple_bugs=False)
+        changes = {"phases": [Phase.explicit, Phase.generate], "report_multiple_bugs": False, "max_examples": 100}
+        settings.register_profile("mutants", settings.get_profile("ci"), **changes)
         settings.load_profile("mutants")
 
     def pytest_runtest_logreport(self, report: Any) -> None:

@@ -27,6 +27,7 @@ def of(wall: float, cpu_seconds: float, numbers: tuple[float, ...] = ()) -> Samp
     return Sample((wall,), (cpu_seconds,), 0.5, 2**20, numbers)
 
 
+@pytest.mark.all
 def test_each_sample_is_a_process_with_its_threads_and_calls(part: str, tmp_path: Path) -> None:
     """Seen red: the interpreter's variable inherited; warm-up calls among the runs."""
     samples = [sample(Place(part, "processes", "calls"), tmp_path, 1, 3) for _ in range(2)]

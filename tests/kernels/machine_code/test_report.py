@@ -71,6 +71,7 @@ def test_select_filters_and_defaults_to_everything() -> None:
     assert {(x.operation, x.dtype) for x in found} == {("bias_gelu", "float16")}
 
 
+@pytest.mark.all
 def test_compile_turns_the_interpreter_off(tmp_path: Path) -> None:
     options = ("--json", "--target", "sm_90", "--operation", "bias_gelu", "--dtype", "bfloat16")
     done = run_command(*options, folder=tmp_path, TRITON_INTERPRET="1")

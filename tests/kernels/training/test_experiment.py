@@ -179,6 +179,7 @@ def test_the_whole_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.all
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: tuple[design.Arm, ...]
 ) -> None:

@@ -103,6 +103,7 @@ def test_camlm_learns_to_translate_and_mmlm_does_not(seed: int) -> None:
     assert found["camlm"] > 0.8 and found["mmlm"] < 0.3, found
 
 
+@pytest.mark.all
 def test_the_toy_sees_answers_that_were_not_replaced() -> None:
     """The model copies what it should predict, and translates nothing."""
     with mock.patch.object(pairs, "replace_tokens", lambda tokens, *rest: tokens.copy()):
@@ -110,6 +111,7 @@ def test_the_toy_sees_answers_that_were_not_replaced() -> None:
     assert retrieval(model, sentences(0)[1]) < 0.3
 
 
+@pytest.mark.all
 def test_the_toy_sees_a_leak_in_attention() -> None:
     """Masks see their own side's text, and so what they should predict."""
     right = pairs.camlm_sees
@@ -123,6 +125,7 @@ def test_the_toy_sees_a_leak_in_attention() -> None:
         assert retrieval(learn("camlm", 0), sentences(0)[1]) < 0.6
 
 
+@pytest.mark.all
 def test_the_toy_sees_a_wrong_gradient() -> None:
     """That of attention's scores has the wrong sign."""
     page = importlib.import_module("ernie_m.reference.attention")
