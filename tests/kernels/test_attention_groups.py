@@ -109,7 +109,8 @@ def ratios(dy: torch.Tensor, qkv: torch.Tensor, groups: torch.Tensor, longest: i
     return [float(np.nan_to_num(np.abs(y - t) / bound, nan=math.inf).max(initial=0.0)) for y, t, bound in errors]
 
 
-@settings(max_examples=3)
+@pytest.mark.all
+@settings(max_examples=10)
 @given(
     SIZES,
     st.sampled_from([0.0, 0.15, 0.5, 1.0]),
