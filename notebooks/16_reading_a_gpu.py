@@ -293,4 +293,4 @@ for path in results:
 # * Record a launch with rows of E = 1,022 numbers. What happens to the loads, and why can no compiler help?
 # * Predict, then compile: how many rows per warp can you have in float32 before it spills?
 # * Compile a kernel of your own: `python -m ernie_m.kernels compile FILE.py:NAME --help`. The exercise
-#   [02_triton](exercises/02_triton.ipynb) has four to write.
+#   [03_triton](exercises/03_triton.ipynb) has four to write.
