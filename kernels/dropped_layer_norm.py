@@ -100,17 +100,7 @@ def _dropped_layer_norm(
 
 
 @_dropped_layer_norm.register_fake
-def _(
-    x: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    p: float,
-    seed: Tensor,
-    tokens: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, bias: Tensor, residual: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     means, rstds = (x.new_empty(x.shape[:-1], dtype=wide_dtype(x)) for _ in range(2))
     return torch.empty_like(residual, memory_format=torch.contiguous_format), means, rstds
 
@@ -136,16 +126,7 @@ def _dropped_layer_norm_vjp(
 
 @_dropped_layer_norm_vjp.register_fake
 def _(
-    dy: Tensor,
-    x: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    gamma: Tensor,
-    means: Tensor,
-    rstds: Tensor,
-    p: float,
-    seed: Tensor,
-    tokens: Tensor,
+    dy: Tensor, x: Tensor, bias: Tensor, residual: Tensor, gamma: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dx, d_residual = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, residual))
     dbias, dgamma, dbeta = (gamma.new_empty(gamma.shape) for _ in range(3))

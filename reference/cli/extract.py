@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ernie_m.tokenizer.files import unique
+
 from ..tasks import Extractor
 from .command import add_command
 from .input import add_arguments, texts, windows
@@ -88,16 +90,6 @@ def read(schema: str) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
         raise ValueError(f"{name}: expected a name or JSON, got {text!r:.80}: {error}") from None
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a name that is repeated, of which Python would keep the last."""
-    found = dict(pairs)
-    names = [name for name, _ in pairs]
-    repeated = next((name for name in found if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"{repeated!r:.80} is repeated in one object")
-    return found
 
 
 def flat(schemas: list[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from ..array import Array
 from ..heads import ErnieMForQuestionAnswering
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import at_least_one, check_alike, listed
+from .arguments import alike, at_least_one
 from .results import Answer
 from .task import Task
 
@@ -51,9 +51,8 @@ class Answerer(Task):
 
         Raises ValueError for unequal lengths, numbers below 1, or a question that takes more than half of a row.
         """
-        check_alike(("questions", "contexts"), questions, contexts)
         single = isinstance(questions, str)
-        questions, contexts = listed("questions", questions), listed("contexts", contexts)
+        questions, contexts = alike(("questions", "contexts"), questions, contexts)
         at_least_one("top_k", top_k)
         at_least_one("longest", longest)
         encoder = self.rows()

@@ -46,15 +46,17 @@ def options(name: str, texts: Any) -> list[str]:
     return found
 
 
-def check_alike(names: tuple[str, str], first: Any, second: Any) -> None:
-    """Raise TypeError unless both arguments are one text or both are lists, ValueError unless equally long ones."""
+def alike(names: tuple[str, str], first: Any, second: Any) -> tuple[list[str], list[str]]:
+    """Both arguments as lists. Raises TypeError unless they are one text each or a list each, ValueError unless equally
+    long ones."""
     one, other = names
     if isinstance(first, str) != isinstance(second, str):
         kinds = ["one text" if isinstance(x, str) else "a list" for x in (first, second)]
         raise TypeError(f"{one}, {other}: expected one text each, or a list each, got {kinds[0]} and {kinds[1]}")
-    counts = len(listed(one, first)), len(listed(other, second))
-    if counts[0] != counts[1]:
-        raise ValueError(f"{one}, {other}: expected lists of equal length, got {counts[0]} and {counts[1]}")
+    found = listed(one, first), listed(other, second)
+    if len(found[0]) != len(found[1]):
+        raise ValueError(f"{one}, {other}: expected lists of equal length, got {len(found[0])} and {len(found[1])}")
+    return found
 
 
 def at_least_one(name: str, value: Any) -> int:

@@ -24,7 +24,7 @@ from ..array import Array
 from ..heads import ErnieMForSequenceClassification
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import at_least_one, check_alike, listed, options
+from .arguments import alike, at_least_one, listed, options
 from .fitting import CUT, FittingTask, fitted
 from .long_texts import ERROR
 from .results import Label
@@ -51,10 +51,11 @@ class Classifier(FittingTask):
         pairs: the second text of each, for a head on pairs. Returns a list for one text, or one for each of a list.
         Raises ValueError for unequal lengths, for `top_k` below 1, and with "error" for a text that is too long.
         """
-        if pairs is not None:
-            check_alike(("texts", "pairs"), texts, pairs)
-        single, texts = isinstance(texts, str), listed("texts", texts)
-        others = None if pairs is None else listed("pairs", pairs)
+        single, others = isinstance(texts, str), None
+        if pairs is None:
+            texts = listed("texts", texts)
+        else:
+            texts, others = alike(("texts", "pairs"), texts, pairs)
         if top_k is not None:
             at_least_one("top_k", top_k)
         names = [self.config.id2label[i] for i in range(self.config.num_labels)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +19,8 @@ plt = pytest.importorskip("matplotlib.pyplot")
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-@pytest.fixture(autouse=True)
-def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plt, "show", lambda: None)
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(NOTEBOOKS / "exercises"))
+def broken(exercises: None) -> ModuleType:
     return importlib.import_module("broken")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,19 +99,9 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Draw figures without a window and close them after the test."""
-    monkeypatch.setattr(plt, "show", lambda: None)
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
-def checking(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def checking(exercises: None) -> ModuleType:
     """`notebooks/exercises/checking.py`, imported as the notebooks import it, from their own directory."""
-    monkeypatch.syspath_prepend(str(NOTEBOOKS / "exercises"))
     return importlib.import_module("checking")
 
 

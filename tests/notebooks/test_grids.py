@@ -22,12 +22,8 @@ EXERCISES = Path(__file__).resolve().parents[2] / "notebooks" / "exercises"
 
 
 @pytest.fixture
-def grids(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXERCISES))
-    monkeypatch.setattr(plt, "show", lambda: None)
-    plt.switch_backend("agg")
-    yield importlib.import_module("grids")
-    plt.close("all")
+def grids(exercises: None) -> ModuleType:
+    return importlib.import_module("grids")
 
 
 def recorded(grids: ModuleType, exercise: str) -> tuple[list, dict[str, np.ndarray], tuple[int, int]]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from uie_vectors import GET_SPAN
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -22,12 +22,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 EXERCISES = NOTEBOOKS / "exercises"
 
 
-@pytest.fixture(autouse=True)
-def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(EXERCISES))
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("exercises")
 
 
 @pytest.fixture
@@ -134,13 +129,6 @@ def test_results_of_another_form_are_told(masks: ModuleType, spans: ModuleType) 
 
 def test_paired_as_in_the_documented_cases(spans: ModuleType) -> None:
     """The pairs of PaddleNLP's `get_span`, as recorded for the reference's decoding."""
-    for starts, ends, pairs in (
-        ([3, 4], [5], [(4, 5)]),
-        ([3], [5, 7], [(3, 5)]),
-        ([3, 6], [5, 7], [(3, 5), (6, 7)]),
-        ([5], [3], []),
-        ([3, 8], [8, 9], [(8, 8)]),
-        ([2, 4, 6], [4, 6, 9], [(4, 4), (6, 6)]),
-    ):
+    for starts, ends, pairs in GET_SPAN:
         at = [np.isin(np.arange(10), places).astype(float) for places in (starts, ends)]
         assert [span[:2] for span in spans.right(*at, 0.5)] == pairs

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uie_vectors import GET_SPAN
 
 from ernie_m.reference import demo
 from ernie_m.reference.tasks.decoding import PROMPT, TEXT, label_in, merge_windows, pairs_on, spans_in, vote
@@ -20,14 +21,6 @@ from ernie_m.reference.training.rows import RowEncoder, Text
 from ernie_m.tokenizer import ErnieMTokenizer
 
 ENCODER = RowEncoder(ErnieMTokenizer.from_pretrained(demo.directory()), 64)
-VECTORS = [
-    ([3, 4], [5], [(4, 5)]),
-    ([3], [5, 7], [(3, 5)]),
-    ([3, 6], [5, 7], [(3, 5), (6, 7)]),
-    ([5], [3], []),
-    ([3, 8], [8, 9], [(8, 8)]),
-    ([2, 4, 6], [4, 6, 9], [(4, 4), (6, 6)]),
-]
 # Exact in binary, so that products are too, and on both sides of every threshold.
 EIGHTHS = st.integers(0, 8).map(lambda n: n / 8)
 
@@ -48,7 +41,7 @@ def get_span(starts: list[int], ends: list[int]) -> set[tuple[int, int]]:
     return {(start, end) for end, start in found.items()}
 
 
-@pytest.mark.parametrize(("starts", "ends", "expected"), VECTORS)
+@pytest.mark.parametrize(("starts", "ends", "expected"), GET_SPAN)
 def test_rule_9_vectors(starts: list[int], ends: list[int], expected: list[tuple[int, int]]) -> None:
     assert sorted(get_span(starts, ends)) == expected
     p, q = np.zeros(10), np.zeros(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from uie_vectors import GET_SPAN
 
 from ernie_m.reference.training.records import Span
 from ernie_m.reference.training.spans import best_span, covering, is_exact, paired, spans_of, tag_names, tags_of
@@ -56,14 +57,7 @@ def test_best_span_is_the_best_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("starts", "ends", "pairs"),
-    [
-        ([3, 4], [5], [(4, 5)]),
-        ([3], [5, 7], [(3, 5)]),
-        ([3, 6], [5, 7], [(3, 5), (6, 7)]),
-        ([5], [3], []),
-        ([3, 8], [8, 9], [(8, 8)]),
-        ([2, 4, 6], [4, 6, 9], [(4, 4), (6, 6)]),
-    ],
+    GET_SPAN,
 )
 def test_paired_is_as_paddle_pairs(starts: list[int], ends: list[int], pairs: list[tuple[int, int]]) -> None:
     """What paddlenlp's `get_span` returned, run."""
