@@ -28,6 +28,29 @@ from ..encoder import EncoderLayer
 from ..model import ErnieMModel
 
 
+def pin_varlen() -> str:
+    """Make torch's `varlen_attn` use its flash backend, and return the name of the backend it uses.
+
+    Left to itself, torch may take cuDNN's, which has been seen to be several times slower.
+    """
+    from torch.nn.attention import varlen
+
+    if not hasattr(varlen, "_should_use_cudnn"):
+        return "torch's choice"
+    varlen._should_use_cudnn = lambda device_index: False  # type: ignore[assignment]
+    return "flash"
+
+
+def varlen_attention(qkv: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:  # (T, 3, H, D), (B + 1,) -> (T, H, D)
+    """torch's own attention for packed sequences."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = qkv.unbind(1)
+    context = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)
+    assert isinstance(context, Tensor)
+    return context
+
+
 def _joined(parts: list[Linear]) -> Linear:
     """One linear map with the outputs of several; it holds copies of their weights."""
     weight, bias = (torch.cat([getattr(part, name).detach() for part in parts]) for name in ("weight", "bias"))
@@ -82,13 +105,9 @@ class PackedLayer(_Layer):
         self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
 
     def forward(self, x: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:  # (T, E), (B + 1,) -> (T, E)
-        """Attention within each sequence by torch's `varlen_attn`."""
-        from torch.nn.attention.varlen import varlen_attn
-
-        q, k, v = self.qkv(x).view(x.shape[0], 3, -1, self.head_size).unbind(1)
-        context = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)
-        assert isinstance(context, Tensor)
-        return self.after_attention(x, context.flatten(1))
+        """Attention within each sequence by torch's own."""
+        qkv = self.qkv(x).view(x.shape[0], 3, -1, self.head_size)
+        return self.after_attention(x, varlen_attention(qkv, cu_seqlens, longest).flatten(1))
 
 
 class _Encoder(Module):

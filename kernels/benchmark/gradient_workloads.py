@@ -11,32 +11,21 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ernie_m.reference.objectives import dense
-
-from ..attention_groups_vjp import group_attention_vjp
-from ..attention_vjp import packed_attention_vjp
-from ..checking.drawing import pair_groups
 from ..dropout import dropout, dropout_vjp
 from ..dropped_layer_norm import dropped_layer_norm_vjp
 from ..embedding import embed_vjp
-from ..first_token import first_token_attention_vjp
 from ..gelu import bias_gelu_vjp
 from ..layer_norm import add_layer_norm_vjp
 from . import work as work_of
-from .measured import EPS, HEAD, OURS, Maker, Measured, compiled, cumulative, plugged, rotating, sets
+from .attention_gradient_workloads import ATTENTION_GRADIENTS
+from .measured import EPS, OURS, Maker, Measured, compiled, joined, plugged, rotating, sets
 from .work import POSITIONS, VOCABULARY, Batch, Size, Work
 
 aten = torch.ops.aten
 # Of dropout.
 P, SEED = 0.1, 5
-
-
-def joined(name: str, results: Any) -> Tensor:
-    """All gradients in one tensor, for comparison."""
-    return torch.cat([x.reshape(-1).float() for x in results])
 
 
 def case(
@@ -149,109 +138,8 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
     return case(make, embed_vjp, plain, work, (VOCABULARY + POSITIONS) * E * dtype.itemsize)
 
 
-def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """packed_attention_vjp, next to autograd through torch's own attention on padded rows (masked if ragged)."""
-    cu, longest = cumulative(batch.lengths, device), max(batch.lengths)
-    mask = _valid(batch, device)[:, None, None, :] if batch.ragged else None
-    work = work_of.packed_attention_vjp(size, batch, dtype.itemsize)
-
-    def ours(dy: Tensor, qkv: Tensor) -> Tensor:
-        return packed_attention_vjp(dy, qkv, cu, longest)
-
-    return _attention_case(size, batch, dtype, device, ours, cu, mask, work)
-
-
-def group_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """group_attention_vjp on pairs, next to autograd through torch's own attention on padded rows under their mask."""
-    (groups, mask), longest = pairs(batch, device), max(batch.lengths)
-    work = work_of.group_attention_vjp(size, batch, dtype.itemsize)
-
-    def ours(dy: Tensor, qkv: Tensor) -> Tensor:
-        return group_attention_vjp(dy, qkv, groups, longest)
-
-    return _attention_case(size, batch, dtype, device, ours, groups, mask, work)
-
-
-def _attention_case(
-    size: Size,
-    batch: Batch,
-    dtype: torch.dtype,
-    device: str,
-    ours: Callable[[Tensor, Tensor], Tensor],
-    ends: Tensor,
-    mask: Tensor | None,
-    work: Work,
-) -> Measured:
-    """`ours` next to torch's own attention on padded rows under `mask`; `ends`: the operation's last argument."""
-    T, H, S, valid = batch.tokens, size.heads, batch.padded, _valid(batch, device)
-
-    def make() -> tuple[Tensor, ...]:
-        qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
-        dy = torch.randn(T, H, HEAD, device=device, dtype=dtype)
-        rectangles = (torch.zeros(len(valid), S, *x.shape[1:], device=device, dtype=dtype) for x in (dy, qkv))
-        padded_dy, padded = (
-            rectangle.index_put((valid,), x) for rectangle, x in zip(rectangles, (dy, qkv), strict=True)
-        )
-        return dy, qkv, padded_dy.transpose(1, 2), padded.permute(2, 0, 3, 1, 4)
-
-    def sdpa(dy: Tensor, qkv: Tensor, padded_dy: Tensor, padded: Tensor) -> Tensor:
-        x = padded.detach().requires_grad_()
-        context = F.scaled_dot_product_attention(x[0], x[1], x[2], attn_mask=mask)
-        (gradient,) = torch.autograd.grad(context, x, padded_dy)
-        return gradient.permute(1, 3, 0, 2, 4)[valid]
-
-    inputs = sets(make, work, 3 * T * size.hidden * dtype.itemsize)
-    functions = {OURS: lambda dy, qkv, *_: ours(dy, qkv), "SDPA, padded": sdpa}
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, qkv, *_: (dy, qkv, ends))
-    return Measured(calls, work.floor, plug=plug)
-
-
-def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
-    """first_token_attention_vjp, next to autograd through torch's own attention with one query per padded row."""
-    T, H, B, S = batch.tokens, size.heads, len(batch.lengths), batch.padded
-    cu, valid = cumulative(batch.lengths, device), _valid(batch, device)
-    mask = valid[:, None, None, :] if batch.ragged else None
-
-    def make() -> tuple[Tensor, ...]:
-        shapes = ((B,), (B,), (T, 2))
-        dy, q, kv = (torch.randn(*shape, H, HEAD, device=device, dtype=dtype) for shape in shapes)
-        padded = torch.zeros(B, S, 2, H, HEAD, device=device, dtype=dtype).index_put((valid,), kv)
-        return dy, q, kv, padded.permute(2, 0, 3, 1, 4)
-
-    def sdpa(dy: Tensor, q: Tensor, kv: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = q.detach().requires_grad_(), padded.detach().requires_grad_()
-        context = F.scaled_dot_product_attention(x[:, :, None], y[0], y[1], attn_mask=mask)[:, :, 0]
-        dq, d_padded = torch.autograd.grad(context, (x, y), dy)
-        return dq, d_padded.permute(1, 3, 0, 2, 4)[valid]
-
-    work = work_of.first_token_attention_vjp(size, batch, dtype.itemsize)
-    inputs = sets(make, work, 2 * T * size.hidden * dtype.itemsize)
-    functions = {OURS: lambda dy, q, kv, _: first_token_attention_vjp(dy, q, kv, cu), "SDPA, padded": sdpa}
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, q, kv, _: (dy, q, kv, cu))
-    return Measured(calls, work.floor, plug=plug, packed=joined)
-
-
-def pairs(batch: Batch, device: str) -> tuple[Tensor, Tensor]:  # -> (G, 5), (B, 1, S, S)
-    """The rows of a batch as pairs of which CAMLM masks 15 %: their groups, and the mask of the padded batch.
-
-    Padding sees itself, so that no row of scores is empty.
-    """
-    lengths = [work_of.pair_of(n) for n in batch.lengths]
-    mask = torch.eye(batch.padded, dtype=torch.bool, device=device).repeat(len(lengths), 1, 1, 1)
-    for row, pair in zip(mask[:, 0], lengths, strict=True):
-        row[: sum(pair), : sum(pair)] = torch.from_numpy(dense(pair_groups([pair]), sum(pair)))
-    return torch.from_numpy(pair_groups(lengths)).to(device), mask
-
-
-def _valid(batch: Batch, device: str) -> Tensor:  # -> (B, S)
-    """Where the padded batch has tokens."""
-    return torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
-
-
 GRADIENTS: dict[str, Maker] = {
-    "packed_attention_vjp": attention_case,
-    "group_attention_vjp": group_case,
-    "first_token_attention_vjp": first_token_case,
+    **ATTENTION_GRADIENTS,
     "bias_gelu_vjp": gelu_case,
     "dropout_vjp": dropout_case,
     "add_layer_norm_vjp": layer_norm_case,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .timing import Call, copies_beyond_cache
 from .work import Batch, Size, Work
@@ -68,6 +69,19 @@ def plugged(
 ) -> Callable[[Callable[..., Any]], Call]:
     """What makes a call of a user's function; `arguments` turns a set of inputs into the operation's arguments."""
     return lambda function: lambda i: function(*arguments(*inputs[i % len(inputs)]))
+
+
+def joined(name: str, results: Any) -> Tensor:
+    """All gradients in one tensor, for comparison."""
+    return torch.cat([x.reshape(-1).float() for x in results])
+
+
+def bits(result: Any) -> list[Tensor]:
+    """The bytes of all tensors in a result."""
+    found = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
+    if not found:
+        raise TypeError(f"expected a result with tensors, got {type(result).__name__}")
+    return [x.detach().contiguous().view(-1).view(torch.uint8) for x in found]
 
 
 def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..runtime.optional_triton import HAS_TRITON, triton
+from .baselines import pin_varlen
 from .timing import Missing, Timing
 from .workloads import OURS, YOURS, Measured
 
@@ -132,7 +133,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Where and when the results are measured: GPU, driver, versions, commit, date."""
+    """Where and when the results are measured: GPU, driver, versions, commit, date. Pins a backend, and names it."""
     query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     read = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={_uuid(properties)}")
@@ -146,6 +147,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "python": platform.python_version(),
+        "varlen backend": pin_varlen(),
         "commit": commit(Path(__file__).resolve()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

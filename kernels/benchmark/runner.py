@@ -9,7 +9,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from ernie_m.tokenizer.files import replacing
 
 from .encoders import encoder
 from .figures import figures
+from .measured import bits
 from .report import Case, Row, rows_of, table
-from .timing import Missing, Timer, Timing, first_line, time_calls
+from .timing import Call, Missing, Timer, Timing, first_line, time_calls
+from .training_steps import training_step
 from .work import BATCHES, SIZES
 from .workloads import OURS, WORKLOADS, YOURS, Maker, Measured
 from .yours import WORKLOADS_OF_YOURS
@@ -30,8 +33,8 @@ JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 
 
 def makers() -> dict[str, Maker]:
-    """What can be measured, by name: the whole encoder and every operation."""
-    return {"encoder": encoder, **WORKLOADS}
+    """What can be measured, by name: the whole encoder, a training step and every operation."""
+    return {"encoder": encoder, "training_step": training_step, **WORKLOADS}
 
 
 def makers_of_yours() -> dict[str, Maker]:
@@ -140,9 +143,30 @@ def measured(
     except (RuntimeError, MemoryError, ImportError) as error:
         return [Row(case, "all", Missing(first_line(error)))]
     made = made if yours is None else made.with_yours(yours)
-    found = timer(made.calls, runs, made.hide_host)
+    before = kept(made.calls)
+    found = timer(made.calls, runs, made.hide_host) | changed(before, made.calls)
     floor = made.floor(about["matrix_flops_per_s"][case.dtype], about["copy_bytes_per_s"])
     return rows_of(case, made, found, floor, differences(made, found))
+
+
+def kept(calls: Mapping[str, Call]) -> dict[str, list[Tensor]]:
+    """The bits of our competitors' results, on the host. One that cannot run is left to the timer, which says why."""
+    found = {}
+    for name in calls:
+        if name.startswith(OURS):
+            with suppress(Exception):
+                found[name] = [x.cpu() for x in bits(calls[name](0))]
+    return found
+
+
+def changed(before: Mapping[str, list[Tensor]], calls: Mapping[str, Call]) -> dict[str, Timing | Missing]:
+    """Our competitors whose results are no longer what they were before the timed loop: their times mean nothing."""
+    after = kept({name: calls[name] for name in before})
+    return {
+        name: Missing("its result after the timed loop differs from the one before")
+        for name, old in before.items()
+        if name not in after or not all(torch.equal(x, y) for x, y in zip(old, after[name], strict=True))
+    }
 
 
 def differences(made: Measured, found: dict[str, Timing | Missing]) -> dict[str, float]:

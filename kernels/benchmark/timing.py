@@ -22,7 +22,7 @@ import torch
 SPIN = 1_000_000
 COPY_BYTES = 1 << 31
 PRODUCT = 8192
-MOST_COPIES = 1024
+MOST_COPIES = 2048
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,10 @@ def time_calls(
 
 
 def copies_beyond_cache(bytes_of_one: int) -> int:
-    """How many copies of what one call reads fill 2.5 times the L2 cache: at least 2, at most MOST_COPIES."""
+    """How many copies of what one call reads fill the L2 cache five times: at least 2, at most MOST_COPIES."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
     cache = 0 if device is None else torch.cuda.get_device_properties(device).L2_cache_size
-    return min(max(2, -(-5 * cache // (2 * max(bytes_of_one, 1)))), MOST_COPIES)
+    return min(max(2, -(-5 * cache // max(bytes_of_one, 1))), MOST_COPIES)
 
 
 def ceilings(dtypes: tuple[str, ...], runs: int, timer: Timer = time_calls, device: str = "cuda") -> dict[str, Any]:

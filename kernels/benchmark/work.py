@@ -203,6 +203,34 @@ def first_token_attention(size: Size, batch: Batch, width: int) -> Work:
     return Work(4.0 * size.hidden * batch.tokens, rows * size.hidden * width)
 
 
+def encoder_steps(size: Size, batch: Batch, width: int) -> Iterator[Work]:
+    """The steps of the encoder's forward, without padding."""
+    T = batch.tokens
+    yield embed(size, batch, width)
+    for _ in range(size.layers):
+        yield from (work for _, work in products(size, T, width))
+        yield from (packed_attention(size, batch, width), bias_gelu(size, T, width))
+        yield from [add_layer_norm(size, T, width)] * 2
+
+
+def training_steps(size: Size, batch: Batch, width: int) -> Iterator[Work]:
+    """The steps of forward and backward with the loss of masked words, without the optimizer.
+
+    The backward has two products for each of the forward's. That of attention needs the five products that
+    `packed_attention_vjp` has beyond the forward's two.
+    """
+    T = batch.tokens
+    yield from encoder_steps(size, batch, width)
+    yield embed_vjp(size, batch, width)
+    attention = packed_attention_vjp(size, batch, width)
+    for _ in range(size.layers):
+        yield from [work for _, work in products(size, T, width)] * 2
+        yield Work(attention.flops - packed_attention(size, batch, width).flops, attention.bytes)
+        yield bias_gelu_vjp(size, T, width)
+        yield from [add_layer_norm_vjp(size, T, width)] * 2
+    yield linear_cross_entropy_vjp(size, T, width)
+
+
 def products(size: Size, T: int, width: int) -> Iterator[tuple[str, Work]]:
     """A layer's four matrix products; each weight is (outputs, inputs)."""
     E, F = size.hidden, size.intermediate
@@ -212,8 +240,9 @@ def products(size: Size, T: int, width: int) -> Iterator[tuple[str, Work]]:
 
 def model_floor(size: Size, batch: Batch, width: int, matrix_rate: float, copy_rate: float) -> float:
     """Minimum seconds of the encoder, without padding: the sum of its steps' floors."""
-    T = batch.tokens
-    layer = [work for _, work in products(size, T, width)]
-    layer += [packed_attention(size, batch, width), bias_gelu(size, T, width), *2 * [add_layer_norm(size, T, width)]]
-    steps = [embed(size, batch, width), *size.layers * layer]
-    return sum(work.floor(matrix_rate, copy_rate) for work in steps)
+    return sum(work.floor(matrix_rate, copy_rate) for work in encoder_steps(size, batch, width))
+
+
+def training_floor(size: Size, batch: Batch, width: int, matrix_rate: float, copy_rate: float) -> float:
+    """Minimum seconds of a training step, as `model_floor`."""
+    return sum(work.floor(matrix_rate, copy_rate) for work in training_steps(size, batch, width))

@@ -19,7 +19,9 @@ from ..first_token import first_token_attention
 from ..gelu import bias_gelu
 from ..layer_norm import add_layer_norm
 from . import work as work_of
-from .gradient_workloads import GRADIENTS, pairs
+from .attention_gradient_workloads import pairs
+from .baselines import varlen_attention
+from .gradient_workloads import GRADIENTS
 from .loss_workloads import LOSSES
 from .measured import EPS as EPS
 from .measured import HEAD
@@ -115,12 +117,6 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
         rectangle[valid] = qkv
         return qkv, rectangle.permute(2, 0, 3, 1, 4)
 
-    def varlen(qkv: Tensor, _: Tensor) -> Any:
-        from torch.nn.attention.varlen import varlen_attn
-
-        q, k, v = qkv.unbind(1)
-        return varlen_attn(q, k, v, cu, cu, longest, longest)
-
     def dense(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -136,7 +132,7 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
 
     functions: dict[str, Callable[..., Any]] = {
         OURS: lambda qkv, _: packed_attention(qkv, cu, longest),
-        "torch varlen": varlen,
+        "torch varlen": lambda qkv, _: varlen_attention(qkv, cu, longest),
         "SDPA flash": dense("FLASH_ATTENTION"),
         "SDPA cuDNN": dense("CUDNN_ATTENTION"),
         "SDPA efficient": dense("EFFICIENT_ATTENTION"),

@@ -4,6 +4,9 @@ The kernels are verified first: nothing is timed if one is wrong. Then the ceili
 a large matrix product, and then each case in turn. With `--output`, results are saved after each case, so that an
 interruption loses only the current one. To measure everything in every dtype: `--all --output DIR`.
 
+With `--repeats N`, nothing is timed: each case of ours is called N times on the same inputs, and as often beside other
+work on the GPU, and the calls whose results have the bits of the first are counted.
+
 With FILE.py:NAME and `--op`, a function of your own is checked, then timed next to the same competitors.
 
 This needs a GPU. Without one, `compile` reports on the machine code, and `--cpu` times models on the processor: the
@@ -13,6 +16,7 @@ torch models and the NumPy reference beside transformers, each in a process of i
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +25,13 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
+from ernie_m.reference.cli.numbers import positive
 
 from ..benchmark import cpu
+from ..benchmark.repeats import Repeats, repeats
+from ..benchmark.repeats import table as repeats_table
 from ..benchmark.report import Case, environment, table
-from ..benchmark.runner import Output, load, makers, makers_of_yours, measure
+from ..benchmark.runner import Output, load, makers, makers_of_yours, measure, write
 from ..benchmark.timing import ceilings
 from ..benchmark.work import BATCHES, SIZES
 from ..checking.check import check
@@ -35,13 +42,14 @@ from ..runtime.dispatch import INTERPRETED
 from ..runtime.optional_triton import HAS_TRITON
 
 RUNS, QUICK_RUNS = 100, 15
+REPEATS_FILE = "repeats.json"
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = __doc__
-    parser.epilog = "exit codes: 0 success; 1 a kernel is wrong; 2 error"
+    parser.epilog = "exit codes: 0 success; 1 a kernel is wrong or does not repeat; 2 error"
     parser.add_argument("function", nargs="?", metavar="FILE.py:NAME", help="a function of your own, with --op")
     parser.add_argument("--op", choices=makers_of_yours(), metavar="OP", help=f"one of {', '.join(makers_of_yours())}")
     for name, choices, default in (
@@ -56,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each competitor instead of {RUNS}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, a table and figures in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    parser.add_argument("--repeats", type=positive, metavar="N", help="count results with equal bits instead of timing")
     parser.add_argument(
         "--cpu", nargs="?", const="", metavar="WHAT", help="time the rows about WHAT (all) on the processor"
     )
@@ -65,12 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, measure, print and save."""
+    if arguments.repeats is not None and (arguments.cpu is not None or arguments.saved or arguments.op):
+        raise ValueError("--repeats: expected no --cpu, --saved or --op with it, as it is about this package's kernels")
     if arguments.cpu is not None:
         return on_cpu(arguments)
     if arguments.saved:
         return redraw(arguments.saved)
     place = yours_of(arguments)
     require_gpu()
+    if arguments.repeats is not None:
+        return repeated(arguments)
     yours = None if place is None else loading.load(*place, "a function", callable)
     output = Output(arguments.output, arguments.overwrite)
     prepare()
@@ -90,6 +103,26 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         output.draw()
     return 0
+
+
+def repeated(arguments: argparse.Namespace) -> int:
+    """Count the calls that repeat bit for bit; print and save the counts after each case."""
+    path = None if arguments.output is None else arguments.output / REPEATS_FILE
+    if path is not None:
+        if path.exists() and not arguments.overwrite:
+            raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    prepare()
+    dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
+    about, found = environment(), list[Repeats]()
+    for row in repeats(plan(arguments, dtypes), arguments.repeats):
+        found.append(row)
+        print(", ".join(row.cells()), file=sys.stderr, flush=True)
+        if path is not None:
+            rows = {"environment": about, "repeats": [row.as_json() for row in found]}
+            write(path, (json.dumps(rows, indent=1) + "\n").encode())
+    print(repeats_table(found), end="")
+    return 0 if all(row.holds for row in found) else DIFFERENCE
 
 
 def on_cpu(arguments: argparse.Namespace) -> int:

@@ -80,14 +80,14 @@ def arguments(*argv: str) -> argparse.Namespace:
 
 def test_plan_filters_and_defaults_to_everything() -> None:
     whole = plan(arguments(), ("bfloat16",))
-    assert len(whole) == len(set(whole)) == 2 * 4 * 16
+    assert len(whole) == len(set(whole)) == 2 * 4 * 17
     assert whole[0] == Case("encoder", "base", "ragged", "bfloat16")
     argv = ("--operation", "embed", "--operation", "encoder", "--model", "large", "--case", "one")
     assert [str(case) for case in plan(arguments(*argv), ("float16", "float32"))] == [
         "embed, large, one, float16", "encoder, large, one, float16",
         "embed, large, one, float32", "encoder, large, one, float32",
     ]  # fmt: skip
-    assert {case.what for case in whole} == {"encoder", *WORKLOADS}
+    assert {case.what for case in whole} == {"encoder", "training_step", *WORKLOADS}
 
 
 @pytest.mark.usefixtures("fake_makers")
@@ -121,6 +121,29 @@ def test_measure_prints_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[
     written = (tmp_path / "made" / "bench.md").read_text()
     assert written.startswith("- gpu: none\n")
     assert printed.out.strip() in written
+
+
+def test_a_result_that_changes_in_the_timed_loop_is_not_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only ours: torch's own backward functions may add in any order."""
+    calls = 0
+
+    def count(i: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.tensor([calls])
+
+    def made(*sizes: Any) -> Measured:
+        same: Call = lambda i: torch.tensor([2.0])  # noqa: E731
+        return Measured({"ours": count, "ours, other": same, "eager": count}, lambda matrix, copy: 1.0)
+
+    use_maker(made, monkeypatch)
+    output = Output(None)
+    output.about = ABOUT
+    measure([Case("embed", "base", "one", "bfloat16")], output, 3, fake_timer, "cpu")
+    ours, other, eager = output.rows
+    assert ours.found == Missing("its result after the timed loop differs from the one before")
+    assert isinstance(other.found, Timing) and isinstance(eager.found, Timing)
+    assert other.ours == eager.ours == other.found.median
 
 
 @pytest.mark.usefixtures("fake_makers")
@@ -157,9 +180,9 @@ def test_an_interruption_loses_only_the_current_case(tmp_path: Path, monkeypatch
     use_maker(interrupted, monkeypatch)
     assert main(["bench", "--all", "--output", str(tmp_path)]) == 130
     saved = json.loads((tmp_path / "bench.json").read_text())
-    assert [row["what"] for row in saved["rows"]] == ["encoder"] * 3 + ["packed_attention"] * 3
+    assert [row["what"] for row in saved["rows"]] == ["encoder"] * 3 + ["training_step"] * 3
     assert saved["environment"]["batches"].startswith("ragged: 64 rows of mean length 128, padded to 512; dense:")
-    drawn = ("encoder", "packed_attention", "share") if importlib.util.find_spec("matplotlib") else ()
+    drawn = ("encoder", "share", "training_step") if importlib.util.find_spec("matplotlib") else ()
     figures = [f"bench-{name}-bfloat16.png" for name in drawn]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*figures, "bench.json", "bench.md"]
 
@@ -283,8 +306,9 @@ def test_every_workload_calls_a_function_as_its_operation_says(
     op: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The arguments have the number, the axes and the dtypes of the operation's own inputs."""
-    for module in ("workloads", "gradient_workloads", "yours"):
+    for module in ("workloads", "gradient_workloads", "loss_workloads", "yours"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.compiled", lambda function: function)
+    for module in ("workloads", "gradient_workloads", "attention_gradient_workloads", "loss_workloads", "yours"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.sets", lambda make, work, written: [make()])
     for module in ("workloads", "gradient_workloads", "loss_workloads"):
         monkeypatch.setattr(f"ernie_m.kernels.benchmark.{module}.VOCABULARY", 1000)

@@ -114,7 +114,7 @@ def test_an_interruption_is_not_recorded_as_a_failure() -> None:
         time_calls({"a": interrupted}, 3, True, FakeClock())
 
 
-def test_copies_fill_two_and_a_half_times_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_fill_the_cache_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
     class Properties:
         L2_cache_size = 50_000_000
 
@@ -122,8 +122,8 @@ def test_copies_fill_two_and_a_half_times_the_cache(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    assert [copies_beyond_cache(n) for n in (10**9, 62_500_001, 41_666_667, 590_000)] == [2, 2, 3, 212]
-    assert copies_beyond_cache(0) == copies_beyond_cache(1) == 1024
+    assert [copies_beyond_cache(n) for n in (10**9, 125_000_001, 83_333_334, 590_000)] == [2, 2, 3, 424]
+    assert copies_beyond_cache(0) == copies_beyond_cache(1) == 2048
 
 
 def test_ceilings_count_bytes_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import varlen
 
+from ernie_m import kernels
 from ernie_m.kernels.benchmark import encoders as bench_models
 from ernie_m.kernels.benchmark import gradient_workloads as bench_gradients
 from ernie_m.kernels.benchmark import loss_workloads as bench_losses
+from ernie_m.kernels.benchmark import training_steps as bench_steps
 from ernie_m.kernels.benchmark import work as bench_cases
 from ernie_m.kernels.benchmark import workloads as bench_operations
+from ernie_m.kernels.benchmark.baselines import pin_varlen
 from ernie_m.kernels.benchmark.runner import differences
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, first_line
 from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Batch, Size, Work
@@ -128,6 +132,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_operations, "VOCABULARY", 50)
     monkeypatch.setattr(bench_gradients, "VOCABULARY", 50)
     monkeypatch.setattr(bench_losses, "VOCABULARY", 50)
+    monkeypatch.setattr(bench_losses, "CHUNK", 2)  # of two labels and of one, so that chunks differ
     monkeypatch.setattr(bench_cases, "VOCABULARY", 50)
     torch.manual_seed(0)
 
@@ -140,7 +145,8 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
     found = outcome(made.calls)
     missing = {name for name, t in found.items() if isinstance(t, Missing)}
     # On a CPU torch has neither packed attention nor the cuDNN and efficient backends, and may lack flash.
-    assert missing <= {"torch varlen", "SDPA cuDNN", "SDPA efficient", "SDPA flash"}
+    # Some versions have no linear cross-entropy either.
+    assert missing <= {"torch varlen", "SDPA cuDNN", "SDPA efficient", "SDPA flash", "torch, chunked"}
     assert isinstance(found["ours"], Timing), found["ours"]
     others = {
         "packed_attention": {"SDPA math"},
@@ -149,6 +155,7 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
         "group_attention_vjp": {"SDPA, padded"},
         "first_token_attention_vjp": {"SDPA, padded"},
         "first_token_attention": {"SDPA, padded", "SDPA, padded, compile"},
+        "linear_cross_entropy_vjp": {"eager", "compile", "eager, chunked", "compile, chunked"},
         "dropout_vjp": {"eager, mask kept"},
         "dropped_layer_norm_vjp": {"eager, mask kept", "compile, mask kept"},
     }.get(what, {"eager", "compile"})
@@ -180,6 +187,53 @@ def test_encoders_compute_the_same_or_report_why_not(dtype: torch.dtype) -> None
     assert made.uncounted == {"ours, packed, CUDA graph", "compile + SDPA, reduce-overhead"}
     parameters = 50 * 128 + 514 * 128 + 2 * 128 + 4 * 128 * 129 + 128 * 64 + 64 + 64 * 128 + 128 + 4 * 128
     assert made.held == parameters * dtype.itemsize
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch", [RAGGED, DENSE], ids=["ragged", "dense"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_training_steps_compute_the_same_gradients(
+    dtype: torch.dtype, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own packed attention needs a GPU: ours replaces it here, so that everything around it is tested.
+
+    Seen red: labels at other places, the mean over all rows, a baseline without the transform.
+    """
+    monkeypatch.setattr(varlen, "varlen_attn", packed_on_a_cpu)
+    made = bench_steps.training_step(TINY, batch, dtype, "cpu")
+    found = outcome(made.calls)
+    assert all(isinstance(t, Timing) for t in found.values()), found
+    apart = differences(made, found)
+    assert apart.keys() == found.keys() - {"ours, packed"} and len(apart) == 4
+    assert all(x < (1e-6 if dtype == torch.float32 else 0.02) for x in apart.values()), apart
+    gradients = made.calls["ours, packed"](0)
+    assert len(gradients) == 2 + 2 + 16 + 5 and all(x.abs().sum() > 0 for x in list(gradients.values())[:4])
+    assert not torch.equal(*(made.packed("", made.calls["ours, packed"](i)) for i in range(2)))
+
+
+def packed_on_a_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu: torch.Tensor, *rest: Any) -> torch.Tensor:
+    context = kernels.packed_attention(torch.stack([q, k, v], dim=1), cu)
+    assert isinstance(context, torch.Tensor)
+    return context
+
+
+def test_a_training_steps_floor_adds_the_backward_and_the_loss() -> None:
+    """With an infinite copy rate: three times the products, 3.5 times attention, and the loss's three products."""
+    size, batch = SIZES["base"], BATCHES["ragged"]
+    flops, _, attention, *_ = BY_HAND["base", "ragged"]
+    loss = 6 * -(-8192 // 7) * 768 * 250_002 * 1e-12
+    floor = bench_cases.training_floor(size, batch, 2, 1e12, float("inf"))
+    assert floor == pytest.approx(12 * (3 * flops + 3.5 * attention) * 1e-3 + loss, rel=1e-4)
+    # With an infinite matrix rate, more bytes than the forward's and the gradients of the word table.
+    moved = bench_cases.training_floor(size, batch, 2, float("inf"), 1.0)
+    assert moved > 3 * bench_cases.model_floor(size, batch, 2, float("inf"), 1.0)
+
+
+def test_torchs_packed_attention_is_pinned_to_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "_should_use_cudnn", lambda device_index: True)
+    assert pin_varlen() == "flash" and varlen._should_use_cudnn(0) is False
+    monkeypatch.delattr(varlen, "_should_use_cudnn")
+    assert pin_varlen() == "torch's choice" and not hasattr(varlen, "_should_use_cudnn")
 
 
 @pytest.mark.usefixtures("small")

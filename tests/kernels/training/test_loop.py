@@ -308,7 +308,7 @@ def torchrun(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.all)])
 def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, kind: str) -> None:
-    """Losses, norms, retrieval and weights, with dropout."""
+    """Losses, norms, log-likelihoods and weights, with dropout."""
     write_recipe(tmp_path / "recipe.json", steps=4, log_every=1, evaluate_every=4)
     worker = torchrun(tmp_path, "--out", str(tmp_path / "two"), "--set", f"parallel={kind}")
     text, _ = worker.communicate(timeout=300)
@@ -319,7 +319,8 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, kind: str)
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for name, value in a.items():
-            if isinstance(value, float):
+            # acc@1 is left out: which of two translations is nearer may hang on the last bits.
+            if isinstance(value, float) and name != "acc@1":
                 assert value == pytest.approx(b[name], rel=1e-4), (name, a, b)
     first, second = (torch.load(tmp_path / name / saving.FILE)["model"] for name in ("one", "two"))
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
