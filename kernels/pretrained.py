@@ -27,7 +27,7 @@ from ernie_m.reference.parameters import flatten, unflatten
 
 from . import surgery
 from .runtime.dtypes import chosen_dtype, float_dtype
-from .runtime.foreign import check_config, check_saved, local_directory, one_device, refuse_foreign
+from .runtime.foreign import check_complete, check_config, check_saved, local_directory, one_device, refuse_foreign
 from .trace import to_numpy
 
 NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -162,7 +162,7 @@ class PretrainedModel(Module):
         check_saved(state)
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
         arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
-        # This checks that no weight is missing and that all shapes are right.
+        check_complete(arrays, self.twin.shapes(self.config))  # the next line checks the shapes
         arrays = flatten(self.twin(self.config, unflatten(arrays)).parameters)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite, bfloat16=half)
 

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ernie_m.reference.cli.command import Terminated
 
+from ..runtime import dispatch
 from ..training import Group, Stopped, saving
 
 
@@ -29,12 +32,17 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def prepare(out: Path, resume: bool, processes: Group) -> bool:
-    """Make the run's directory; returns whether a run goes on. Raises FileExistsError if there is one already."""
+    """Make the run's directory; returns whether a run goes on. Raises FileExistsError if there is one already.
+
+    Says so if kernels will be interpreted, which a user may have asked for in another command and forgotten.
+    """
     exists = (out / saving.FILE).exists()
     if exists and not resume:
         raise FileExistsError(f"{out}: holds a run; go on with it by --resume, or choose another directory")
     if processes.leads:
         out.mkdir(parents=True, exist_ok=True)
+        if dispatch.INTERPRETED and not torch.cuda.is_available():
+            print("TRITON_INTERPRET is set: Triton's interpreter runs the kernels, many times slower", file=sys.stderr)
     processes.wait()
     return exists
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ernie_m.reference.array import Array
+from ernie_m.reference.checkpoint.names import HUGGINGFACE, ON_TOP, PREFIX, file_name
 from ernie_m.reference.config import ErnieMConfig
 
 # What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
@@ -97,6 +99,17 @@ def check_saved(weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: expected values, got none: pass state_dict= with those offloaded")
         if {"base_layer", "parametrizations"} & set(name.split(".")) or name.endswith(("_orig", "_mask")):
             raise ValueError(f"{name}: expected the name of a weight: merge adapters and remove pruning before saving")
+
+
+def check_complete(arrays: Mapping[str, Array], paths: Iterable[str]) -> None:
+    """Raise ValueError, with the names in files, unless there is an array for each path. A pooler may be absent."""
+    pooled = any(path.startswith("pooler.") for path in arrays)
+    wanted = [path for path in paths if pooled or not path.startswith("pooler.")]
+    prefix = PREFIX if any(path.startswith(ON_TOP) for path in wanted) else ""
+    missing = [file_name(path, HUGGINGFACE, prefix) for path in wanted if path not in arrays]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"state_dict: expected all weights of the model, got none for {missing[0]}{more}")
 
 
 def one_device(device: Any, device_map: Any) -> Any:
