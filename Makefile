@@ -37,8 +37,8 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/kernels
 	@echo "== running: ernie-m demo"
 	@$(BIN)/ernie-m demo
-	@echo "== running: python -m ernie_m.kernels verify --quick"
-	@$(BIN)/python -m ernie_m.kernels verify --quick
+	@echo "== running: python -m ernie_m.kernels verify --quick --dtype float32 --dtype bfloat16"
+	@$(BIN)/python -m ernie_m.kernels verify --quick --dtype float32 --dtype bfloat16
 
 # The reader works in copies without outputs, in course/, which lies as deep as notebooks/ and is never overwritten. The
 # root is here, so that links from notebooks to the rooms' sources open. JupyterLab refuses to run as root (in a
