@@ -15,8 +15,8 @@ def _narrow_loads(row: Row) -> str | None:
         return None
     return (
         f"{row['loads_2']} loads of 2 bytes, where 16 would take an eighth of the instructions: a pointer, size or "
-        "stride is not known to be a multiple of 16, neighbouring threads do not load neighbouring numbers, or blocks are "
-        "so small that a thread has only one number to load"
+        "stride is not known to be a multiple of 16, neighbouring threads do not load neighbouring numbers, or a "
+        "thread has only one number to load"
     )
 
 
