@@ -19,7 +19,7 @@ from ernie_m.tokenizer import ErnieMTokenizer
 from ..training import JOBS, FineTuning, Group, Settings, group, train
 from ..training.finetuning import predict
 from ..training.jobs import Job
-from .runs import changed, prepare, stopping
+from .runs import MODEL, changed, kept, prepare, stopping
 
 DESCRIPTION = """\
 Train a head, and the model below it, on labelled texts. Files (UTF-8, all texts of a file in one of these forms):
@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     data, held_out = (read_all(task, files) for files in (arguments.data, arguments.validation))
     tests = {path: read_labelled(task, path) for path in arguments.test}
     directory = checkpoint_directory(arguments.model)
+    if directory.resolve() == (out / MODEL).resolve():
+        raise ValueError(f"--model: expected another directory than {out / MODEL}, which this run would replace")
     tokenizer = ErnieMTokenizer.from_pretrained(directory)
     config = ErnieMConfig.from_pretrained(directory)
     job = JOBS[task](tokenizer, row_length(arguments.longest, config), data)
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         resumed = prepare(out, arguments.resume, processes)
         rows = tokenised(job, data, "to learn from", processes)
         validation = tokenised(job, held_out, "to validate on", processes)
+        test_rows = {path: tokenised(job, records, f"of {path}", processes) for path, records in tests.items()}
         rows = job.learnable(rows)
         settings = settings_of(arguments, len(rows), processes)
         per_step = settings.accumulate * processes.size
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = start(directory, job, settings, rows)
         made_of = {
             "task": task,
+            "model": model.config.to_dict(),
             "settings": settings.as_dict(),
             "files": [[identity(path) for path in files] for files in (arguments.data, arguments.validation)],
             "labels": list(job.labels),
@@ -95,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
         with stopping(processes):
             train(model, learning, settings, out, processes, made_of, resumed)
         if processes.leads:
-            print(f"model and tokenizer: {out / 'model'}", file=sys.stderr)
-            measure(job, tests, out / "model", processes)
+            print(f"model and tokenizer: {kept(out)}", file=sys.stderr)
+            measure(job, tests, test_rows, kept(out), processes)
         processes.wait()
     return 0
 
@@ -159,13 +163,15 @@ def start(directory: Path, job: Job, settings: Settings, rows: Sequence[Row]) ->
     return model
 
 
-def measure(job: Job, tests: dict[Path, list[Any]], directory: Path, processes: Group) -> None:
+def measure(
+    job: Job, tests: dict[Path, list[Any]], rows: dict[Path, list[Row]], directory: Path, processes: Group
+) -> None:
     """Print the figures of the model that was kept on each file, and on each language of its texts."""
     if not tests:
         return
     model = job.head.from_pretrained(directory, device=processes.device)
     for path, records in tests.items():
-        said = predict(job, model, len(records), tokenised(job, records, f"of {path}", processes))
+        said = predict(job, model, len(records), rows[path])
         found: dict[str, Any] = {"file": str(path), "records": len(records), **job.figures(records, said)}
         languages = sorted({record.language for record in records if record.language is not None})
         for language in languages:

@@ -16,6 +16,9 @@ from ernie_m.reference.cli.command import Terminated
 from ..runtime import dispatch
 from ..training import Group, Stopped, saving
 
+# What a run writes besides its checkpoint.
+MODEL, LOG = "model", "log.jsonl"
+
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
     """The settings in arguments such as rate=1e-4. Raises ValueError for one without a name and a value."""
@@ -34,22 +37,37 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
 def prepare(out: Path, resume: bool, processes: Group) -> bool:
     """Make the run's directory; returns whether a run goes on. Raises FileExistsError if there is one already.
 
-    Says so if kernels will be interpreted, which a user may have asked for in another command and forgotten.
+    Raises FileExistsError too if there is a model in it that no run has written.
     """
     exists = (out / saving.FILE).exists()
     if exists and not resume:
         raise FileExistsError(f"{out}: holds a run; go on with it by --resume, or choose another directory")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: expected a directory, or the name of a new one, got a file")
+    if (out / MODEL).exists() and not exists and not (out / LOG).exists():
+        raise FileExistsError(f"{out / MODEL}: exists, but no run has written it: move it, or choose another directory")
     if processes.leads:
         out.mkdir(parents=True, exist_ok=True)
-        if dispatch.INTERPRETED and not torch.cuda.is_available():
-            print("TRITON_INTERPRET is set: Triton's interpreter runs the kernels, many times slower", file=sys.stderr)
     processes.wait()
     return exists
 
 
+def kept(out: Path) -> Path:
+    """Where the run's model is. Raises FileNotFoundError if somebody has removed it."""
+    model = out / MODEL
+    if not (model / "config.json").exists():
+        raise FileNotFoundError(f"{model}: expected the model that the run kept, got none; train it again elsewhere")
+    return model
+
+
 @contextmanager
 def stopping(processes: Group, how: str = "--resume goes on") -> Iterator[None]:
-    """End the program as the signal asks that stopped the run inside, and say how to go on."""
+    """End the program as the signal asks that stopped the run inside, and say how to go on.
+
+    Says so first if kernels are interpreted, which a user may have asked for in another command and forgotten.
+    """
+    if processes.leads and dispatch.INTERPRETED and not torch.cuda.is_available():
+        print("TRITON_INTERPRET is set: Triton's interpreter runs the kernels, many times slower", file=sys.stderr)
     try:
         yield
     except Stopped as stopped:

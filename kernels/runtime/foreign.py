@@ -93,8 +93,13 @@ def check_config(config: Any) -> None:
 
 
 def check_saved(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if weights are elsewhere, or if adapters are attached to a model that is to be saved."""
+    """Raise TypeError unless weights are floats in tensors; ValueError if they are elsewhere, or adapters attached."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"state_dict: expected tensors by name, got {type(weights).__name__}")
     for name, x in weights.items():
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"state_dict: {name}: expected a tensor of floats, got {got}")
         if x.device.type == "meta":
             raise ValueError(f"{name}: expected values, got none: pass state_dict= with those offloaded")
         if {"base_layer", "parametrizations"} & set(name.split(".")) or name.endswith(("_orig", "_mask")):

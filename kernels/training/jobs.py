@@ -85,6 +85,7 @@ class Classify(Job):
     def __init__(self, tokenizer: ErnieMTokenizer, longest: int, records: Sequence[Classified]) -> None:
         super().__init__(tokenizer, longest, records)
         self.labels = tuple(sorted({record.label for record in records}))
+        self.pairs = records[0].pair is not None
         if len(self.labels) < 2:
             raise ValueError(f"{records[0].where}: label: expected at least two classes, got only {self.labels[0]!r}")
 
@@ -94,10 +95,12 @@ class Classify(Job):
 
     def rows(self, records: Sequence[Classified]) -> list[Row]:
         number = {label: i for i, label in enumerate(self.labels)}
-        pairs = {record.pair is None for record in records}
-        if len(pairs) > 1:
-            place = next(record.where for record in records if record.pair is None)
-            raise ValueError(f"{place}: pair: expected a second text, as other records have, got none")
+        for record in records:
+            if (record.pair is not None) != self.pairs:
+                told = "a second text, as in the first record, got none"
+                if not self.pairs:
+                    told = f"no second text, as in the first record, got {record.pair!r:.80}"
+                raise ValueError(f"{record.where}: pair: expected {told}")
         texts = self.encoder.texts([record.text for record in records])
         others = self.encoder.texts([record.pair for record in records if record.pair is not None])
         rows = []

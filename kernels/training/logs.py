@@ -79,11 +79,21 @@ class Log:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that was cut off by a crash is left out."""
+    """The records of a log; a last line that was cut off by a crash is left out.
+
+    Raises ValueError that names the line of anything else.
+    """
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            int(record["step"]), float(record["seconds"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: line {number}: expected a record of a run, got {line!r:.60}") from None
+        found.append(record)
+    return found
 
 
 def plot(source: Path, target: Path) -> bool:

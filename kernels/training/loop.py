@@ -96,7 +96,7 @@ def train(
     directory: where `checkpoint.pt` and the log go. recipe: what the run is made of, kept in the checkpoint; with
     `resume`, a run of another recipe is refused.
 
-    Raises Stopped after SIGTERM or Ctrl-C, ValueError if a loss or gradient is not finite.
+    Raises Stopped after SIGTERM or Ctrl-C, ValueError if a loss, gradient or weight is not finite.
     """
     model = model.to(group.device).train()
     if settings.checkpointing:
@@ -107,8 +107,9 @@ def train(
     run = _Run()
     figures: dict[str, Any] = {}
     if resume:
-        found = saving.load(directory, net, optimizer)
+        found = saving.peek(directory)
         refuse_other(found["recipe"], recipe)
+        saving.load(found, net, optimizer)
         run.restore(found)
     scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "float16")
     if resume and "scaler" in found:
@@ -147,10 +148,11 @@ def train(
 def refuse_other(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the first difference, unless two recipes are the same."""
     for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"{name}: the run was started with {found.get(name)!r}, and cannot go on with {wanted.get(name)!r}"
-            )
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            refuse_other(old, new)
+        elif old != new:
+            raise ValueError(f"{name}: the run was started with {old!r:.80}, and cannot go on with {new!r:.80}")
 
 
 def _step(

@@ -42,18 +42,22 @@ def save(directory: Path, model: Module, optimizer: Optimizer, about: dict[str, 
 
 
 def weights(model: Module) -> dict[str, Tensor]:
-    """All weights, on the CPU, in the first process. All processes call this."""
+    """All weights, on the CPU, in the first process. All processes call this.
+
+    Raises ValueError unless they are finite: others are neither saved nor kept.
+    """
     found: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    for name, x in found.items():
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"{name}: expected finite weights after the step, got inf or nan: is the rate too high?")
     return dict(found)
 
 
-def load(directory: Path, model: Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Set model and optimiser to those of a checkpoint, and return the rest of it."""
-    about = peek(directory)
+def load(about: dict[str, Any], model: Module, optimizer: Optimizer) -> None:
+    """Set model and optimiser to those of a checkpoint, which are taken out of `about`."""
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, about.pop("model"), options=options)
     set_optimizer_state_dict(model, optimizer, about.pop("optimizer"), options=options)
-    return about
 
 
 def peek(directory: Path) -> dict[str, Any]:
@@ -66,6 +70,6 @@ def peek(directory: Path) -> dict[str, Any]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a checkpoint of a run: {reason}") from None
-    if not isinstance(found, dict) or not {"model", "optimizer", "step"} <= found.keys():
+    if not isinstance(found, dict) or not {"model", "optimizer", "recipe", "step", "best", "sums"} <= found.keys():
         raise ValueError(f"{path}: not a checkpoint of a run")
     return found

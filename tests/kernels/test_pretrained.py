@@ -213,12 +213,16 @@ def test_save_pretrained_keeps_every_digit_of_a_model_with_two_dtypes(wide: str 
         (lambda state: {k: x for k, x in state.items() if ".1.norm2." not in k}, r"1\.norm2\.weight and 1 more$"),
         (lambda state: {k: x for k, x in state.items() if k != "pooler.dense.bias"}, r"none for pooler\.dense\.bias$"),
         (lambda state: {}, "got none for embeddings.word_embeddings.weight and"),
+        (lambda state: 5, "state_dict: expected tensors by name, got int"),
+        (lambda state: {"x": 1}, "state_dict: x: expected a tensor of floats, got int"),
+        (lambda state: {k: x.numpy() for k, x in state.items()}, "weight: expected a tensor of floats, got ndarray"),
+        (lambda state: {k: x.int() for k, x in state.items()}, r"expected a tensor of floats, got torch\.int32"),
         (lambda state: {**state, "extra": torch.zeros(3)}, "extra: not the name of a weight"),
     ],
 )
 def test_save_pretrained_refuses_weights_that_do_not_fit(change: Any, says: str, tmp_path: Path) -> None:
     model = pair(dtype=np.float32)[1]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, TypeError), match=says):
         model.save_pretrained(tmp_path / "new", state_dict=change(model.state_dict()))
     assert not (tmp_path / "new").exists()
 

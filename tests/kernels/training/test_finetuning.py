@@ -459,7 +459,18 @@ GOOD = lines(examples("classify"))
         (["--set", "steps=x"], "steps: expected int, got 'x'"),
         (["--set", "warmup"], "--set: expected NAME=VALUE, got 'warmup'"),
         (["--data", "{b}"], "b.jsonl: line 1: label: expected at least two classes, got only 'x'"),
-        (["--data", "{a}", "{d}"], "a.jsonl: line 1: pair: expected a second text, as other records have, got none"),
+        (
+            ["--data", "{a}", "{d}"],
+            "d.jsonl: line 1: pair: expected no second text, as in the first record, got 'b'",
+        ),
+        (
+            ["--data", "{d}", "{a}"],
+            "a.jsonl: line 1: pair: expected a second text, as in the first record, got none",
+        ),
+        (["--validation", "{d}"], "d.jsonl: line 1: pair: expected no second text, as in the first record, got 'b'"),
+        (["--test", "{d}"], "d.jsonl: line 1: pair: expected no second text"),
+        (["--test", "{b}"], "b.jsonl: line 1: label: expected one of the labels to learn from, blau, .*, got 'x'"),
+        (["--out", "{a}"], "a.jsonl: expected a directory, or the name of a new one, got a file"),
     ],
 )
 def test_finetune_faults_are_one_line(
@@ -474,6 +485,78 @@ def test_finetune_faults_are_one_line(
     assert finetune("classify", checkpoint, files["a"], tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(message, error), error
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_finetune_says_what_a_run_was_started_with(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone, not with all that is the same. A model of another configuration is another run; another place is not."""
+    data, out = tmp_path / "a.jsonl", tmp_path / "out"
+    data.write_text(GOOD, "utf-8")
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 0
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    assert finetune("classify", other, data, out, "--set", "steps=1", "--resume") == 0
+    changed = json.loads((checkpoint / "config.json").read_text("utf-8")) | {"hidden_dropout_prob": 0.5}
+    (other / "config.json").write_text(json.dumps(changed), "utf-8")
+    choices = tmp_path / "choices.jsonl"
+    choices.write_text(lines(examples("choose")), "utf-8")
+    for task, model, file, more, message in (
+        ("classify", checkpoint, data, ["--rate", "1e-3"], "rate: the run was started with 0.004, and cannot"),
+        ("classify", checkpoint, data, ["--set", "betas=[0.9,0.9]"], "betas: the run was started with"),
+        ("classify", other, data, [], "hidden_dropout_prob: the run was started with 0.1, and cannot go on with 0.5"),
+        ("choose", checkpoint, choices, [], ": the run was started with "),
+    ):
+        capsys.readouterr()
+        assert finetune(task, model, file, out, "--set", "steps=1", "--resume", *more) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error and len(error) < 300, error
+
+
+def test_finetune_replaces_no_model_but_its_own(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "a.jsonl", tmp_path / "out"
+    data.write_text(GOOD, "utf-8")
+    (out / "model").mkdir(parents=True)
+    (out / "model" / "config.json").write_text("mine", "utf-8")
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 2
+    assert "model: exists, but no run has written it" in capsys.readouterr().err
+    assert (out / "model" / "config.json").read_text("utf-8") == "mine" and len(list(out.iterdir())) == 1
+    out = tmp_path / "run"
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 0
+    (out / "checkpoint.pt").unlink()
+    capsys.readouterr()
+    assert finetune("classify", out / "model", data, out, "--set", "steps=1") == 2
+    assert "--model: expected another directory than" in capsys.readouterr().err
+    # A run that was killed before its first checkpoint begins again.
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 0
+
+
+def test_a_complete_run_without_its_model_is_no_success(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "a.jsonl", tmp_path / "out"
+    data.write_text(GOOD, "utf-8")
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 0
+    shutil.rmtree(out / "model")
+    capsys.readouterr()
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1", "--resume") == 2
+    printed = capsys.readouterr()
+    assert "model: expected the model that the run kept, got none" in printed.err and printed.out == ""
+
+
+def test_weights_that_are_not_finite_are_not_kept(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss and the gradients before the step were finite."""
+    data, out = tmp_path / "a.jsonl", tmp_path / "out"
+    data.write_text(GOOD, "utf-8")
+    assert finetune("classify", checkpoint, data, out, "--set", "steps=1", "--set", "warmup=0", "--rate", "1e300") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"\S+: expected finite weights after the step, got inf or nan: is the rate too high\?", error)
+    assert not (out / "model").exists() and not (out / "checkpoint.pt").exists()
 
 
 def test_finetune_refuses_another_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

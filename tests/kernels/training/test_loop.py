@@ -263,7 +263,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(command(tmp_path, "--out", str(out))) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(command(tmp_path, "--out", str(out), "--resume", "--set", "rate=0.5")) == 2
-    assert "settings: the run was started with" in capsys.readouterr().err
+    assert "rate: the run was started with" in capsys.readouterr().err
     assert main(command(tmp_path, "--out", str(out), "--resume")) == 0
 
 

@@ -1,0 +1,31 @@
+"""What is read back from a log, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ernie_m.kernels.training.logs import Log, read
+
+RECORD = '{"step": 1, "loss": 2.5, "seconds": 0.5}'
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert read(path) == []
+    path.write_text(f"{RECORD}\n{RECORD[:9]}", "utf-8")
+    assert read(path) == [{"step": 1, "loss": 2.5, "seconds": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["my own notes", '{"a": 1}', '{"step": 1, "loss": 2.0}', '{"step": "x", "seconds": 1}', "[]", "3", "", "\xff"],
+)
+def test_what_no_run_has_written_is_named_and_kept(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    content = f"{RECORD}\n{line}\n".encode("latin-1")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2: expected a record of a run, got "):
+        Log(tmp_path, 1, 6)
+    assert path.read_bytes() == content
