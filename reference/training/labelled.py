@@ -27,7 +27,7 @@ from typing import Any
 from ernie_m.tokenizer.files import read_json
 
 from .records import Answered, Chosen, Classified, Extracted, Span, Tagged
-from .tables import PathName, Place, located, objects, rows, sentences
+from .tables import PathName, Place, located, objects, refuse_surrogates, rows, sentences
 
 Fields = dict[str, Any]
 
@@ -132,6 +132,7 @@ def _squad(path: PathName) -> list[Answered]:
     records = []
     found = read_json(path)
     with located(fspath(path)):
+        refuse_surrogates(found)
         articles = _list(found, "data")
     for a, article in enumerate(articles):
         for p, paragraph in enumerate(_at(path, f"data[{a}]", article, "paragraphs")):
@@ -225,7 +226,7 @@ def _spans(found: Fields, name: str, text: str, before: str = "") -> tuple[Span,
 def _text(found: Fields, name: str) -> str:
     value = found.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name}: expected a text, got {value!r:.80}")
+        raise ValueError(f"{name}: expected a text, got {'none' if value is None else repr(value):.80}")
     return value
 
 

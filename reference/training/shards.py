@@ -50,22 +50,22 @@ class Shards:
     @cached_property
     def tokens(self) -> Array:
         """The token ids of all texts."""
-        return self._map("tokens", self.about["dtype"])
+        return self._map("tokens", self.about["tokens"], self.about["dtype"])
 
     @cached_property
     def ends(self) -> Array:
         """Where each text ends."""
-        return self._map("ends")
+        return self._map("ends", sum(self.about["texts"].values()))
 
     @cached_property
     def mono(self) -> dict[str, Array]:  # {language: (n, 1)}
         """The texts of each language."""
-        return {name: self._map(f"mono-{name}").reshape(-1, 1) for name in self.about["texts"]}
+        return {name: self._map(f"mono-{name}", n).reshape(-1, 1) for name, n in self.about["texts"].items()}
 
     @cached_property
     def pairs(self) -> dict[str, Array]:  # {"de+en": (n, 2)}
         """The translations of each pair of languages, in alphabetical order."""
-        return {name: self._map(f"pair-{name}").reshape(-1, 2) for name in self.about["pairs"]}
+        return {name: self._map(f"pair-{name}", 2 * n).reshape(-1, 2) for name, n in self.about["pairs"].items()}
 
     def text(self, i: int) -> Array:  # -> (n,)
         """The token ids of text i."""
@@ -76,8 +76,15 @@ class Shards:
         """The numbers of tokens of texts."""
         return self.ends[i] - np.where(i > 0, self.ends[i - 1], 0)
 
-    def _map(self, name: str, dtype: str = "<i8") -> Array:
-        return np.memmap(self.directory / name, dtype, "r")
+    def _map(self, name: str, count: int, dtype: str = "<i8") -> Array:
+        """`count` numbers of a file. Raises ValueError if it has others, as after a disk was full."""
+        path = self.directory / name
+        size, expected = path.stat().st_size, count * np.dtype(dtype).itemsize
+        if size != expected:
+            raise ValueError(
+                f"{path}: expected {expected:,} bytes, got {size:,}; remove {self.directory}, and it is made again"
+            )
+        return np.memmap(path, dtype, "r")
 
 
 def shard(
@@ -103,13 +110,13 @@ def shard(
         "longest": longest,
     }
     if target.exists():
-        if _holds(target, made_of):
-            return Shards(target)
-        raise ValueError(f"{target}: made of other files or by another tokenizer; remove it, or choose another place")
+        if other := _difference(target, made_of):
+            raise ValueError(f"{target}: made {other}; remove it, or choose another place")
+        return Shards(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if ready is not None and (ready / INDEX).exists() and _holds(ready, made_of):
+        if ready is not None and (ready / INDEX).exists() and not _difference(ready, made_of):
             shutil.copytree(ready, partial)
         else:
             partial.mkdir()
@@ -124,10 +131,12 @@ def shard(
     return Shards(target)
 
 
-def _holds(directory: Path, made_of: dict[str, Any]) -> bool:
-    """Whether the texts in a folder were made of this."""
+def _difference(directory: Path, made_of: dict[str, Any]) -> str:
+    """In what the making of a folder differs from this; empty if in nothing."""
     about = Shards(directory).about
-    return {key: about.get(key) for key in made_of} == made_of
+    others = {"files": "of other files", "tokenizer": "by another tokenizer"}
+    others["longest"] = f"with longest {about.get('longest')}, not {made_of['longest']}"
+    return " and ".join(text for key, text in others.items() if about.get(key) != made_of[key])
 
 
 def fingerprint(tokenizer: ErnieMTokenizer) -> str:
@@ -168,7 +177,8 @@ class _Writer:
             self.add(batch, tokenizer)
             progress(self.segments)
         if self.tokens == before:
-            raise ValueError(f"{os.fspath(file)}: expected texts, got none that can be used")
+            out = "".join(f"; left out: {count:,} {what}" for what, count in self.left_out.items())
+            raise ValueError(f"{os.fspath(file)}: expected texts, got none of at most {self.longest} tokens{out}")
 
     def add(self, segments: Sequence[Segment], tokenizer: ErnieMTokenizer) -> None:
         """Tokenise segments and append them."""

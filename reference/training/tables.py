@@ -22,6 +22,8 @@ from ernie_m.tokenizer.files import refuse_pointer, unique
 
 Place = str
 PathName = str | PathLike[str]
+# Of a row: csv's own limit is 131,072 characters, which a user cannot change.
+LONGEST_CELL = 2**31 - 1
 # A line before each document of CoNLL 2003.
 DOCUMENT = "-DOCSTART-"
 # A line that begins with "# " and does not end with a tag is a comment.
@@ -55,16 +57,21 @@ def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Ite
 
     names: the columns that there may be. needed: those that there must be. Raises ValueError that names file and line.
     """
-    texts = (line for _, line in lines(path))
+    csv.field_size_limit(LONGEST_CELL)
+    # Lines may end as on old Macintoshes too.
+    texts = (line for _, line in lines(path, newline=""))
     if Path(path).suffix == ".csv":
         reader = csv.reader(texts, strict=True)
     else:
         reader = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     header: list[str] = []
     while True:
+        first = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            if str(error) == "unexpected end of data":
+                raise ValueError(f"{place_of(path, first)}: expected a second quote at the end of a cell") from None
             raise ValueError(f"{place_of(path, reader.line_num)}: {error}") from None
         if cells is None:
             break
@@ -104,18 +111,32 @@ def sentences(path: PathName) -> Iterator[tuple[Place, list[tuple[Place, str, st
 
 
 def parsed(line: str) -> Any:
-    """The value of a line of JSON. Raises ValueError if it is none, or has a name twice."""
+    """The value of a line of JSON. Raises ValueError if it is none, has a name twice, or half of a surrogate pair."""
     try:
-        return json.loads(line, object_pairs_hook=unique)
+        found = json.loads(line, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected a JSON object: {error}") from None
+    refuse_surrogates(found)
+    return found
 
 
-def lines(path: PathName) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a UTF-8 file, without their ends; a .csv keeps them, as cells may contain some."""
+def refuse_surrogates(found: Any) -> None:
+    """Raise ValueError for JSON with half of a surrogate pair, which is no character: "\\ud83d" alone."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ord(error.object[error.start])
+        raise ValueError(f"expected Unicode text, got lone surrogate U+{half:04X}") from None
+
+
+def lines(path: PathName, newline: str = "\n") -> Iterator[tuple[int, str]]:
+    """The numbered lines of a UTF-8 file, without their ends; a .csv keeps them, as cells may contain some.
+
+    newline: as of `open`.
+    """
     refuse_pointer(path)
     keep = Path(path).suffix == ".csv"
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
+    with open(path, encoding="utf-8-sig", newline=newline) as file:
         try:
             for number, line in enumerate(file, 1):
                 yield number, line if keep else line.rstrip("\r\n")

@@ -206,8 +206,12 @@ ASKED = '{"question": "q", "context": "ab", "answers": %s}'
         ("classify", "a.jsonl", '{"text": "a", "label": 1, "language": 2}', "language: expected a name, got 2"),
         ("classify", "a.csv", "text;label\na;b", "line 1: expected a header with text, label .*, got 'text;label'"),
         ("classify", "a.csv", "text,label\na,b\na", r"line 3: expected 2 cells \(text, label\), got 1"),
-        ("classify", "a.csv", 'text,label\na,"b', "line 2: unexpected end of data"),
-        ("classify", "a.tsv", "text\tlabel\n\n\t1", "line 3: text: expected a text, got None"),
+        ("classify", "a.csv", 'text,label\na,"b\nc\n', "line 2: expected a second quote at the end of a cell"),
+        ("classify", "a.csv", 'text,label\na,b\n"c\nd","e"f', r"line 4: .*expected after"),
+        ("classify", "a.tsv", "text\tlabel\n\n\t1", "line 3: text: expected a text, got none"),
+        ("classify", "a.jsonl", r'{"text": "a \ud83d", "label": "b"}', r"line 1: expected Unicode text, got .*U\+D83D"),
+        ("classify", "a.jsonl", r'{"text": "a", "label": "\udc00"}', r"line 1: expected Unicode text, got .*U\+DC00"),
+        ("answer", "a.json", SQUAD.replace("ab", r"\ud83d") % "{}", r"a\.json: expected Unicode text, got lone"),
         ("tag", "a.conll", "a O\nb B", "line 2: expected a tag such as O, B-name or I-name, got 'B'"),
         ("tag", "a.conll", "a O\nb", "line 2: expected a token, perhaps more columns, and a tag, got 'b'"),
         (
@@ -274,6 +278,17 @@ def test_read_labelled_faults_name_their_place(task: str, name: str, content: st
     with pytest.raises(ValueError, match=message) as caught:
         read(task, name, content)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_read_labelled_tables_of_any_line_end_and_long_cells(name: str, end: str) -> None:
+    """csv's own limit of a cell is 131,072 characters."""
+    mark, long = "," if name == "a.csv" else "\t", "x" * 200_000
+    content = "".join(f"{mark.join(row)}{end}" for row in (("text", "label"), ("a", "b"), (long, "c")))
+    found = read("classify", name, content)
+    assert [(record.text, record.label) for record in found] == [("a", "b"), (long, "c")]
+    assert [record.where.rpartition(": ")[2] for record in found] == ["line 2", "line 3"]
 
 
 def test_read_labelled_wrong_bytes_name_the_file(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +67,39 @@ def test_the_same_files_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.M
     assert shard([path], TOKENIZER, tmp_path / "out").about == first.about
     other = tokenizer()
     other.add_tokens(["unheard-of"])
-    for files, t, longest in (([path], TOKENIZER, 5), ([path, path], TOKENIZER, 126), ([path], other, 126)):
-        with pytest.raises(ValueError, match="made of other files or by another tokenizer"):
+    for files, t, longest, says in (
+        ([path], TOKENIZER, 5, "made with longest 126, not 5"),
+        ([path, path], TOKENIZER, 126, "made of other files"),
+        ([path], other, 126, "made by another tokenizer"),
+        ([path, path], other, 5, "made of other files and by another tokenizer and with longest 126, not 5"),
+    ):
+        with pytest.raises(ValueError, match=f"out: {says}; remove it, or choose another place"):
             shard(files, t, tmp_path / "out", longest)
     assert {file.name: file.read_bytes() for file in first.directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", [lambda x: x[: len(x) // 2], lambda x: x[:-1], lambda x: x + x, lambda x: b""])
+def test_a_damaged_file_is_named(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Any of the files. Seen red: texts past the end of `tokens` were empty."""
+    path = write_jsonl(tmp_path / "a.jsonl", [{"en": "one two", "de": "drei"}, {"en": "four"}])
+    found = shard([path], TOKENIZER, tmp_path / "out")
+    for name in ("tokens", "ends", "mono-en", "mono-de", "pair-de+en"):
+        file = found.directory / name
+        content = file.read_bytes()
+        file.write_bytes(change(content))
+        size, changed = len(content), len(change(content))
+        says = f"{re.escape(name)}: expected {size} bytes, got {changed}; remove .*out, and it is made again"
+        with pytest.raises(ValueError, match=says):
+            shards = page.Shards(found.directory)
+            assert [shards.tokens, shards.ends, shards.mono, shards.pairs]
+        file.write_bytes(content)
+
+
+def test_a_longest_that_no_text_fits_in_is_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"en": "one two three four", "de": "fünf sechs sieben acht"}])
+    says = r"a\.jsonl: expected texts, got none of at most 1 tokens; left out: 2 translations that are too long"
+    with pytest.raises(ValueError, match=says):
+        shard([path], TOKENIZER, tmp_path / "out", 1)
 
 
 def test_a_run_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_tables_come_back(tmp_path_factory: pytest.TempPathFactory, segments: li
         ("a.jsonl", b'{"en": 3}\n', "a.jsonl: line 1: en: expected a text, got 3"),
         ("a.jsonl", b'{"../x": "y"}\n', "a.jsonl: line 1: expected languages such as en or pt-BR as names"),
         ("a.jsonl", b'{"en": "x", "en": "y"}\n', "line 1: expected a JSON object: expected each name once, got 'en'"),
+        ("a.jsonl", b'{}\n{"en": "\\ud83d"}\n', "a.jsonl: line 2: expected Unicode text, got lone surrogate U+D8"),
         ("a.jsonl", b'{"en": "x"\n', "a.jsonl: line 1: expected a JSON object"),
         ("a.jsonl", b'{"en": "\xff"}\n', "a.jsonl: expected UTF-8"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid x\nsize 3\n", "git-lfs pointer"),
