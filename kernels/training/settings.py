@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
+OFTEN = ("evaluate_every", "save_every", "log_every")
+# Infinity is above it.
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -45,38 +50,17 @@ class Settings:
     parallel: str = "ddp"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            check(field.name, getattr(self, field.name))
         object.__setattr__(self, "betas", tuple(self.betas))
-        for name in ("steps", "accumulate", "evaluate_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "patience", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        for name in ("rate", "clip", "eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if self.warmup > self.steps:
             raise ValueError(f"warmup: expected at most as many steps as there are, {self.steps}, got {self.warmup}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas: expected two numbers from 0 to below 1, got {self.betas}")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay: expected a number above 0 and at most 1, got {self.layer_decay}")
-        for name, allowed in (("precision", PRECISIONS), ("parallel", PARALLEL)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Settings by name. Raises TypeError or ValueError for a name that is no setting, or a wrong value."""
-        known = {field.name: type(field.default) for field in fields(cls)}
         for name, value in values.items():
-            if name not in known:
-                raise ValueError(f"{name}: not a setting; expected some of {', '.join(known)}")
-            expected = {"steps": int, "rate": float}.get(name, known[name])
-            if not isinstance(value, {float: (int, float), tuple: (list, tuple)}.get(expected, expected)) or (
-                isinstance(value, bool) and expected is not bool
-            ):
-                raise TypeError(f"{name}: expected {expected.__name__}, got {value!r}")
+            check(name, value)
         for name in ("steps", "rate"):
             if name not in values:
                 raise ValueError(f"{name}: expected a value, got none")
@@ -85,3 +69,39 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """By name, as JSON has it."""
         return asdict(self) | {"betas": list(self.betas)}
+
+
+TYPES = {field.name: type(field.default) for field in fields(Settings)} | {"steps": int, "rate": float}
+
+
+def check(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless there is a setting of this name that may have this value."""
+    if name not in TYPES:
+        raise ValueError(f"{name or repr(name)}: not a setting; expected some of {', '.join(TYPES)}")
+    kind, (expected, holds) = TYPES[name], RULES[name]
+    if kind not in (bool, tuple) and not (_is_number(value) if kind is float else type(value) is kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, got {value!r:.80}")
+    if not holds(value):
+        raise ValueError(f"{name}: expected {expected}, got {value!r:.80}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_betas(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(x) and 0 <= x < 1 for x in value)
+
+
+# What each setting may be, and whether a value is that. Comparisons with nan are false.
+RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("steps", "accumulate", *OFTEN), ("at least 1", lambda x: x >= 1)),
+    **dict.fromkeys(("warmup", "patience", "seed"), ("at least 0", lambda x: x >= 0)),
+    **dict.fromkeys(("rate", "clip", "eps"), ("a positive, finite number", lambda x: 0 < x <= LARGEST)),
+    "weight_decay": ("a finite number of at least 0", lambda x: 0 <= x <= LARGEST),
+    "layer_decay": ("a number above 0 and at most 1", lambda x: 0 < x <= 1),
+    "betas": ("a list of two numbers from 0 to below 1", _are_betas),
+    "checkpointing": ("true or false", lambda x: isinstance(x, bool)),
+    "precision": (f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__),
+    "parallel": (f"one of {', '.join(PARALLEL)}", PARALLEL.__contains__),
+}
