@@ -8,6 +8,7 @@ NumPy has no bfloat16. It is the upper half of a float32, so its bits are stored
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ def floating(name: str, x: Any) -> Array:
     if x.dtype not in (np.float16, np.float32, np.float64):
         raise TypeError(f"{name}: expected float16, float32 or float64, got {x.dtype}")
     return x
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is one real number, of Python or NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def sum_of_tokens(x: Array) -> Array:  # (..., E) -> (E,)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..array import Array
+from ..array import Array, is_number
 from ..losses import IGNORE_INDEX
 from .masking import Vocabulary
 
@@ -56,6 +56,8 @@ def example(
     weight: float,
 ) -> Example:
     """An example whose labels are the answers at the masked places."""
+    if not (is_number(weight) and 0 <= weight < np.inf):
+        raise ValueError(f"weight: expected a finite number of at least 0, got {weight!r:.80}")
     labels = np.full(len(input_ids), IGNORE_INDEX)
     labels[masked] = answers
     weights = np.where(labels == IGNORE_INDEX, 0.0, weight)

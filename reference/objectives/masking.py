@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..array import Array, check_range
+from ..array import Array, check_range, is_number
 from ..inputs import VOCABULARY, integers
 
 # What becomes of masked tokens: [MASK], a random word, the word itself.
@@ -65,8 +65,8 @@ def check_ids(name: str, ids: Any, vocabulary: Vocabulary) -> Array:  # -> (n,)
 
 def choose(candidates: Array, ratio: float, rng: np.random.Generator) -> Array:  # (n,) -> (M,)
     """The places to mask: a `ratio` of the candidates, rounded, and at least one unless the ratio is 0; ascending."""
-    if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"ratio: expected a number from 0 to 1, got {ratio}")
+    if not (is_number(ratio) and 0.0 <= ratio <= 1.0):
+        raise ValueError(f"ratio: expected a number from 0 to 1, got {ratio!r:.80}")
     count = min(len(candidates), max(1, round(ratio * len(candidates)))) if ratio else 0
     return np.sort(rng.choice(candidates, count, replace=False))
 
@@ -75,8 +75,9 @@ def replace_tokens(
     tokens: Array, masked: Array, shares: tuple[float, float, float], vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Array:  # (n,), (M,) -> (n,)
     """A copy in which each masked token is [MASK], a random word or itself, with the probabilities in `shares`."""
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-9:
-        raise ValueError(f"shares: expected three numbers of at least 0 whose sum is 1, got {shares}")
+    given = list(shares) if isinstance(shares, (list, tuple, np.ndarray)) else []
+    if not (len(given) == 3 and all(is_number(x) and x >= 0 for x in given) and abs(sum(given) - 1.0) <= 1e-9):
+        raise ValueError(f"shares: expected three numbers of at least 0 whose sum is 1, got {shares!r:.80}")
     replaced, fate = tokens.copy(), rng.random(len(masked))
     words = vocabulary.draw(len(masked), rng)
     to_mask, to_word = fate < shares[0], fate < shares[0] + shares[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..array import Array
+from ..array import Array, is_number
 from .examples import Example, example, sequence, words_of
 from .masking import XLM_SHARES, Vocabulary, check_ids, choose, replace_tokens
 
@@ -83,8 +83,8 @@ def pseudo_tokens(
     logits: Array, vocabulary: Vocabulary, rng: np.random.Generator | None = None, temperature: float = 1.0
 ) -> Array:  # (n, V) -> (n,)
     """A word for each placeholder: the most probable, or with `rng` one drawn at a temperature; no special token."""
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    if not (is_number(temperature) and 0 < temperature < np.inf):
+        raise ValueError(f"temperature: expected a number above 0, and finite, got {temperature!r:.80}")
     allowed = logits.astype(np.float64)
     allowed[:, list(vocabulary.special)] = -np.inf
     if rng is not None:

@@ -67,6 +67,8 @@ def camlm(
         raise ValueError(f"masks: expected 'in_place' or 'appended', got {masks!r}")
     if masked_sides not in ("both", "one"):
         raise ValueError(f"masked_sides: expected 'both' or 'one', got {masked_sides!r}")
+    if not (see_own_masks is None or isinstance(see_own_masks, bool)):
+        raise ValueError(f"see_own_masks: expected True, False or None, got {see_own_masks!r:.80}")
     sentences = check_ids("first", first, vocabulary), check_ids("second", second, vocabulary)
     tokens, sides = sequence(vocabulary, *sentences)
     chosen = (0, 1) if masked_sides == "both" else (int(rng.integers(2)),)

@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import getfullargspec
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from ..array import Array
+from ..array import Array, is_number
 from ..objectives import Example, Vocabulary, btmlm, btmlm_placeholders, camlm, mmlm, tlm
 from .shards import Shards
 
@@ -48,15 +50,15 @@ class Mixture:
     per_step: int = 1
     seed: int = 0
     pairs_with: str | None = None
-    alpha: float = 0.7
+    alpha: float = 0.7  # from 0 to 1
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in (*self.objectives, *self.arguments):
-            if name not in OBJECTIVES:
-                raise ValueError(f"objectives: expected some of {', '.join(OBJECTIVES)}, got {name!r}")
-        if not self.objectives:
-            raise ValueError("objectives: expected at least one, got none")
+        check_mixture(self.vocabulary, self.objectives, self.alpha, self.arguments)
+        for name, low in (("tokens", 1), ("per_step", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= low):
+                raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r:.80}")
         for name in set(self.objectives):
             if not self._sources(name):
                 raise ValueError(f"{name}: expected texts with translations{self._which()}, found none")
@@ -113,3 +115,46 @@ class Mixture:
         batches = [[rows[j] for j in part] for part in np.split(order, cuts) if len(part)]
         batches += [batches[-1]] * (POOL - len(batches))
         return [batches[j] for j in rng.permutation(POOL)]
+
+
+def check_mixture(vocabulary: Vocabulary, objectives: Any, alpha: Any, arguments: Any) -> None:
+    """Raise ValueError, naming the field, unless a `Mixture` takes these, whatever the texts are."""
+    known = ", ".join(OBJECTIVES)
+    if not isinstance(objectives, (list, tuple)) or not objectives:
+        raise ValueError(f"objectives: expected a list of at least one of {known}, got {objectives!r:.80}")
+    if not (is_number(alpha) and 0 <= alpha <= 1):
+        raise ValueError(f"alpha: expected a number from 0 to 1, got {alpha!r:.80}")
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"arguments: expected those of each objective by its name, got {arguments!r:.80}")
+    for entry, names in (("objectives", objectives), ("arguments", arguments)):
+        for name in names:
+            if not (isinstance(name, str) and name in OBJECTIVES):
+                raise ValueError(f"{entry}: expected some of {known}, got {name!r:.80}")
+    for name, options in arguments.items():
+        _try(vocabulary, name, options)
+
+
+def _try(vocabulary: Vocabulary, name: str, options: Any) -> None:
+    """Raise ValueError unless an objective takes these named arguments, tried on sentences of one word."""
+    objective: Any = OBJECTIVES[name]
+    if not isinstance(options, Mapping):
+        raise ValueError(f"arguments: {name}: expected arguments by name, got {options!r:.80}")
+    known = getfullargspec(objective).kwonlyargs
+    for option in options:
+        if option not in known:
+            raise ValueError(f"arguments: {name}: expected some of {', '.join(known)}, got {option!r:.80}")
+    rng = np.random.default_rng(0)
+    sentences = [vocabulary.draw(1, rng)] * (1 if name == "mmlm" else 2)
+    try:
+        example = objective(*sentences, vocabulary, rng, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arguments: {name}: {error}") from None
+    if not example.weights.any():
+        raise ValueError(f"arguments: {name}: expected a ratio and a weight above 0, else there is nothing to learn")
+
+
+def longest_text(name: str, positions: int, options: Mapping[str, Any]) -> int:
+    """How many tokens the texts of an objective may have in a model with so many positions."""
+    if name == "mmlm" or options.get("positions") == "again":
+        return positions - 2
+    return (positions - (4 if name in PARALLEL else 2)) // 2

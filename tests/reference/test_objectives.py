@@ -369,3 +369,39 @@ def test_nothing_masked_has_no_loss_and_no_gradient() -> None:
 def test_bad_input_gets_one_clear_error(call: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         call(np.random.default_rng(0))
+
+
+NO_NUMBERS = (None, True, "a", [0.5], {}, float("nan"), float("inf"), -0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "also"),
+    [
+        ("ratio", NO_NUMBERS, ("camlm", "tlm", "mmlm", "btmlm")),
+        ("weight", NO_NUMBERS, ("camlm", "tlm", "mmlm", "btmlm")),
+        (
+            "shares",
+            (3, None, "abc", {}, [1.0], [1, 0, "a"], [1, 0, [0]], [float("nan")] * 3, [1.5, -0.5, 0], [True, 0, 0]),
+            ("camlm", "tlm", "mmlm", "btmlm"),
+        ),
+        ("positions", (None, 3, ["on"], {}), ("camlm", "tlm")),
+        ("masks", (None, 3, ["appended"], {}), ("camlm",)),
+        ("masked_sides", (None, 3, ["one"], {}), ("camlm",)),
+        ("see_own_masks", (3, 1, "a", []), ("camlm",)),
+    ],
+)
+def test_named_arguments_of_another_kind_are_refused_by_name(name: str, wrong: Any, also: tuple[str, ...]) -> None:
+    """Seen red: a comparison of 'float' and 'str'; nan as a share; infinity as a weight; 3 as "they see each other"."""
+    words = {"mmlm": ([5, 6],), "tlm": ([5], [6]), "camlm": ([5], [6]), "btmlm": ([5], [6])}
+    for objective in also:
+        for value in wrong:
+            call: Any = getattr(objectives, objective)
+            with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
+                call(*words[objective], VOCABULARY, np.random.default_rng(0), **{name: value})
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, "a", None, True, float("nan"), float("inf")])
+def test_temperature_is_positive_and_finite(temperature: Any) -> None:
+    """Seen red: special tokens drawn at an infinite temperature, where their logits are nan."""
+    with pytest.raises(ValueError, match=r"^temperature: expected a number above 0"):
+        objectives.pseudo_tokens(np.zeros((1, 50)), VOCABULARY, np.random.default_rng(0), temperature)

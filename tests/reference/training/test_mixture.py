@@ -12,7 +12,7 @@ import pytest
 from training_texts import segments, tokenizer, vocabulary, write_jsonl
 
 from ernie_m.reference.objectives import Example
-from ernie_m.reference.training.mixture import POOL, Mixture
+from ernie_m.reference.training.mixture import OBJECTIVES, PARALLEL, POOL, Mixture, longest_text
 from ernie_m.reference.training.shards import Shards, shard
 
 TOKENIZER = tokenizer()
@@ -120,7 +120,77 @@ def test_errors(shards: Shards, tmp_path: Path) -> None:
         (mono, ("camlm",), {}, "camlm: expected texts with translations, found none"),
         (shards, ("tlm",), {"pairs_with": "fr"}, "between fr and other languages, found none"),
         (shards, ("mlm",), {}, "objectives: expected some of mmlm, tlm, camlm, btmlm, got 'mlm'"),
-        (shards, (), {}, "objectives: expected at least one"),
+        (shards, ("tlm",), {"pairs_with": 3}, "between 3 and other languages, found none"),
     ):
         with pytest.raises(ValueError, match=expected):
             Mixture(found, WORDS, objectives, 100, **options)  # type: ignore[arg-type]
+
+
+NO_NUMBERS = (None, True, "a", [1], float("nan"), float("inf"), -1e9, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "expected"),
+    [
+        (
+            "objectives",
+            ((), [], "mmlm", 3, None, {"mmlm": 1}),
+            "objectives: expected a list of at least one of mmlm, tlm",
+        ),
+        ("objectives", ([["mmlm"]], ["mmlm", 3], [None]), "objectives: expected some of mmlm, tlm, camlm, btmlm"),
+        ("alpha", (*NO_NUMBERS, 1e9, 1.01), "alpha: expected a number from 0 to 1"),
+        ("tokens", (*NO_NUMBERS, 0, 1.0), "tokens: expected a whole number of at least 1"),
+        ("per_step", (*NO_NUMBERS, 0, 1.0), "per_step: expected a whole number of at least 1"),
+        ("seed", (*NO_NUMBERS, 1.0), "seed: expected a whole number of at least 0"),
+        ("arguments", (None, 3, ["mmlm"]), "arguments: expected those of each objective by its name"),
+        ("arguments", ({"mlm": {}}, {3: {}}), "arguments: expected some of mmlm, tlm, camlm, btmlm"),
+        ("arguments", ({"tlm": 3}, {"tlm": None}, {"tlm": ["ratio"]}), "arguments: tlm: expected arguments by name"),
+        (
+            "arguments",
+            ({"mmlm": {"foo": 1}}, {"mmlm": {"ids": 1}}),
+            "arguments: mmlm: expected some of ratio, shares, weight",
+        ),
+        (
+            "arguments",
+            ({"mmlm": {"ratio": x}} for x in NO_NUMBERS),
+            "arguments: mmlm: ratio: expected a number from 0 to 1",
+        ),
+        (
+            "arguments",
+            ({"btmlm": {"weight": x}} for x in NO_NUMBERS),
+            "arguments: btmlm: weight: expected a finite number",
+        ),
+        ("arguments", ({"camlm": {"masks": 3}},), "arguments: camlm: masks: expected 'in_place' or 'appended'"),
+        (
+            "arguments",
+            ({"tlm": {"ratio": 0}}, {"tlm": {"weight": 0.0}}),
+            "arguments: tlm: expected a ratio and a weight above 0",
+        ),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name(shards: Shards, name: str, wrong: Any, expected: str) -> None:
+    """When the mixture is made. Seen red: nan among the probabilities, an unhashable type, Python's own words."""
+    good: dict[str, Any] = {"objectives": ("mmlm",), "tokens": 100}
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"^{expected}"):
+            Mixture(shards, WORDS, **{**good, name: value})
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, 1, np.float32(0.5)])
+def test_limits_of_alpha(shards: Shards, alpha: float) -> None:
+    """Whole numbers and NumPy's are numbers."""
+    assert Mixture(shards, WORDS, ["mmlm"], 100, alpha=alpha).batch(0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "again"}])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_longest_text_fits_and_a_longer_one_does_not(name: str, options: dict[str, Any]) -> None:
+    """With as many placeholders as words in BTMLM."""
+    options = options if name in PARALLEL else {}
+    for positions in (20, 21):
+        n = longest_text(name, positions, options)
+        for size, fit in ((n, True), (n + 1, False)):
+            texts = [np.full(size, 7)] * (1 if name == "mmlm" else 2)
+            made: Any = OBJECTIVES[name]
+            e = made(*texts, WORDS, np.random.default_rng(0), **options)
+            assert (e.position_ids.max() < positions) == fit
