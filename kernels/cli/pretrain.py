@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
 from ernie_m.reference.config import ErnieMConfig
-from ernie_m.reference.training.mixture import Mixture
+from ernie_m.reference.training.mixture import Mixture, check_mixture, longest_text
 from ernie_m.reference.training.shards import Shards, fingerprint, shard
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import read_json
 
 from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
+from ..training.settings import check as check_setting
 from ..words import ErnieMForMaskedLM
 from .runs import changed, prepare, stopping
 
@@ -64,24 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and return the exit code."""
     recipe = read_recipe(arguments.recipe, arguments.set)
-    settings = Settings.from_dict(recipe["settings"])
     directory = None if arguments.model is None else checkpoint_directory(arguments.model)
     source: Path | None = arguments.tokenizer or directory
     if source is None:
         raise ValueError("--tokenizer: expected a directory, as there is no --model")
     tokenizer = ErnieMTokenizer.from_pretrained(source)
+    found = None if directory is None else config_of(directory, len(tokenizer))
+    with naming(arguments.recipe):
+        settings, config = check_recipe(recipe, tokenizer, found)
     with group(arguments.device) as processes:
-        resumed = prepare(arguments.out, arguments.resume, processes)
-        data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
-        held_out = None
-        if arguments.validation:
-            found = texts("validation", arguments.validation, arguments.out, tokenizer, recipe, processes)
-            held_out = mixture(found, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
-        model = start(directory, recipe, tokenizer, settings)
-        per_step = settings.accumulate * processes.size
         if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
             # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.
             raise ValueError("parallel: expected ddp for btmlm in several processes, got 'fsdp'")
+        resumed = prepare(arguments.out, arguments.resume, processes)
+        model = start(directory, config, settings)
+        data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
+        held_out = None
+        if arguments.validation:
+            shards = texts("validation", arguments.validation, arguments.out, tokenizer, recipe, processes)
+            held_out = mixture(shards, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
+        per_step = settings.accumulate * processes.size
         drawn = mixture(data, tokenizer, recipe, per_step, settings.seed)
         task = Pretraining(drawn, tokenizer, arguments.out, held_out, VALIDATION_ITEMS)
         made_of = {**recipe, "tokenizer": fingerprint(tokenizer), "batches of a step": per_step}
@@ -96,22 +101,66 @@ def run(arguments: argparse.Namespace) -> int:
 def read_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
     """A recipe with everything it leaves open, and with changed settings. Raises ValueError that names the file."""
     found = read_json(path)
-    for name, value in found.items():
-        if name not in RECIPE:
-            raise ValueError(f"{path}: {name}: expected one of {', '.join(RECIPE)}")
-        kinds: dict[str, tuple[type, ...]] = {
-            "pairs_with": (str, type(None)),
-            "alpha": (float, int),
-        }
-        allowed = kinds.get(name, (type(RECIPE[name]),))
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            raise ValueError(f"{path}: {name}: expected {allowed[0].__name__}, got {value!r:.80}")
-    recipe = {**RECIPE, **found, "settings": dict(found.get("settings", {}))}
-    recipe["settings"].update(changed(changes))
-    for name in ("batch_tokens", "longest"):
-        if recipe[name] < 1:
-            raise ValueError(f"{path}: {name}: expected at least 1, got {recipe[name]}")
-    return recipe
+    recipe = {**RECIPE, **found}
+    with naming(path):
+        for name in found:
+            if name not in RECIPE:
+                raise ValueError(f"{name}: expected one of {', '.join(RECIPE)}")
+        for name in ("model", "settings"):
+            if not isinstance(recipe[name], dict):
+                raise ValueError(f"{name}: expected an object, got {recipe[name]!r:.80}")
+        for name in ("batch_tokens", "longest"):
+            if type(recipe[name]) is not int or recipe[name] < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {recipe[name]!r:.80}")
+        if not (recipe["pairs_with"] is None or isinstance(recipe["pairs_with"], str)):
+            raise ValueError(f"pairs_with: expected a language or null, got {recipe['pairs_with']!r:.80}")
+    changed_settings = changed(changes)
+    with naming("--set"):
+        for name, value in changed_settings.items():
+            check_setting(name, value)
+    return recipe | {"settings": recipe["settings"] | changed_settings}
+
+
+@contextmanager
+def naming(where: Path | str) -> Iterator[None]:
+    """Put where a value stands before the message of an error about it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def config_of(directory: Path, size: int) -> ErnieMConfig:
+    """The configuration of a checkpoint. Raises ValueError if it has fewer word vectors than the tokenizer tokens."""
+    config = ErnieMConfig.from_pretrained(directory)
+    if config.vocab_size < size:
+        raise ValueError(f"--tokenizer: expected at most the {config.vocab_size:,} tokens of --model, got {size:,}")
+    return config
+
+
+def check_recipe(
+    recipe: dict[str, Any], tokenizer: ErnieMTokenizer, config: ErnieMConfig | None
+) -> tuple[Settings, ErnieMConfig]:
+    """The settings, and the configuration of the model to begin with: `config`, or else what the recipe describes.
+
+    Raises ValueError, naming the entry, for all that training could not use, before texts are tokenised.
+    """
+    with naming("settings"):
+        settings = Settings.from_dict(recipe["settings"])
+    check_mixture(vocabulary_of(tokenizer), recipe["objectives"], recipe["alpha"], recipe["arguments"])
+    with naming("model"):
+        fields, size = recipe["model"], len(tokenizer)
+        if config is not None and fields:
+            raise ValueError("describes a new model, and --model names another; expected one of the two")
+        if fields.get("vocab_size", size) != size:
+            raise ValueError(f"vocab_size: expected {size}, that of the tokenizer, got {fields['vocab_size']!r:.80}")
+        config = config or ErnieMConfig(vocab_size=size).replace(**fields)
+    for name in recipe["objectives"]:
+        most = longest_text(name, config.max_length, recipe["arguments"].get(name, {}))
+        if recipe["longest"] > most:
+            model = f"a model with max_position_embeddings = {config.max_position_embeddings}"
+            raise ValueError(f"longest: expected at most {most} for {name} in {model}, got {recipe['longest']!r:.80}")
+    return settings, config
 
 
 def texts(
@@ -154,12 +203,9 @@ def mixture(found: Shards, tokenizer: ErnieMTokenizer, recipe: dict[str, Any], p
     )
 
 
-def start(directory: Path | None, recipe: dict[str, Any], tokenizer: ErnieMTokenizer, settings: Settings) -> Any:
+def start(directory: Path | None, config: ErnieMConfig, settings: Settings) -> Any:
     """The model that training begins with, in float32."""
     if directory is not None:
-        if recipe["model"]:
-            raise ValueError("--model: the recipe describes a new model; expected one of the two")
         model, _ = ErnieMForMaskedLM.from_pretrained(directory, dtype="float32", strict=False, seed=settings.seed)
         return model
-    config = ErnieMConfig(**{**recipe["model"], "vocab_size": len(tokenizer)})
     return ErnieMForMaskedLM.from_config(config, seed=settings.seed)

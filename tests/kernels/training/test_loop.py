@@ -295,7 +295,7 @@ def test_sizes_of_a_recipe_are_at_least_one(tmp_path: Path, capsys: pytest.Captu
     """Seen red: an IndexError for 0, sentences dropped for -1."""
     write_recipe(tmp_path / "recipe.json", **{name: 0})
     assert main(command(tmp_path, "--out", str(tmp_path / "run"))) == 2
-    assert f"recipe.json: {name}: expected at least 1, got 0" in capsys.readouterr().err
+    assert f"recipe.json: {name}: expected a whole number of at least 1, got 0" in capsys.readouterr().err
 
 
 def torchrun(folder: Path, *more: str) -> subprocess.Popen[str]:
