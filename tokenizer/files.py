@@ -202,6 +202,16 @@ def _claim(source: Path, path: Path) -> None:
         raise FileExistsError(f"{path}: the file already exists") from None
 
 
+def path_of(text: str | os.PathLike[str], name: str = "directory") -> Path:
+    """A path, but not an empty text, as of an unset variable, which would be the current directory.
+
+    Raises ValueError that begins with the argument's name.
+    """
+    if text == "":
+        raise ValueError(f"{name}: expected a path, such as . for the current directory, got ''")
+    return Path(text)
+
+
 @contextmanager
 def directory(path: Path) -> Iterator[None]:
     """Create a directory and its parents if needed; if the block raises, remove those created that are empty."""

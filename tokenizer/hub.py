@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .files import PADDLE_WEIGHTS_FILE, PIECE, WEIGHT_FILES, read_json
+from .files import PADDLE_WEIGHTS_FILE, PIECE, WEIGHT_FILES, path_of, read_json
 from .saving import ADDED, CONFIG, MODEL, SPECIAL, VOCABULARY
 
 PART = r"\w(?:[\w.-]*\w)?"
@@ -51,14 +51,15 @@ def directory(
     revision: a branch, a tag or a commit of the repository; by default its main branch.
     weights: whether weights are needed. If not, only Paddle's are downloaded, as other files are read by them.
 
-    Raises ValueError if a revision is given for a local path; ImportError if huggingface_hub is not installed;
-    FileNotFoundError, naming the repository, if it or the revision does not exist or, offline, is not in the cache;
-    PermissionError if access must be requested; another OSError if the download fails, a file is damaged, or the cache
-    cannot be written.
+    Raises ValueError if `name` is empty, or if a revision is given for a local path; ImportError if huggingface_hub is
+    not installed; FileNotFoundError, naming the repository, if it or the revision does not exist or, offline, is not in
+    the cache; PermissionError if access must be requested; another OSError if the download fails, a file is damaged, or
+    the cache cannot be written.
     """
     if not is_repository(name):
         if revision is not None and os.path.lexists(name):
             raise ValueError(f"revision: expected none for {name}, as a local path has no revisions, got {revision!r}")
+        path_of(name)
         return name
     try:
         import huggingface_hub

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 from . import hub
 from .added_tokens import AddedToken, parse_added
 from .calls import Calls
 from .cutting import LONE_MARKER_RULES
+from .files import path_of
 from .options import NO_LIMIT, SIDES, choice, model_length
 from .piece_model import PieceModel
 from .roles import missing_defaults
@@ -124,7 +124,7 @@ class ErnieMTokenizer(Calls):
         self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
     ) -> tuple[str, ...]:
         """Write vocab.txt and the piece model into an existing directory. Returns their paths."""
-        folder = Path(save_directory)
+        folder = path_of(save_directory, "save_directory")
         if not folder.is_dir():
             raise NotADirectoryError(f"save_directory: {folder} is not a directory")
         return write_all(folder, vocabulary_files(self.vocabulary, self._model, filename_prefix))
@@ -134,7 +134,7 @@ class ErnieMTokenizer(Calls):
 
         Creates the directory if needed, and replaces these files in it. Returns the paths of the files written.
         """
-        folder = Path(save_directory)
+        folder = path_of(save_directory, "save_directory")
         options = {name: getattr(self, name) for name in SAVED}
         files = vocabulary_files(self.vocabulary, self._model) | table_files(self, options)
         return write_all(folder, files)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
-from ernie_m.reference.cli.numbers import positive
+from ernie_m.reference.cli.numbers import positive, some_path
 
 from ..benchmark import cpu
 from ..benchmark.repeats import Repeats, repeats
@@ -62,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, action="append", metavar="NAME", choices=tuple(choices), help=help)
     parser.add_argument("--all", action="store_true", help="measure every dtype")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs of each competitor instead of {RUNS}")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="save JSON, a table and figures in DIR")
+    parser.add_argument("--output", type=some_path, metavar="DIR", help="save JSON, a table and figures in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     parser.add_argument("--repeats", type=positive, metavar="N", help="count results with equal bits instead of timing")
     parser.add_argument(
         "--cpu", nargs="?", const="", metavar="WHAT", help="time the rows about WHAT (all) on the processor"
     )
     parser.add_argument("--threads", type=int, default=2, help="with --cpu: threads of each competitor (default: 2)")
-    parser.add_argument("--saved", type=Path, metavar="DIR", help="only redraw the table and figures in DIR")
+    parser.add_argument("--saved", type=some_path, metavar="DIR", help="only redraw the table and figures in DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -61,11 +61,11 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     Writes into `destination` if it is an empty directory. If anything fails, nothing is left there, nor any directory
     made. Raises FileExistsError if it exists and is anything else; other errors as in `load_parameters`.
     """
-    from ernie_m.tokenizer.files import is_paddle, refuse_pointer
+    from ernie_m.tokenizer.files import is_paddle, path_of, refuse_pointer
 
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"dtype: expected one of {', '.join(FLOATS)}, got {dtype!r}")
-    target = Path(destination)
+    target = path_of(destination, "destination")
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: the destination exists and is not an empty directory")
     checkpoint = open_checkpoint(source)

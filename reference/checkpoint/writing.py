@@ -41,9 +41,9 @@ def save_checkpoint(
     for a number too large for bfloat16.
     """
     from ernie_m.tokenizer.files import directory as created
-    from ernie_m.tokenizer.files import replacing
+    from ernie_m.tokenizer.files import path_of, replacing
 
-    folder = Path(directory)
+    folder = path_of(directory)
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()
     targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *written, *(path.name for path in copied))]

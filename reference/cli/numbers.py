@@ -1,8 +1,9 @@
-"""Numbers on the command line."""
+"""Numbers and paths on the command line."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def positive(text: str) -> int:
@@ -15,6 +16,13 @@ def whole(text: str, least: int = 0) -> int:
     if not (text.isascii() and text.isdigit() and int(text) >= least):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return int(text)
+
+
+def some_path(text: str) -> Path:
+    """Parse a path, for argparse; an empty text, as of an unset variable, is no path."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, such as . for the current directory, got ''")
+    return Path(text)
 
 
 def probability(text: str) -> float:

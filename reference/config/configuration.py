@@ -19,7 +19,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from ..activations import ACTIVATIONS
@@ -219,10 +218,10 @@ class ErnieMConfig:
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write `config.json` to a directory, which is created if needed; an existing file is replaced."""
         from ernie_m.tokenizer.files import directory as created
-        from ernie_m.tokenizer.files import replacing
+        from ernie_m.tokenizer.files import path_of, replacing
 
-        text = self.to_json()
-        with created(Path(directory)), replacing(Path(directory) / config_files.CONFIG_FILE) as (file,):
+        folder, text = path_of(directory), self.to_json()
+        with created(folder), replacing(folder / config_files.CONFIG_FILE) as (file,):
             file.write(text.encode("utf-8"))
 
 

@@ -275,6 +275,16 @@ def test_from_pretrained_has_the_references_options_and_errors(tmp_path: Path) -
         ErnieMModel.from_pretrained(tmp_path, dtype=torch.int8)
 
 
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the reference."""
+    monkeypatch.chdir(tmp_path)
+    model = pair(dtype=np.float32)[1]
+    for call in (model.save_pretrained, ErnieMModel.from_pretrained):
+        with pytest.raises(ValueError, match=r"^directory: expected a path, .*, got ''$"):
+            call("")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_from_config_has_the_references_weights(cls: Any) -> None:
     twin, model = (room.from_config(config_of(), seed=7) for room in (cls.twin, cls))

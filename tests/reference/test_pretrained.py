@@ -26,6 +26,21 @@ def test_save_pretrained_from_pretrained_round_trip(cls: Any, dtype: Any, tmp_pa
     assert cls.from_pretrained(tmp_path / "checkpoint").dtype == (np.float32 if dtype == np.float16 else dtype)
 
 
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the current directory. Seen red: files beside the user's."""
+    model, expected = random_model(), "^directory: expected a path, such as . for the current directory, got ''$"
+    monkeypatch.chdir(tmp_path)
+    for save in (model.save_pretrained, model.config.save_pretrained):
+        with pytest.raises(ValueError, match=expected):
+            save("")
+    assert not any(tmp_path.iterdir())
+    model.save_pretrained(".")
+    for cls in (ernie.ErnieMModel, ernie.ErnieMConfig):
+        with pytest.raises(ValueError, match=expected):
+            cls.from_pretrained("")
+        cls.from_pretrained(Path(""))
+
+
 def test_save_pretrained_refuses_to_overwrite_by_default(tmp_path: Path) -> None:
     a, b = random_model(seed=1), random_model(seed=2)
     a.save_pretrained(tmp_path)

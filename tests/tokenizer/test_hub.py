@@ -407,11 +407,13 @@ def test_a_name_that_could_be_a_path_is_one(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_snapshot", lambda *arguments: pytest.fail("looked up"))
     (tmp_path / "owner").mkdir()
-    for name in (Path("other/name"), "owner/name", "/other/name", "./name", "../name", "~/name", "a/b/c", "name", ""):
+    for name in (Path("other/name"), "owner/name", "/other/name", "./name", "../name", "~/name", "a/b/c", "name"):
         assert hub.directory(name) is name
         assert not hub.is_repository(name)
         with pytest.raises(FileNotFoundError):
-            ernie.ErnieMModel.from_pretrained(name if name else "nothing")
+            ernie.ErnieMModel.from_pretrained(name)
+    with pytest.raises(ValueError, match=r"^directory: expected a path, .*, got ''"):
+        hub.directory("")
     assert hub.is_repository("other/name")
     (tmp_path / "owner" / "name").symlink_to("nowhere")
     with pytest.raises(ValueError, match="revision: expected none for owner/name, as a local path has no revisions"):

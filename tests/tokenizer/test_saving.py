@@ -26,6 +26,20 @@ def saved(folder: Path) -> Path:
     return folder
 
 
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the current directory. Seen red: files beside the user's."""
+    tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
+    monkeypatch.chdir(tmp_path)
+    for call, name in (
+        (tokenizer.save_pretrained, "save_directory"),
+        (tokenizer.save_vocabulary, "save_directory"),
+        (ErnieMTokenizer.from_pretrained, "directory"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected a path, such as . for the current directory, got ''$"):
+            call("")
+    assert not any(tmp_path.iterdir())
+
+
 def test_save_replaces_its_own_files(tmp_path: Path) -> None:
     tokenizer = ErnieMTokenizer(MODEL, VOCABULARY)
     tokenizer.add_tokens(["zyzzyva"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.command import Parser, execute
+from ernie_m.reference.cli.numbers import some_path
 from ernie_m.tokenizer.files import read_json, replacing
 
 PROGRAM = "experiment"
@@ -59,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = root.add_argument
-    add("--corpus", type=Path, default=Path("runs/corpus-experiment"), metavar="DIR", help="default: %(default)s")
-    add("--recipe", type=Path, default=HERE / "recipe.json", metavar="FILE", help="default: the one beside the program")
-    add("--out", type=Path, default=Path("runs/experiment"), metavar="DIR", help="default: %(default)s")
-    add("--results", type=Path, metavar="DIR", help="for figures and page; default: as --out")
+    add("--corpus", type=some_path, default=Path("runs/corpus-experiment"), metavar="DIR", help="default: %(default)s")
+    add("--recipe", type=some_path, default=HERE / "recipe.json", metavar="FILE", help="default: that of the program")
+    add("--out", type=some_path, default=Path("runs/experiment"), metavar="DIR", help="default: %(default)s")
+    add("--results", type=some_path, metavar="DIR", help="for figures and page; default: as --out")
     add("--seeds", type=int, nargs="+", metavar="N", help="only train, and only for these seeds")
     root.set_defaults(run=run)
     return root

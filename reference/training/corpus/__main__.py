@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ...cli.command import Parser, execute
+from ...cli.numbers import some_path
 from .recipe import DEFAULT, LANGUAGES, choose
 
 PROGRAM = "corpus"
@@ -52,12 +53,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    root.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="take the packages that lie in DIR")
+    root.add_argument("--from", dest="folder", type=some_path, metavar="DIR", help="take the packages that lie in DIR")
     root.add_argument("--exact", action="store_true", help="refuse packages that are not those of the recorded run")
     names = f"languages besides en, of: {' '.join(LANGUAGES)} (default: {' '.join(DEFAULT)})"
     root.add_argument("--languages", nargs="+", default=list(DEFAULT), metavar="NAME", help=names)
     root.add_argument("--vocabulary", type=int, metavar="N", help="tokens of the tokenizer (default: 8000)")
-    root.add_argument("--out", type=Path, default=Path("runs/corpus"), metavar="DIR", help="default: runs/corpus")
+    root.add_argument("--out", type=some_path, default=Path("runs/corpus"), metavar="DIR", help="default: runs/corpus")
     root.set_defaults(run=run)
     return root
 

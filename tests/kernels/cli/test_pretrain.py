@@ -131,3 +131,11 @@ def test_a_checkpoint_to_begin_with(refused: Any, tmp_path: Path) -> None:
     ErnieMConfig(vocab_size=100).save_pretrained(tmp_path / "small")
     line = refused({"model": {}}, "--model", "small")
     assert line == f"--tokenizer: expected at most the 100 tokens of --model, got {SIZE:,}"
+
+
+@pytest.mark.parametrize("name", ["--out", "--tokenizer", "--recipe", "--data", "--validation"])
+def test_an_empty_path_is_refused(refused: Any, name: str) -> None:
+    """As of an unset variable. Seen red: a run in the current directory."""
+    line = refused({}, name, "")
+    assert line.startswith(f"argument {name}: expected a path, such as . for the current directory, got ''")
+    assert [path.name for path in Path().iterdir()] == ["recipe.json"]

@@ -86,6 +86,16 @@ def test_convert_of_paddle_writes_how_text_is_cut(options: Any, fixtures: Path, 
     }
 
 
+def test_convert_refuses_an_empty_path(tmp_path: Path, monkeypatch: Any) -> None:
+    """It would be the current directory, which may be empty. Seen red: written into it."""
+    random_model(ernie.ErnieMModel).save_pretrained(tmp_path / "source")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"^destination: expected a path, .*, got ''$"):
+        convert("../source", "")
+    assert not any((tmp_path / "empty").iterdir())
+
+
 def test_convert_into_the_current_directory(tmp_path: Path, monkeypatch: Any) -> None:
     random_model(dtype=np.float32).save_pretrained(tmp_path / "old")
     (tmp_path / "new").mkdir()
