@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
+from ernie_m.reference.cli.numbers import some_path
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
@@ -50,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("task", metavar="TASK", choices=JOBS, help=f"one of {', '.join(JOBS)}")
     add("--model", metavar="DIR", required=True, help=f"begin with this checkpoint and its tokenizer: {CHECKPOINT}")
-    add("--data", metavar="FILE", type=Path, nargs="+", required=True, help="texts to train on")
-    add("--validation", metavar="FILE", type=Path, nargs="+", default=[], help="texts to choose the best model by")
-    add("--test", metavar="FILE", type=Path, nargs="+", default=[], help="texts to measure the best model on, each")
-    add("--out", metavar="OUT", type=Path, required=True, help="directory of the run")
+    add("--data", metavar="FILE", type=some_path, nargs="+", required=True, help="texts to train on")
+    add("--validation", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to choose the best model by")
+    add("--test", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to measure the best model on")
+    add("--out", metavar="OUT", type=some_path, required=True, help="directory of the run")
     add("--epochs", metavar="N", type=int, default=5, help="how often each text is seen (5)")
     add("--batch", metavar="N", type=int, default=32, help="texts, or windows of texts, of a batch (32)")
     add("--rate", metavar="RATE", type=float, default=5e-5, help="the highest learning rate (5e-5)")

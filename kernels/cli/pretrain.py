@@ -20,7 +20,7 @@ from ernie_m.tokenizer.files import read_json
 from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
 from ..training.settings import check as check_setting
 from ..words import ErnieMForMaskedLM
-from .runs import changed, prepare, stopping
+from .runs import changed, kept, prepare, stopping
 
 DESCRIPTION = """\
 Train a masked language model on sentences and their translations.
@@ -91,11 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
         drawn = mixture(data, tokenizer, recipe, per_step, settings.seed)
         task = Pretraining(drawn, tokenizer, arguments.out, held_out, VALIDATION_ITEMS)
         made_of = {**recipe, "tokenizer": fingerprint(tokenizer), "batches of a step": per_step}
+        made_of["config"] = config.to_dict()
         made_of["validated"] = held_out is not None
         with stopping(processes):
             train(model, task, settings, arguments.out, processes, made_of, resumed)
         if processes.leads:
-            print(f"model and tokenizer: {arguments.out / 'model'}", file=sys.stderr)
+            print(f"model and tokenizer: {kept(arguments.out)}", file=sys.stderr)
     return 0
 
 

@@ -56,8 +56,8 @@ class Mixture:
     def __post_init__(self) -> None:
         check_mixture(self.vocabulary, self.objectives, self.alpha, self.arguments)
         for name, low in (("tokens", 1), ("per_step", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not (isinstance(value, Integral) and not isinstance(value, bool) and value >= low):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
                 raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r:.80}")
         for name in set(self.objectives):
             if not self._sources(name):
