@@ -76,6 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
     found = None if directory is None else config_of(directory, len(tokenizer))
     with naming(arguments.recipe):
         settings, config = check_recipe(recipe, tokenizer, found)
+    for path in (*arguments.data, *arguments.validation):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
     with group(arguments.device) as processes:
         if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
             # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.

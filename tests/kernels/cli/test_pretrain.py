@@ -139,3 +139,9 @@ def test_an_empty_path_is_refused(refused: Any, name: str) -> None:
     line = refused({}, name, "")
     assert line.startswith(f"argument {name}: expected a path, such as . for the current directory, got ''")
     assert [path.name for path in Path().iterdir()] == ["recipe.json"]
+
+
+def test_files_that_are_missing(refused: Any) -> None:
+    """Also those to validate on. Seen red: named after all other texts were tokenised."""
+    assert refused({}) == "a.jsonl: no such file"
+    assert refused({}, "--data", "recipe.json", "--validation", "nowhere.tsv") == "nowhere.tsv: no such file"
