@@ -83,7 +83,8 @@ def pairs(found: Iterable[Text], from_arguments: bool) -> Iterator[tuple[str, st
     for item in found:
         cells = item.text.split("\t")
         if len(cells) != 2:
-            raise ValueError(f"{item.origin}: expected a sentence, a tab and a translation, got {len(cells)} columns")
+            got = "no tab" if len(cells) == 1 else f"{len(cells)} columns"
+            raise ValueError(f"{item.origin}: expected a sentence, a tab and a translation, got {got}")
         yield cells[0], cells[1]
 
 

@@ -140,8 +140,8 @@ def read_vectors(path: str) -> Array:  # -> (N, E)
                 found = archive[MEMBER]
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error.args[0] if error.args else error)
-        if "pickle" in reason:  # NumPy's advice for any other file, which is not safe
-            reason = "it is no .npy or .npz file of numbers"
+        if "pickle" in reason or "mmap" in reason:  # NumPy's words for a file of another kind, and for one cut short
+            reason = "it is damaged, or no .npy or .npz file of numbers"
         raise ValueError(f"--corpus: expected an array of vectors in {path}: {reason}") from None
     vectors: Array = found
     if vectors.ndim != 2 or not len(vectors):

@@ -169,12 +169,17 @@ def test_align_takes_layer_and_pooling(encoder: str, capsys: pytest.CaptureFixtu
     assert main(["align", "--model", encoder, "--pooling", "pooler", *pair]) == 2
 
 
+HEADER = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2)}"
+NPY = b"\x93NUMPY\1\0" + len(HEADER).to_bytes(2, "little") + HEADER + bytes(16)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("z.npy", b"", "No data left in file"),
         ("z.npz", b"PK\x03\x04 and no zip", "z.npz"),
-        ("z.npy", b"some text\n", "z.npy"),
+        ("z.npy", b"some text\n", "z.npy: it is damaged, or no .npy or .npz file of numbers"),
+        ("z.npy", NPY[:-1], "z.npy: it is damaged, or no .npy or .npz file of numbers"),
         ("z.npz", {"other": np.ones((2, 3))}, "vectors is not a file in the archive"),
         ("z.npz", {"vectors": np.ones(3)}, "got shape (3,)"),
         ("z.npz", {"vectors": np.array([[None]])}, "z.npz"),

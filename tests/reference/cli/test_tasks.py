@@ -244,10 +244,11 @@ def test_vectors_and_texts_must_be_as_many(tmp_path: Path, capsys: pytest.Captur
     np.save(tmp_path / "x.npy", np.ones(3))
     assert main(["search", "--corpus", str(tmp_path / "x.npy"), "x"]) == 2
     assert "(3,)" in capsys.readouterr().err
-    for content in (b"x", pickle.dumps([1.0])):
+    np.save(tmp_path / "x.npy", np.ones((3, 9)))
+    for content in (b"x", pickle.dumps([1.0]), (tmp_path / "x.npy").read_bytes()[:-8]):
         (tmp_path / "x.npy").write_bytes(content)
         assert main(["search", "--corpus", str(tmp_path / "x.npy"), "x"]) == 2
-        said = f"--corpus: expected an array of vectors in {tmp_path / 'x.npy'}: it is no .npy or .npz file of numbers"
+        said = f"--corpus: expected an array of vectors in {tmp_path / 'x.npy'}: it is damaged, or no .npy or"
         assert said in capsys.readouterr().err
 
 
