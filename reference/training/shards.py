@@ -76,6 +76,11 @@ class Shards:
         """The numbers of tokens of texts."""
         return self.ends[i] - np.where(i > 0, self.ends[i - 1], 0)
 
+    def check(self) -> Shards:
+        """Itself, if all files are as long as what was written. Raises ValueError that names one that is not."""
+        _ = self.tokens, self.ends, self.mono, self.pairs
+        return self
+
     def _map(self, name: str, count: int, dtype: str = "<i8") -> Array:
         """`count` numbers of a file. Raises ValueError if it has others, as after a disk was full."""
         path = self.directory / name
@@ -112,12 +117,12 @@ def shard(
     if target.exists():
         if other := _difference(target, made_of):
             raise ValueError(f"{target}: made {other}; remove it, or choose another place")
-        return Shards(target)
+        return Shards(target).check()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if ready is not None and (ready / INDEX).exists() and not _difference(ready, made_of):
-            shutil.copytree(ready, partial)
+            shutil.copytree(Shards(ready).check().directory, partial)
         else:
             partial.mkdir()
             writer = _Writer(partial, "<u2" if len(tokenizer) <= 2**16 else "<u4", longest)

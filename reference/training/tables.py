@@ -70,9 +70,10 @@ def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Ite
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            if str(error) == "unexpected end of data":
-                raise ValueError(f"{place_of(path, first)}: expected a second quote at the end of a cell") from None
-            raise ValueError(f"{place_of(path, reader.line_num)}: {error}") from None
+            # Where the row begins: an open quote takes in what follows.
+            end = str(error) == "unexpected end of data"
+            reason = "expected a second quote at the end of a cell" if end else str(error)
+            raise ValueError(f"{place_of(path, first)}: {reason}") from None
         if cells is None:
             break
         place = place_of(path, max(1, reader.line_num))

@@ -135,6 +135,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.all
 @pytest.mark.skipif(
     sys.platform == "win32" or not (shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")),
     reason="no C++ compiler found, which inductor needs",

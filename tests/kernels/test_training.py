@@ -239,7 +239,7 @@ def test_layers_computed_again_drop_the_same(cls: Any, options: dict[str, bool])
     assert_close(found[1], found[0], 0.0)
 
 
-@pytest.mark.parametrize("cls", [HEADS[1], HEADS[2]])
+@pytest.mark.parametrize("cls", [pytest.param(HEADS[1], marks=pytest.mark.all), HEADS[2]])
 def test_a_compiled_step_drops_the_same(cls: Any) -> None:
     """In one graph, which serves other seeds and other lengths too."""
     twin, model = models(cls, num_hidden_layers=1)

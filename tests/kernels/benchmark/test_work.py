@@ -190,8 +190,7 @@ def test_encoders_compute_the_same_or_report_why_not(dtype: torch.dtype) -> None
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("batch", [RAGGED, DENSE], ids=["ragged", "dense"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "batch"), [(torch.float32, RAGGED), (torch.bfloat16, DENSE)])
 def test_training_steps_compute_the_same_gradients(
     dtype: torch.dtype, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,7 +237,9 @@ def test_large_cases_have_the_sizes_of_models(op: str) -> None:
 
 
 @only_interpreted
-@pytest.mark.parametrize("op", with_kernel())
+@pytest.mark.parametrize(
+    "op", [pytest.param(op, marks=[pytest.mark.all] * (op == "group_attention")) for op in with_kernel()]
+)
 def test_our_kernels_are_tried_with_70000_rows_and_past_int32(op: str) -> None:
     report = check(OPERATIONS[op].kernel, op, dtypes=["bfloat16"], examples=2, quick=True)
     # Sums over all rows cannot be judged by a few of them.

@@ -207,7 +207,7 @@ ASKED = '{"question": "q", "context": "ab", "answers": %s}'
         ("classify", "a.csv", "text;label\na;b", "line 1: expected a header with text, label .*, got 'text;label'"),
         ("classify", "a.csv", "text,label\na,b\na", r"line 3: expected 2 cells \(text, label\), got 1"),
         ("classify", "a.csv", 'text,label\na,"b\nc\n', "line 2: expected a second quote at the end of a cell"),
-        ("classify", "a.csv", 'text,label\na,b\n"c\nd","e"f', r"line 4: .*expected after"),
+        ("classify", "a.csv", 'text,label\na,b\n"c\nd","e"f', r"line 3: .*expected after"),
         ("classify", "a.tsv", "text\tlabel\n\n\t1", "line 3: text: expected a text, got none"),
         ("classify", "a.jsonl", r'{"text": "a \ud83d", "label": "b"}', r"line 1: expected Unicode text, got .*U\+D83D"),
         ("classify", "a.jsonl", r'{"text": "a", "label": "\udc00"}', r"line 1: expected Unicode text, got .*U\+DC00"),

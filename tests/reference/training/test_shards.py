@@ -90,8 +90,10 @@ def test_a_damaged_file_is_named(change: Callable[[bytes], bytes], tmp_path: Pat
         size, changed = len(content), len(change(content))
         says = f"{re.escape(name)}: expected {size} bytes, got {changed}; remove .*out, and it is made again"
         with pytest.raises(ValueError, match=says):
-            shards = page.Shards(found.directory)
-            assert [shards.tokens, shards.ends, shards.mono, shards.pairs]
+            shard([path], TOKENIZER, tmp_path / "out")
+        with pytest.raises(ValueError, match=says):
+            shard([path], TOKENIZER, tmp_path / "new", ready=found.directory)
+        assert not (tmp_path / "new").exists()
         file.write_bytes(content)
 
 
