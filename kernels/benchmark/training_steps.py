@@ -7,7 +7,7 @@ compared. torch.compile compiles the forward, and the backward with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -84,21 +84,16 @@ def training_step(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> 
         "compile + torch varlen, packed": (packed(compiled(varlen)), varlen),
     }
 
-    def step(loss: Callable[[dict[str, Any]], Any], module: Module, i: int) -> dict[int, Tensor]:
-        parameters = list(module.parameters())
-        return by_identity(parameters, torch.autograd.grad(loss(sets[i % len(sets)]), parameters))
+    def step(loss: Callable[[dict[str, Any]], Any], parameters: list[Tensor], i: int) -> dict[int, Tensor]:
+        gradients = torch.autograd.grad(loss(sets[i % len(sets)]), parameters)
+        return {id(x): gradient for x, gradient in zip(parameters, gradients, strict=True)}
 
     # One baseline has queries, keys and values in one matrix, whose gradient is not compared.
     compared = [id(x) for name, x in model.named_parameters() if not name.rpartition(".")[0].endswith(JOINED)]
     return Measured(
-        {name: partial(step, loss, module) for name, (loss, module) in competitors.items()},
+        {name: partial(step, loss, list(module.parameters())) for name, (loss, module) in competitors.items()},
         partial(training_floor, size, batch, dtype.itemsize),
         hide_host=False,
         packed=lambda name, result: torch.cat([result[i].flatten().float() for i in compared]),
         held=sum(x.numel() * x.element_size() for x in model.parameters()),
     )
-
-
-def by_identity(parameters: Iterable[Tensor], gradients: Iterable[Tensor]) -> dict[int, Tensor]:
-    """The gradients by `id` of their parameters, which competitors share."""
-    return {id(x): gradient for x, gradient in zip(parameters, gradients, strict=True)}

@@ -14,10 +14,10 @@ import torch
 from ernie_m.reference.cli.command import Terminated
 
 from ..runtime import dispatch
-from ..training import Group, Stopped, saving
+from ..training import Group, Stopped, logs, saving
 
-# What a run writes besides its checkpoint.
-MODEL, LOG = "model", "log.jsonl"
+# Where a run keeps its model.
+MODEL = "model"
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def prepare(out: Path, resume: bool, processes: Group) -> bool:
         raise FileExistsError(f"{out}: holds a run; go on with it by --resume, or choose another directory")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: expected a directory, or the name of a new one, got a file")
-    if (out / MODEL).exists() and not exists and not (out / LOG).exists():
+    if (out / MODEL).exists() and not exists and not (out / logs.FILE).exists():
         raise FileExistsError(f"{out / MODEL}: exists, but no run has written it: move it, or choose another directory")
     if processes.leads:
         out.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ernie_m.tokenizer.files import replacing
 
+FILE = "log.jsonl"
 # What is no curve of its own.
 NO_CURVES = ("step", "seconds", "tokens")
 
@@ -23,7 +24,7 @@ class Log:
     """
 
     def __init__(self, directory: Path, step: int, total: int) -> None:
-        self.path, self.total = directory / "log.jsonl", total
+        self.path, self.total = directory / FILE, total
         self.start, self.first, self.shown = time.perf_counter(), step, False
         kept = [record for record in read(self.path) if record["step"] <= step]
         with replacing(self.path) as (file,):
