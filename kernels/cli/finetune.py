@@ -16,6 +16,7 @@ from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
 from ernie_m.reference.training.shards import fingerprint, identity
 from ernie_m.tokenizer import ErnieMTokenizer
+from ernie_m.tokenizer.layout import SPECIAL_PAIR
 
 from ..training import JOBS, FineTuning, Group, Settings, group, train
 from ..training.finetuning import predict
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", metavar="N", type=int, default=32, help="texts, or windows of texts, of a batch (32)")
     add("--rate", metavar="RATE", type=float, default=5e-5, help="the highest learning rate (5e-5)")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="another setting, see below")
-    add("--longest", metavar="N", type=int, help=f"tokens of a row ({LONGEST}, or the most that the model can read)")
+    add("--longest", metavar="N", type=int, help=f"most tokens of a row ({LONGEST}, or what the model can read)")
     add("--resume", action="store_true", help="go on with the run in OUT, if there is one")
     add("--device", choices=["cpu", "cuda"], help="by default a GPU if there is one")
 
@@ -112,9 +113,10 @@ def read_all(task: str, files: Sequence[Path]) -> list[Any]:
 
 
 def row_length(wanted: int | None, config: ErnieMConfig) -> int:
-    """How many tokens a row may have. Raises ValueError if the model cannot read as many as wanted."""
-    if wanted is not None and wanted > config.max_length:
-        raise ValueError(f"--longest: expected at most {config.max_length}, which the model can read, got {wanted}")
+    """How many tokens a row may have. Raises ValueError for too few for a pair, or more than the model can read."""
+    least = 2 * SPECIAL_PAIR + 1
+    if wanted is not None and not least <= wanted <= config.max_length:
+        raise ValueError(f"--longest: expected {least} to {config.max_length} (what the model reads), got {wanted}")
     return min(LONGEST, config.max_length) if wanted is None else wanted
 
 
@@ -124,7 +126,7 @@ def tokenised(job: Job, records: Sequence[Any], purpose: str, processes: Group) 
     rows = job.rows(records) if records else []
     if processes.leads and records:
         notes = "".join(f"; {count:,} {what}" for what, count in sorted(job.encoder.notes.items()) if count)
-        print(f"{len(records):,} records {purpose}, {len(rows):,} rows{notes}", file=sys.stderr)
+        print(f"records {purpose}: {len(records):,}, in rows: {len(rows):,}{notes}", file=sys.stderr)
     return rows
 
 

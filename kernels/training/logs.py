@@ -71,12 +71,15 @@ class Log:
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the line of progress, and draw the plot."""
+        """End the line of progress, and draw the plot. A plot that cannot be written is no reason for a run to fail."""
         if self.shown:
             sys.stderr.write("\n")
         if self.board is not None:
             self.board.close()
-        plot(self.path, self.path.with_name("log.png"))
+        try:
+            plot(self.path, self.path.with_name("log.png"))
+        except OSError as error:
+            print(f"the curves of {self.path} were not drawn: {error}", file=sys.stderr)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from ..array import Array
 from ..heads import ErnieMForQuestionAnswering
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import alike, at_least_one
+from .arguments import alike, at_least_one, true_or_false
 from .results import Answer
 from .task import Task
 
@@ -55,6 +55,7 @@ class Answerer(Task):
         questions, contexts = alike(("questions", "contexts"), questions, contexts)
         at_least_one("top_k", top_k)
         at_least_one("longest", longest)
+        true_or_false(no_answer=no_answer)
         encoder = self.rows()
         most = (encoder.longest - 4) // 2
         rows: list[Row] = []

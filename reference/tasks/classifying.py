@@ -24,7 +24,7 @@ from ..array import Array
 from ..heads import ErnieMForSequenceClassification
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import alike, at_least_one, listed, options
+from .arguments import alike, at_least_one, listed, options, true_or_false
 from .fitting import CUT, FittingTask, fitted
 from .long_texts import ERROR
 from .results import Label
@@ -83,6 +83,7 @@ class Classifier(FittingTask):
         than half of a row and leaves no room for the text, and if no class, or the only one, has a name that begins
         with "entail".
         """
+        true_or_false(multi_label=multi_label)
         single, texts, labels = isinstance(texts, str), listed("texts", texts), options("labels", labels)
         twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)
         if twice is not None:

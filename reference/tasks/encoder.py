@@ -29,7 +29,7 @@ from ..checkpoint.names import file_name
 from ..groups import TOKENS as TOKENS
 from ..groups import batches as batches
 from ..training.retrieval import normalised
-from .arguments import at_least_one, several
+from .arguments import at_least_one, several, true_or_false
 from .backends import NUMPY, POOLINGS, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts, window_starts
 from .recorded import ONE_AT_A_TIME, Centre, Recorded, choose_layer, read_recorded
@@ -88,6 +88,7 @@ class Encoder:
         for name, value, allowed in (("pooling", pooling, POOLINGS), ("long", long, POLICIES)):
             if value not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+        true_or_false(center=center, normalize=normalize)
         if batch_size is not None:
             at_least_one("batch_size", batch_size)
         self.backend = backend_of(model)

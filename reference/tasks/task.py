@@ -61,6 +61,8 @@ class Task:
             raise TypeError(f"model: expected {expected}, got {type(model).__module__}.{type(model).__name__}")
         if batch_size is not None:
             at_least_one("batch_size", batch_size)
+        if not (progress is None or callable(progress)):
+            raise TypeError(f"progress: expected a function of two numbers, or None, got {progress!r:.80}")
         self.model, self.tokenizer, self.batch_size, self.progress = model, tokenizer, batch_size, progress
         self.rows()
 

@@ -18,6 +18,18 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read(path) == [{"step": 1, "loss": 2.5, "seconds": 0.5}]
 
 
+def test_a_plot_that_cannot_be_written_is_told_and_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "log.png").mkdir()
+    log = Log(tmp_path, 0, 6)
+    log.write({"step": 1, "loss": 2.5})
+    log.close()
+    assert "log.jsonl were not drawn: " in capsys.readouterr().err
+    assert [row["loss"] for row in read(tmp_path / "log.jsonl")] == [2.5]
+
+
 @pytest.mark.parametrize(
     "line",
     ["my own notes", '{"a": 1}', '{"step": 1, "loss": 2.0}', '{"step": "x", "seconds": 1}', "[]", "3", "", "\xff"],

@@ -63,6 +63,8 @@ def test_vectors_names_a_text_that_is_too_long(checkpoint: Path) -> None:
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"batch_size": "3"}, "batch_size: expected an integer, got '3'"),
         ({"batch_size": 1.5}, "batch_size: expected an integer, got 1.5"),
+        ({"center": "yes"}, "center: expected True or False, got 'yes'"),
+        ({"normalize": 1}, "normalize: expected True or False, got 1"),
     ],
 )
 def test_encoder_rejects_a_wrong_argument_by_name(checkpoint: Path, argument: dict[str, Any], message: str) -> None:

@@ -168,20 +168,20 @@ def test_vectors_do_not_depend_on_order_and_repeat_bit_for_bit(
     assert_close(encoder.vectors([texts[i] for i in order]), vectors[order])
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("numpy", np.float32), ("numpy", np.float64), ("torch", np.float64)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vectors_do_not_depend_on_the_number_of_threads(
-    model: ErnieMModel, tokenizer: ErnieMTokenizer, backend: str, dtype: Any
+    model: ErnieMModel, tokenizer: ErnieMTokenizer, dtype: Any
 ) -> None:
-    """Not in one bit, in one call of the model that has several groups of sequences (see `groups`)."""
-    pytest.importorskip("torch" if backend == "torch" else "threadpoolctl")
-    chosen: Any = model.astype(dtype)
-    if backend == "torch":
-        chosen = pytest.importorskip("ernie_m.kernels").ErnieMModel.from_reference(chosen)
-    encoder = Encoder(chosen, tokenizer, layer=1)
+    """Not in one bit, in one call of the model that has several groups of sequences (see `groups`).
+
+    torch promises no such thing: how it divides a matrix product among threads depends on the processor.
+    """
+    pytest.importorskip("threadpoolctl")
+    encoder = Encoder(model.astype(dtype), tokenizer, layer=1)
     texts = corpus("en", "ja", "ar", "th", "de")
     found = []
     for threads in (1, 2, 4):
-        with limited_threads(backend, threads):
+        with limited_threads("numpy", threads):
             found.append([encoder.vectors(texts), *(x for x, _ in encoder.tokens(texts[:40]))])
     for others in found[1:]:
         for x, y in zip(found[0], others, strict=True):
