@@ -8,7 +8,7 @@
 # cell below it: a wrong prediction teaches more than a right one.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # **What ERNIE-M is for.** ERNIE-M (Ouyang and others, 2021) is an *encoder*: it turns a text into vectors, one for each
 # token, and does not write text. A small *head* on top of the vectors classifies a text, marks words, finds an answer,

@@ -5,7 +5,7 @@
 # bring back what the tokenizer has thrown away. So we look at each of its stages, and at what each one loses.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # The vocabulary is that of the small checkpoint in the package: 8,000 entries, learned from help pages and menus in
 # eight languages. ERNIE-M's own has 250,002 entries, but the rules are the same.

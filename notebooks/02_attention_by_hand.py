@@ -5,7 +5,7 @@
 # check on paper. Then we look at a real sentence, and at what padding does to a row.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # The model in section 5 is the small one that ships with the package, trained on help pages and menus.
 

@@ -6,7 +6,7 @@
 # be computed.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 
 # %%
 import math

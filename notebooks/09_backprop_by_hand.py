@@ -8,7 +8,7 @@
 # look at what can go wrong with the checks themselves.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # You need derivatives, sums over indices, and notebooks 02 (softmax), 03 (rounding) and 05 (LayerNorm).
 

@@ -8,7 +8,7 @@
 # model, then training.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # You need notebooks 08 (traces) and 09 (VJPs). A *cotangent* is the gradient of the loss with respect to a value.
 

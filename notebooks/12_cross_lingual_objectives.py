@@ -8,7 +8,7 @@
 # them. They differ in what each token may attend to, so each of them is a picture.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 
 # %%
 import json

@@ -9,8 +9,8 @@
 # the project's kernels.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`. Triton is published for Linux: use WSL on
-# Windows, a container on a Mac.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`. Triton is
+# published for Linux: use WSL on Windows, a container on a Mac.
 
 # %%
 import os

@@ -8,7 +8,7 @@
 # when we change the computation.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
-# checkout: `pip install ".[notebooks]"`, then `jupyter lab notebooks`.
+# checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # The model is the one that ships with the package. According to its [model card](../reference/demo/README.md), it was
 # trained on help pages and menus in eight languages, to predict a sentence from its translation alone. One of the two

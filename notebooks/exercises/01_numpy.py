@@ -5,7 +5,7 @@
 # that are drawn to find mistakes. If there is one, you see the smallest input that shows it.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # Fill in a stub, run its cell, then run the cell with `answer`. Notebooks 02 and 03 explain what you need. Do not call
 # `ernie_m`, which has all of these functions. Solutions are in `notebooks/solutions/numpy_solutions.py`.

@@ -5,7 +5,8 @@
 # is read from memory, a loop. They run here without a GPU, in Triton's interpreter, and are checked in float32.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`. Triton is available only on Linux.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`. Triton is
+# available only on Linux.
 #
 # A kernel is a function that many programs run at the same time, each on its own block. Before each stub, a figure
 # shows which program touches which cell. It was recorded from a run of the solution. To draw your own kernel in the

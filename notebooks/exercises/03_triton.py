@@ -5,7 +5,8 @@
 # checked in float32, float16 and bfloat16.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`. Triton is available only on Linux.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`. Triton is
+# available only on Linux.
 #
 # A kernel is a function that many programs run at the same time, each on its own block. Notebooks 04 to 06 explain what
 # you need. The function below each kernel launches it. Solutions are in `notebooks/solutions/triton_solutions.py`.

@@ -6,7 +6,7 @@
 # gradients with respect to its arguments. You never need the whole Jacobian, only its product with `dy`.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # Exercises 1 and 2 are the forward passes of two of them. Do not call `ernie_m`, which has all four. Solutions are in
 # `notebooks/solutions/backward_solutions.py`.

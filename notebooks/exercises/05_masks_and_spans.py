@@ -5,7 +5,7 @@
 # spans of a text. Both look simple, and both have well-known ways to go wrong without any error message.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # Do not call `ernie_m`, which has both. Solutions are in `notebooks/solutions/mask_and_span_solutions.py`.
 

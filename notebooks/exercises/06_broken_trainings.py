@@ -5,7 +5,7 @@
 # behind: losses, norms, how far each parameter moved. Find out what is wrong, and where.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
-# a checkout: `pip install ".[notebooks]"` and `jupyter lab notebooks`.
+# a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # Do not read `broken.py` and `diagnoses.py`, which know the faults. Solutions are in
 # `notebooks/solutions/broken_solutions.py`.
