@@ -31,7 +31,7 @@ help:
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning, TensorBoard)"
 	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
 	@echo "make lint       ruff and mypy alone"
-	@echo "make clean      remove .venv and everything else that was built here"
+	@echo "make clean      remove .venv, build/ and caches; runs/ and course/ are kept"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
 
 demo: $(STAMPS)/package $(STAMPS)/kernels

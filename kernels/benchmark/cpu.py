@@ -213,6 +213,7 @@ def run(
 def _explained(rounds: int) -> str:
     return (
         "Written by `python -m ernie_m.kernels bench --cpu`. Each competitor runs in a process of its own, in turn; "
-        f"medians of {rounds} rounds. CPU time is that of all threads together. Ratios are against the row's first "
-        "competitor: below 1 is faster. Peak memory is that of the whole process, with weights and libraries.\n\n"
+        f"medians of {rounds} rounds. CPU time is that of all threads together. Ratios are against the first "
+        "competitor for the same work: below 1 is faster. Peak memory is that of the whole process, with weights "
+        "and libraries.\n\n"
     )

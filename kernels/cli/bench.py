@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     parser.add_argument("--repeats", type=positive, metavar="N", help="count results with equal bits instead of timing")
     parser.add_argument(
-        "--cpu", nargs="?", const="", metavar="WHAT", help="time the rows about WHAT (all) on the processor"
+        "--cpu", nargs="?", const="", metavar="WHAT", help="time on the processor: all, or what has WHAT in its name"
     )
     parser.add_argument("--threads", type=int, default=2, help="with --cpu: threads of each competitor (default: 2)")
     parser.add_argument("--saved", type=some_path, metavar="DIR", help="only redraw the table and figures in DIR")

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--op", required=True, metavar="OP", help="the operation: a name from below, or FILE.py:NAME of an Operation"
     )
     parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
-    parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch", help="arguments (default: torch)")
+    parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch", help="what it takes (default: torch)")
     parser.add_argument("--examples", type=int, metavar="N", help="inputs drawn per dtype (default: 50)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draw other inputs (default: 0)")
     amount = parser.add_mutually_exclusive_group()

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "kernel", nargs="?", metavar="FILE.py:NAME", help="a kernel of your own, or a function (see above)"
     )
     parser.add_argument(
-        "--signature", metavar="TYPES", help="the types of the kernel's arguments that are no constants"
+        "--signature", metavar="TYPES", help="the types of the kernel's arguments, without those that are constants"
     )
     parser.add_argument(
         "--constants", nargs="+", action="extend", metavar="NAME=VALUE", help="the values of its tl.constexpr arguments"

@@ -26,8 +26,8 @@ DESCRIPTION = """\
 Train a masked language model on sentences and their translations.
 
 A recipe is a JSON file:
-  {"model": {"hidden_size": 96, ...},                      of a new model; the vocabulary's size is the tokenizer's
-   "objectives": ["mmlm", "camlm"],                        one a step, in turn: mmlm, tlm, camlm, btmlm
+  {"model": {"hidden_size": 96, ...},                      a new model's configuration, without the vocabulary's size
+   "objectives": ["mmlm", "camlm"],                        one per step, in turn: mmlm, tlm, camlm, btmlm
    "arguments": {"camlm": {"masked_sides": "one"}},        as the functions in reference/objectives take them
    "batch_tokens": 1024, "pairs_with": "en", "alpha": 0.7, "longest": 62,
    "settings": {"steps": 10000, "rate": 0.002, ...}}       as in kernels/training/settings.py

@@ -14,7 +14,7 @@ from importlib import import_module
 from ernie_m.reference.cli import command
 
 COMMANDS = {
-    "verify": "compare every kernel with its NumPy twin, then a whole model layer by layer",
+    "verify": "compare every kernel with its NumPy twin, then a model and a training step layer by layer",
     "bench": "time the kernels and the encoder on a GPU, next to the alternatives",
     "compile": "compile every kernel for several GPUs (none is needed) and report on the machine code",
     "check": "check your own kernel against an operation's definition",

@@ -122,6 +122,7 @@ def model_card(results: dict[str, Result], reached: dict[str, dict[str, Any]], r
     licences = ", ".join(sorted({about["licence"] for about in report["packages"].values()}))
     return CARD.format(
         parameters=model.num_parameters(),
+        encoder=ErnieMModel.from_pretrained(HERE).num_parameters(),
         layers=model.config.num_hidden_layers,
         width=model.config.hidden_size,
         heads=model.config.num_attention_heads,
@@ -148,15 +149,16 @@ CARD = """\
 # The checkpoint that ships: a small ERNIE-M that has learned
 
 A masked language model of {parameters:,} parameters in float16: {layers} layers, {width} wide, {heads} heads,
-{vocabulary:,} tokens. It reads {languages}, and finds translations of sentences about office
-programs and browsers. `make.py` wrote this page.
+{vocabulary:,} tokens. The file has a pooler in addition; `ErnieMModel` is the encoder with the pooler and without the
+head of the language model, {encoder:,} parameters. The model reads {languages}, and finds translations
+of sentences about office programs and browsers. `make.py` wrote this page.
 
 ## What it was trained on
 
 {segments:,} segments of LibreOffice's help, Firefox's user interface, Unicode's emoji names and the Universal
 Declaration of Human Rights, aligned by key (`make corpus`; versions and hashes in `../training/corpus/packages.json`).
-The corpus was split by page into training, development and test, and near-duplicates were removed; the number is that
-of the training split.
+A segment is a sentence or a menu item in all the languages that have it. The corpus was split by page into training,
+development and test splits, and near-duplicates were removed; the number is that of the training split.
 
 ## How
 
@@ -180,15 +182,17 @@ Mean: {mean:.3f} centred, {raw:.3f} not centred.
 
 ## Heads on it
 
-`make heads` fine-tunes four, each in about two minutes on one core. The language is learnt from all languages; the
-others from English alone, and what they reach elsewhere is what carries over. On the test split, one run each:
+`make heads` fine-tunes four, each in about two minutes on one core. The language head is trained on texts in all
+languages. The other heads are trained on English texts alone: their figures in other languages show how much carries
+over. On the test split, one run each:
 
 | head | figure | all | {names} |
 |---|---|---:|{lines}
 {head_rows}
 Their settings were chosen on earlier models, partly by figures on the test split, so these are not clean measurements.
-A head that always names the most frequent module is right for 0.31 of the texts. So little carries over for modules,
-and hardly anything for tags. There is no trained head for question answering, multiple choice or entailment.
+A head that always names the most frequent module is right for 0.31 of the texts. So for modules little carries over to
+other languages, and for tags hardly anything. There is no trained head for question answering, multiple choice or
+entailment.
 
 ## What it cannot do
 

@@ -83,8 +83,8 @@ def _eager_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])[0, 0]
 
 
-# In half precision, sums of two arrays round twice, which is a fault. On a CPU, torch's GELU has no tail, turns -0.0
-# into 0.0 in float32, and on some processors infinity into NaN. Its LayerNorm there is x · rstd − mean · rstd: not
+# In half precision, sums of two arrays round twice, which is a fault. On a CPU, torch's GELU has no tail, and on some
+# processors turns -0.0 into 0.0 in float32, and infinity into NaN. Its LayerNorm there is x · rstd − mean · rstd: not
 # right where the mean is large.
 EAGER = {
     "gelu": Right("gelu", F.gelu, ("float16", "bfloat16"), tail=False, plain=True),

@@ -15,8 +15,9 @@ RETRIEVAL, MODULES = FIGURES = ("acc@1", "modules, other languages")
 PAGE = """\
 # What the objectives add: a small experiment
 
-`make experiment` runs it and writes this page, `results.json` and `results.png`. The text above "What came out" was
-written before there were results. `design.py` and `recipe.json` say everything about the arms.
+`make experiment` runs it and writes a page like this one, `results.json` and `results.png` into `runs/experiment`. The
+text above "What came out" was written before there were results, the comments below it (`outcome.md`) afterwards.
+`design.py` and `recipe.json` say everything about the arms.
 
 ## The question
 
@@ -38,7 +39,7 @@ each of them {seeds} times.
   {predicted:,} tokens, in equal parts of its objectives, at the same learning rate.
 - {share} of the segments are used as translations; of the others, every text stands alone.
 - The layer, and whether to subtract each language's mean vector, are chosen for each arm on the development split. The
-  test split was looked at once, when all runs were complete. Nothing was changed afterwards.
+  arms were compared on the test split once, when all runs were complete. Nothing was changed afterwards.
 
 ## What was expected
 

