@@ -6,6 +6,8 @@ yours       the competitors for a user's function, where this package has no ker
 encoders    the competitors for the whole encoder; `baselines` has the other implementations
 timing      fair timing: competitors take turns, inputs are not in the cache
 runner      runs one case after another and saves after each
+repeats     whether results have the same bits each time
+sweep       whether other configurations of the kernels are faster
 report      rows and tables; `figures` draws them
 cpu         the same for models on a CPU: each competitor in a process of its own (`cpu_child`); `cpu_models` has them
 """

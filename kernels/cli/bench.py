@@ -7,6 +7,9 @@ interruption loses only the current one. To measure everything in every dtype: `
 With `--repeats N`, nothing is timed: each case of ours is called N times on the same inputs, and as often beside other
 work on the GPU, and the calls whose results have the bits of the first are counted.
 
+With `--sweep`, other block sizes, warps and stages are timed beside those in the kernels' modules, and what is faster
+by more than the spread is printed last. Nothing is changed.
+
 With FILE.py:NAME and `--op`, a function of your own is checked, then timed next to the same competitors.
 
 This needs a GPU. Without one, `compile` reports on the machine code, and `--cpu` times models on the processor: the
@@ -18,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,11 @@ from ..benchmark.repeats import Repeats, repeats
 from ..benchmark.repeats import table as repeats_table
 from ..benchmark.report import Case, environment, table
 from ..benchmark.runner import Output, load, makers, makers_of_yours, measure, write
+from ..benchmark.sweep import Tried, suggestions, sweep
+from ..benchmark.sweep import table as sweep_table
 from ..benchmark.timing import ceilings
 from ..benchmark.work import BATCHES, SIZES
+from ..benchmark.workloads import WORKLOADS
 from ..checking.check import check
 from ..checking.report import Failure
 from ..checking.verify import kernel_rows, prepare
@@ -42,7 +48,7 @@ from ..runtime.dispatch import INTERPRETED
 from ..runtime.optional_triton import HAS_TRITON
 
 RUNS, QUICK_RUNS = 100, 15
-REPEATS_FILE = "repeats.json"
+REPEATS_FILE, SWEEP_FILE = "repeats.json", "sweep.json"
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -65,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=some_path, metavar="DIR", help="save JSON, a table and figures in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     parser.add_argument("--repeats", type=positive, metavar="N", help="count results with equal bits instead of timing")
+    parser.add_argument("--sweep", action="store_true", help="try other block sizes, warps and stages of the kernels")
     parser.add_argument(
         "--cpu", nargs="?", const="", metavar="WHAT", help="time on the processor: all, or what has WHAT in its name"
     )
@@ -74,8 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, measure, print and save."""
-    if arguments.repeats is not None and (arguments.cpu is not None or arguments.saved or arguments.op):
-        raise ValueError("--repeats: expected no --cpu, --saved or --op with it, as it is about this package's kernels")
+    for name, given in (("--repeats", arguments.repeats is not None), ("--sweep", arguments.sweep)):
+        if given and (arguments.cpu is not None or arguments.saved or arguments.op):
+            raise ValueError(f"{name}: expected no --cpu, --saved or --op with it: it is about this package's kernels")
+    if arguments.repeats is not None and arguments.sweep:
+        raise ValueError("--sweep: expected no --repeats with it, as neither times the other's calls")
     if arguments.cpu is not None:
         return on_cpu(arguments)
     if arguments.saved:
@@ -84,10 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     require_gpu()
     if arguments.repeats is not None:
         return repeated(arguments)
+    if arguments.sweep:
+        return swept(arguments)
     yours = None if place is None else loading.load(*place, "a function", callable)
     output = Output(arguments.output, arguments.overwrite)
     prepare()
-    dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
+    dtypes = dtypes_of(arguments)
     wrong = wrong_kernels(dtypes) if yours is None else wrong_function(yours, arguments.op, dtypes)
     for found in wrong:
         print(f"ernie_m.kernels: wrong kernel, nothing timed: {found}", file=sys.stderr)
@@ -107,22 +119,51 @@ def run(arguments: argparse.Namespace) -> int:
 
 def repeated(arguments: argparse.Namespace) -> int:
     """Count the calls that repeat bit for bit; print and save the counts after each case."""
-    path = None if arguments.output is None else arguments.output / REPEATS_FILE
+    save = saver(arguments, REPEATS_FILE, "repeats")
+    prepare()
+    found = list[Repeats]()
+    for row in repeats(plan(arguments, dtypes_of(arguments)), arguments.repeats):
+        found.append(row)
+        print(", ".join(row.cells()), file=sys.stderr, flush=True)
+        save(found)
+    print(repeats_table(found), end="")
+    return 0 if all(row.holds for row in found) else DIFFERENCE
+
+
+def swept(arguments: argparse.Namespace) -> int:
+    """Try other configurations; print and save all after each round, and print what was faster last."""
+    save = saver(arguments, SWEEP_FILE, "sweep")
+    prepare()
+    found = list[Tried]()
+    runs = QUICK_RUNS if arguments.quick else RUNS
+    for rows in sweep(plan(arguments, dtypes_of(arguments), WORKLOADS), runs):
+        found += rows
+        print(f"\n{sweep_table(rows)}", end="", flush=True)
+        save(found)
+    print("\n" + "\n".join(["faster than the modules' choices:", *(suggestions(found) or ["nothing"])]))
+    return 0
+
+
+def saver(arguments: argparse.Namespace, file: str, name: str) -> Callable[[Sequence[Any]], None]:
+    """What saves rows in the output directory, if there is one. Raises FileExistsError for an earlier file."""
+    path = None if arguments.output is None else arguments.output / file
     if path is not None:
         if path.exists() and not arguments.overwrite:
             raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
         path.parent.mkdir(parents=True, exist_ok=True)
-    prepare()
-    dtypes = tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
-    about, found = environment(), list[Repeats]()
-    for row in repeats(plan(arguments, dtypes), arguments.repeats):
-        found.append(row)
-        print(", ".join(row.cells()), file=sys.stderr, flush=True)
+    about = environment()
+
+    def save(rows: Sequence[Any]) -> None:
         if path is not None:
-            rows = {"environment": about, "repeats": [row.as_json() for row in found]}
-            write(path, (json.dumps(rows, indent=1) + "\n").encode())
-    print(repeats_table(found), end="")
-    return 0 if all(row.holds for row in found) else DIFFERENCE
+            saved = {"environment": about, name: [row.as_json() for row in rows]}
+            write(path, (json.dumps(saved, indent=1) + "\n").encode())
+
+    return save
+
+
+def dtypes_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The dtypes to measure."""
+    return tuple(arguments.dtype or (DTYPES if arguments.all else DTYPES[:1]))
 
 
 def on_cpu(arguments: argparse.Namespace) -> int:
@@ -184,12 +225,12 @@ def redraw(directory: Path) -> int:
     return 0
 
 
-def plan(arguments: argparse.Namespace, dtypes: Sequence[str]) -> list[Case]:
-    """The selected cases."""
+def plan(arguments: argparse.Namespace, dtypes: Sequence[str], all: Collection[str] | None = None) -> list[Case]:
+    """The selected cases; `all`: what is meant where no operation is selected."""
     return [
         Case(what, size, batch, dtype)
         for dtype in dtypes
         for size in arguments.model or SIZES
         for batch in arguments.case or BATCHES
-        for what in ([arguments.op] if arguments.op else arguments.operation or makers())
+        for what in ([arguments.op] if arguments.op else arguments.operation or all or makers())
     ]
