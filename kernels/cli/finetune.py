@@ -18,10 +18,10 @@ from ernie_m.reference.training.shards import fingerprint, identity
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.layout import SPECIAL_PAIR
 
-from ..training import JOBS, FineTuning, Group, Settings, group, train
+from ..training import JOBS, FineTuning, Group, Settings, group, saving, train
 from ..training.finetuning import predict
 from ..training.jobs import Job
-from .runs import MODEL, changed, kept, prepare, stopping
+from .runs import changed, kept, prepare, stopping
 
 DESCRIPTION = """\
 Train a head, and the model below it, on labelled texts. Files (UTF-8, all texts of a file in one of these forms):
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     data, held_out = (read_all(task, files) for files in (arguments.data, arguments.validation))
     tests = {path: read_labelled(task, path) for path in arguments.test}
     directory = checkpoint_directory(arguments.model)
-    if directory.resolve() == (out / MODEL).resolve():
-        raise ValueError(f"--model: expected another directory than {out / MODEL}, which this run would replace")
+    if directory.resolve() == (out / saving.MODEL).resolve():
+        raise ValueError(f"--model: expected another directory than {out / saving.MODEL}, which this run would replace")
     tokenizer = ErnieMTokenizer.from_pretrained(directory)
     config = ErnieMConfig.from_pretrained(directory)
     job = JOBS[task](tokenizer, row_length(arguments.longest, config), data)

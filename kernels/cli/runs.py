@@ -16,9 +16,6 @@ from ernie_m.reference.cli.command import Terminated
 from ..runtime import dispatch
 from ..training import Group, Stopped, logs, saving
 
-# Where a run keeps its model.
-MODEL = "model"
-
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
     """The settings in arguments such as rate=1e-4. Raises ValueError for one without a name and a value."""
@@ -44,8 +41,9 @@ def prepare(out: Path, resume: bool, processes: Group) -> bool:
         raise FileExistsError(f"{out}: holds a run; go on with it by --resume, or choose another directory")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: expected a directory, or the name of a new one, got a file")
-    if (out / MODEL).exists() and not exists and not (out / logs.FILE).exists():
-        raise FileExistsError(f"{out / MODEL}: exists, but no run has written it: move it, or choose another directory")
+    if (out / saving.MODEL).exists() and not exists and not (out / logs.FILE).exists():
+        found = out / saving.MODEL
+        raise FileExistsError(f"{found}: exists, but no run has written it: move it, or choose another directory")
     if processes.leads:
         out.mkdir(parents=True, exist_ok=True)
     processes.wait()
@@ -54,7 +52,7 @@ def prepare(out: Path, resume: bool, processes: Group) -> bool:
 
 def kept(out: Path) -> Path:
     """Where the run's model is. Raises FileNotFoundError if somebody has removed it."""
-    model = out / MODEL
+    model = out / saving.MODEL
     if not (model / "config.json").exists():
         raise FileNotFoundError(f"{model}: expected the model that the run kept, got none; train it again elsewhere")
     return model

@@ -20,6 +20,7 @@ from torch import Tensor
 from ernie_m.reference.array import Array
 from ernie_m.reference.training.rows import Row
 
+from . import saving
 from .jobs import Choose, Classify, Job
 from .loop import Batch
 from .span_jobs import Answer, Extract, Tag
@@ -92,7 +93,7 @@ class FineTuning:
 
     def keep(self, model: Any, state: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """Write the model, with the names of its labels, and its tokenizer."""
-        target = self.directory / "model"
+        target = self.directory / saving.MODEL
         model.save_pretrained(target, overwrite=True, state_dict=state)
         self.job.encoder.tokenizer.save_pretrained(target)
 

@@ -20,6 +20,7 @@ from ernie_m.reference.training.retrieval import accuracies
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import replacing
 
+from . import saving
 from .loop import Batch
 from .vectors import mean_vectors
 
@@ -77,7 +78,7 @@ class Pretraining:
 
     def keep(self, model: Any, state: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """Write the model, its tokenizer, and what retrieval with it needs."""
-        target = self.directory / "model"
+        target = self.directory / saving.MODEL
         model.save_pretrained(target, overwrite=True, state_dict=state)
         self.tokenizer.save_pretrained(target)
         if "layer" in figures:

@@ -25,7 +25,8 @@ from ernie_m.tokenizer.files import replacing
 
 from .parallel import Group
 
-FILE = "checkpoint.pt"
+# In the directory of a run: its checkpoint, and the model that is kept.
+FILE, MODEL = "checkpoint.pt", "model"
 
 
 def save(directory: Path, model: Module, optimizer: Optimizer, about: dict[str, Any], group: Group) -> None:

@@ -28,6 +28,7 @@ from ernie_m.tokenizer.files import read_json
 
 from ...benchmark.cpu import processor
 from ...words import ErnieMForMaskedLM
+from .. import saving
 from ..finetuning import predict
 from ..pretraining import vocabulary_of
 from ..vectors import mean_vectors
@@ -101,7 +102,7 @@ def token_ids(experiment: Experiment, rows: Sequence[tuple[str, str]]) -> list[l
 
 def vectors(experiment: Experiment, run: Path, given: Pairs) -> Vectors:
     """The mean vectors of all texts."""
-    model = ErnieMForMaskedLM.from_pretrained(run / "model").eval()
+    model = ErnieMForMaskedLM.from_pretrained(run / saving.MODEL).eval()
     words, longest = vocabulary_of(experiment.tokenizer), model.config.max_length - 2
     found = {}
     for pair, rows in given.items():
@@ -147,7 +148,7 @@ def choose(given: Sequence[Vectors]) -> tuple[int, bool]:
 def modules(experiment: Experiment, run: Path, records: Sequence[Any]) -> dict[str, float]:
     """The accuracy of a run's head in each language."""
     job = experiment.job()
-    model = job.head.from_pretrained(run / "module" / "model").eval()
+    model = job.head.from_pretrained(run / "module" / saving.MODEL).eval()
     said = predict(job, model, len(records), job.rows(records))
     found = {}
     for name in LANGUAGES:

@@ -102,7 +102,7 @@ class Experiment:
             config = ErnieMConfig(vocab_size=len(self.tokenizer), **self.recipe["model"])
             model = ErnieMForMaskedLM.from_config(config, seed=seed)
         else:
-            model = ErnieMForMaskedLM.from_pretrained(self.directory(seed, START) / "model", dtype="float32")
+            model = ErnieMForMaskedLM.from_pretrained(self.directory(seed, START) / saving.MODEL, dtype="float32")
         made_of: dict[str, Any] = {"arm": arm.name, "recipe": dict(self.recipe)}
         made_of |= {"tokenizer": fingerprint(self.tokenizer), "texts": [identity(self.out / "train.jsonl")]}
         self._train(model, Pretraining(drawn, self.tokenizer, directory), settings, directory, made_of)
@@ -113,7 +113,7 @@ class Experiment:
         rate = {"rate": about["rate"], "warmup": round(about["warmup"] * task.steps)}
         settings = self._settings(task.steps, seed, rate)
         options: dict[str, Any] = {"dtype": "float32", "strict": False, "seed": seed}
-        model, _ = job.head.from_pretrained(directory / "model", **options, **job.fields)
+        model, _ = job.head.from_pretrained(directory / saving.MODEL, **options, **job.fields)
         self._train(model, task, settings, directory / "module", {"recipe": dict(self.recipe)})
 
     def _settings(self, steps: int, seed: int, chosen: Mapping[str, Any]) -> Settings:
