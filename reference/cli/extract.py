@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ernie_m.tokenizer.files import unique
+from ernie_m.tokenizer.files import read_regular, unique
 
 from ..tasks import Extractor
 from .command import add_command
@@ -78,10 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read(schema: str) -> Any:
-    """A schema from the command line. Raises ValueError for JSON that is none."""
+    """A schema from the command line. Raises ValueError for JSON that is none, or a file that is no UTF-8."""
     name, text = "--schema", schema
     if schema.startswith("@"):
-        name, text = schema[1:], Path(schema[1:]).read_text("utf-8")
+        name = schema[1:]
+        try:
+            text = read_regular(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: expected JSON in UTF-8: {error}") from None
     elif schema in NO_NAMES:
         raise ValueError(f"--schema: expected a name or a schema, got JSON's {schema}; as a name, write '\"{schema}\"'")
     elif not schema.lstrip().startswith(("{", "[", '"')):

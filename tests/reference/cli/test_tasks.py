@@ -147,8 +147,12 @@ def test_zero_shot_through_entailment(checkpoints: dict[str, str], capsys: pytes
 def test_schemas_of_the_command_line(given: list[str], read: list[Any], tmp_path: Path) -> None:
     """Names and JSON, in arguments and files."""
     assert extract.flat([extract.read(one) for one in given]) == read
-    (tmp_path / "schema.json").write_text(json.dumps(read), "utf-8")
-    assert extract.flat([extract.read(f"@{tmp_path / 'schema.json'}")]) == read
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "schema.json").write_text(json.dumps(read), encoding)
+        assert extract.flat([extract.read(f"@{tmp_path / 'schema.json'}")]) == read
+    (tmp_path / "schema.json").write_text(json.dumps(read), "utf-16")
+    with pytest.raises(ValueError, match=r"schema\.json: expected JSON in UTF-8: "):
+        extract.read(f"@{tmp_path / 'schema.json'}")
 
 
 def test_relations_are_shown_below() -> None:
@@ -208,6 +212,7 @@ def test_align_prints_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["tag", "--model", "nowhere", "x"], "nowhere"),
         (["tag", "--model", "{answer}", "x"], "ErnieMForTokenClassification"),
         (["classify", "--model", "{classify}", "--template", "{{}}", "x"], "--label"),
+        (["classify", "--model", "{classify}", "--multi-label", "x"], "error: --multi-label: expected --label"),
         (["classify", "--model", "{classify}", "--label", "a", "--pair", "b", "x"], "--pair"),
         (["classify", "--model", "{classify}", "--top-k", "0", "x"], "at least 1"),
         (["extract", "--model", "{extract}", "--schema", "[1", "x"], "[1"),
