@@ -63,6 +63,21 @@ def test_time_calls_times_each_competitor() -> None:
     assert clock.log.count("spin 2") == 22  # including a tenth more, to warm up
 
 
+def test_the_device_is_busy_before_each_call() -> None:
+    """One call may synchronise, and the next must not find an empty queue. Seen red with one spin for each round."""
+    clock, queued = FakeClock(), list[bool]()
+
+    def synchronising(i: int) -> None:
+        clock.wait()
+
+    def other(i: int) -> None:
+        last = [line for line in clock.log if line == "wait" or line.startswith("spin")][-1]
+        queued.append(last.startswith("spin"))
+
+    time_calls({"a": synchronising, "b": other}, 10, True, clock)
+    assert all(queued[-10:])
+
+
 def test_time_calls_without_hide_host_waits_for_each_call() -> None:
     clock = FakeClock()
     time_calls({"a": working(clock, 1.0), "b": working(clock, 1.0)}, 5, False, clock)
@@ -178,4 +193,4 @@ def test_gpu_clock_returns_seconds_and_peak_memory(monkeypatch: pytest.MonkeyPat
     }.items():
         monkeypatch.setattr(torch.cuda, name, function)
     assert time_calls({"a": call}, 10, True) == {"a": Timing(4e-3, 4e-3, 4e-3, 10, 30)}
-    assert gpu["slept"] == 11 * bench_timing.SPIN
+    assert gpu["slept"] == 2 * 11 * bench_timing.SPIN  # for each round, and for each call

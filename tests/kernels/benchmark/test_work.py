@@ -170,6 +170,17 @@ def test_competitors_compute_the_same_operation(what: str, batch: Batch) -> None
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("what", ["packed_attention_vjp", "group_attention_vjp", "first_token_attention_vjp"])
+def test_padded_gradients_are_timed_without_steps_of_their_own(what: str) -> None:
+    """They neither select by a mask, which synchronises, nor fill a tensor for each of q, k and v. Seen red with both:
+    `[valid]` in the timed call, and `x[0]` where it unbinds now."""
+    made = bench_operations.WORKLOADS[what](TINY, RAGGED, torch.float32, "cpu")
+    with torch.profiler.profile() as profile:
+        made.calls["SDPA, padded"](0)
+    assert not {"aten::nonzero", "aten::select_backward"} & {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_encoders_compute_the_same_or_report_why_not(dtype: torch.dtype) -> None:
     """Seen red: transformers' model with a pooler without weights, a baseline's own weights, positions from 0."""
