@@ -67,6 +67,9 @@ def products_beside(call: Call) -> Load:
     """Queues products on a stream of its own, which take about as long as `call`."""
     stream, factor = torch.cuda.Stream(), torch.randn(PRODUCT, PRODUCT, device="cuda", dtype=torch.bfloat16)
     result = torch.empty_like(factor)
+    # Without this, their memory would be given to the next case's tensors while products still run.
+    factor.record_stream(stream)
+    result.record_stream(stream)
 
     def queue(count: int) -> None:
         with torch.cuda.stream(stream):
@@ -76,7 +79,13 @@ def products_beside(call: Call) -> Load:
     stream.wait_stream(torch.cuda.current_stream())
     queue(3)
     count = math.ceil(seconds(lambda: call(0)) / seconds(lambda: queue(10)) * 10)
-    return lambda: queue(count)
+
+    def load() -> None:
+        # Those of the call before have ended: they would pile up beside a call that is shorter, and outlast the case.
+        stream.synchronize()
+        queue(count)
+
+    return load
 
 
 def seconds(function: Callable[[], Any]) -> float:

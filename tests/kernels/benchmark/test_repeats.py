@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from ernie_m.kernels.benchmark import repeats as bench_repeats
 from ernie_m.kernels.benchmark.measured import Measured, bits
-from ernie_m.kernels.benchmark.repeats import equal_runs, repeats
+from ernie_m.kernels.benchmark.repeats import equal_runs, products_beside, repeats
 from ernie_m.kernels.benchmark.timing import Call
 from ernie_m.kernels.cli import bench
 from ernie_m.kernels.cli.program import main
@@ -124,3 +125,39 @@ def test_success_is_that_all_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_go_together_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_products_do_not_outlive_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tensors are used on another stream than they were allocated on, so the allocator has to know. Each load
+    waits for the one before. Seen red without either."""
+    log = list[str]()
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            log.append("ordered")
+
+        def synchronize(self) -> None:
+            log.append("ended")
+
+    def small(*shape: int, **_: object) -> torch.Tensor:
+        return torch.zeros(2, 2)
+
+    def product(*_: object, out: torch.Tensor) -> None:
+        log.append("product")
+
+    for owner, name, value in (
+        (torch.cuda, "Stream", Stream),
+        (torch.cuda, "current_stream", lambda: None),
+        (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
+        (torch.cuda, "synchronize", lambda: None),
+        (torch, "randn", small),
+        (torch, "mm", product),
+        (torch.Tensor, "record_stream", lambda tensor, stream: log.append("recorded")),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    load = products_beside(lambda i: None)
+    assert log.count("recorded") == 2
+    log.clear()
+    load()
+    load()
+    assert log[0] == "ended" and log.count("ended") == 2 and log[-1] == "product"
