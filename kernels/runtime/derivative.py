@@ -32,7 +32,10 @@ class _Backward(Function):
 
     @staticmethod
     def forward(x: Tensor, value: Elementwise, derivative: Elementwise) -> Tensor:
-        return in_wide(value, x)
+        y = in_wide(value, x)
+        # A result that is the tensor an operation was given, as in y.mul_(c) or y.to(y.dtype), has a gradient of 0 in
+        # torch.compile of torch 2.11; a view of it has the right one.
+        return y.view_as(y) if torch.compiler.is_compiling() else y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Elementwise, Elementwise], output: Tensor) -> None:

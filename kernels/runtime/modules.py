@@ -14,7 +14,7 @@ from torch.nn import Embedding, LayerNorm, Linear, Module
 from torch.nn.modules import module as torch_module
 
 # Names absent from an unmodified module's `__dict__`; pruning and FSDP put tensors there.
-_REPLACEABLE = {"forward", "weight", "bias"}
+_REPLACEABLE = ("forward", "weight", "bias")
 # Profilers replace these for all modules of a class.
 _FORWARDS: dict[type[Module], Any] = {kind: kind.forward for kind in (Linear, LayerNorm, Embedding)}
 
@@ -24,7 +24,10 @@ def untouched(module: Module, kind: type[Module], x: Tensor | None = None) -> bo
 
     With `x`, its weight must also have the dtype and device of `x`, as fused operations need, and its bias must exist.
     """
-    if type(module) is not kind or module.__dict__.keys() & _REPLACEABLE or _has_hooks(module):
+    if type(module) is not kind or _has_hooks(module):
+        return False
+    # One by one: torch.compile of torch 2.11 cannot trace the keys of a `__dict__`.
+    if any(name in module.__dict__ for name in _REPLACEABLE):
         return False
     if kind.forward is not _FORWARDS.get(kind, kind.forward):
         return False
