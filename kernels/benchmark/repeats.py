@@ -16,7 +16,7 @@ import torch
 
 from .measured import OURS, bits
 from .report import Case, aligned
-from .runner import makers
+from .runner import makers, release
 from .timing import Call, first_line
 from .work import BATCHES, SIZES
 
@@ -102,18 +102,22 @@ def repeats(
 ) -> Iterator[Repeats]:
     """Call our competitors of each case `runs` times alone, and as often beside another load."""
     for case in cases:
-        try:
-            made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
-        except (RuntimeError, MemoryError, ImportError) as error:
-            yield Repeats(case, "all", runs, error=first_line(error))
-            continue
-        for name, call in made.calls.items():
-            if name.startswith(OURS):
-                try:
-                    yield Repeats(case, name, runs, equal_runs(call, runs), equal_runs(call, runs, beside(call)))
-                except RuntimeError as error:
-                    yield Repeats(case, name, runs, error=first_line(error))
-        torch.compiler.reset()
+        yield from _repeats_of(case, runs, device, beside)
+        release()
+
+
+def _repeats_of(case: Case, runs: int, device: str, beside: Callable[[Call], Load]) -> Iterator[Repeats]:
+    try:
+        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+    except (RuntimeError, MemoryError, ImportError) as error:
+        yield Repeats(case, "all", runs, error=first_line(error))
+        return
+    for name, call in made.calls.items():
+        if name.startswith(OURS):
+            try:
+                yield Repeats(case, name, runs, equal_runs(call, runs), equal_runs(call, runs, beside(call)))
+            except RuntimeError as error:
+                yield Repeats(case, name, runs, error=first_line(error))
 
 
 def table(found: Sequence[Repeats]) -> str:

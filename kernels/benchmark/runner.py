@@ -121,11 +121,18 @@ def measure(
         rows = measured(case, output.about, runs, timer, device, yours)
         print(f"\n{table(rows)}", end="", flush=True)
         output.add(rows)
-        # torch.compile caches by function: without a reset, the next case's shapes would make the code dynamic, or
-        # exceed the limit on recompilations.
-        torch.compiler.reset()
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
+
+
+def release() -> None:
+    """Free what a case has left behind, once nothing refers to it.
+
+    torch.compile caches by function: without a reset, the next case's shapes would make the code dynamic, or exceed the
+    limit on recompilations.
+    """
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def measured(
@@ -144,7 +151,10 @@ def measured(
         return [Row(case, "all", Missing(first_line(error)))]
     made = made if yours is None else made.with_yours(yours)
     before = kept(made.calls)
-    found = timer(made.calls, runs, made.hide_host) | changed(before, made.calls)
+    found = timer(made.calls, runs, made.hide_host)
+    # One that failed in the loop keeps its error.
+    timed = {name: x for name, x in before.items() if isinstance(found.get(name), Timing)}
+    found |= changed(timed, made.calls)
     floor = made.floor(about["matrix_flops_per_s"][case.dtype], about["copy_bytes_per_s"])
     return rows_of(case, made, found, floor, differences(made, found))
 

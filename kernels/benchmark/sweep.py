@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from ..runtime.variants import Configuration
 from .measured import OURS
 from .report import Case, aligned, duration
-from .runner import makers
+from .runner import makers, release
 from .timing import Call, Missing, Timer, Timing, first_line, time_calls
 from .work import BATCHES, SIZES
 
@@ -152,18 +152,23 @@ def sweep(
 ) -> Iterator[list[Tried]]:
     """Sweep each choice that our first competitor of each case makes; yields what was tried, round by round."""
     for case in cases:
-        try:
-            made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
-            call = next(call for name, call in made.calls.items() if name.startswith(OURS))
-            with Choices() as choices:
-                call(0)
-        except (RuntimeError, MemoryError, ImportError) as error:
-            yield [Tried(case, "", 0, "", Missing(first_line(error)))]
-            continue
-        if not choices.seen:
-            yield [Tried(case, "", 0, "", Missing("no configuration is chosen by a function"))]
-        for use, chosen in choices.seen.items():
-            yield from climb(case, call, use, chosen, lambda calls: timer(calls, runs, made.hide_host))  # noqa: B023
+        yield from _sweep_of(case, runs, timer, device)
+        release()
+
+
+def _sweep_of(case: Case, runs: int, timer: Timer, device: str) -> Iterator[list[Tried]]:
+    try:
+        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+        call = next(call for name, call in made.calls.items() if name.startswith(OURS))
+        with Choices() as choices:
+            call(0)
+    except (RuntimeError, MemoryError, ImportError) as error:
+        yield [Tried(case, "", 0, "", Missing(first_line(error)))]
+        return
+    if not choices.seen:
+        yield [Tried(case, "", 0, "", Missing("no configuration is chosen by a function"))]
+    for use, chosen in choices.seen.items():
+        yield from climb(case, call, use, chosen, lambda calls: timer(calls, runs, made.hide_host))
 
 
 def climb(

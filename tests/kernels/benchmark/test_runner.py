@@ -146,6 +146,27 @@ def test_a_result_that_changes_in_the_timed_loop_is_not_a_time(monkeypatch: pyte
     assert other.ours == eager.ours == other.found.median
 
 
+def test_what_failed_in_the_timed_loop_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though there is no result to compare after it. Seen red: "its result after the timed loop differs"."""
+    calls = 0
+
+    def filling(i: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise RuntimeError("out of memory")
+        return torch.ones(1)
+
+    def timer(calls: Mapping[str, Call], runs: int, hide_host: bool) -> dict[str, Timing | Missing]:
+        return {"ours": Missing("RuntimeError: out of memory")}
+
+    use_maker(lambda *sizes: Measured({"ours": filling}, lambda matrix, copy: 1.0), monkeypatch)
+    output = Output(None)
+    output.about = ABOUT
+    measure([Case("embed", "base", "one", "bfloat16")], output, 3, timer, "cpu")
+    assert [row.found for row in output.rows] == [Missing("RuntimeError: out of memory")]
+
+
 @pytest.mark.usefixtures("fake_makers")
 def test_measure_uses_each_dtypes_ceiling() -> None:
     output = Output(None)
