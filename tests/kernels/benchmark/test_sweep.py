@@ -21,6 +21,8 @@ from ernie_m.kernels.benchmark.sweep import BEST, WRONG, Choices, Tried, describ
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing
 from ernie_m.kernels.benchmark.work import Batch, Size
 from ernie_m.kernels.benchmark.workloads import WORKLOADS
+from ernie_m.kernels.checking.guards import Guarded, poisoned
+from ernie_m.kernels.checking.watching import watching
 from ernie_m.kernels.cli import bench
 from ernie_m.kernels.cli.program import main
 from ernie_m.kernels.runtime.variants import Configuration
@@ -99,11 +101,18 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     "what", [what if what in QUICK else pytest.param(what, marks=pytest.mark.all) for what in WORKLOADS]
 )
 def test_every_neighbour_computes_the_same(what: str, dtype: str) -> None:
-    """In Triton's interpreter: what a sweep times is the operation."""
+    """In Triton's interpreter: what a sweep times is the operation, and no kernel leaves its arrays, which would end
+    the process on a GPU."""
     tried: list[str] = []
 
     def timer(calls: Mapping[str, Call], runs: int, hide_host: bool) -> dict[str, Timing | Missing]:
-        tried.extend(calls)
+        for name, call in calls.items():
+            allocated: list[Guarded] = []
+            with watching((allocated,)) as watch, poisoned(allocated):
+                call(0)
+            assert watch.grids and watch.damage is None, f"{name}: {watch.damage}"
+            assert not [array.name for array in allocated if array.outside_damage], name
+            tried.append(name)
         return dict.fromkeys(calls, timing(1.0))
 
     (*rounds,) = bench_sweep.sweep([Case(what, "base", "ragged", dtype)], 1, timer, "cpu")
