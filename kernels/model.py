@@ -126,7 +126,9 @@ class ErnieMModel(PretrainedModel):
         plain = self._is_plain(like, differentiates)
         # In training, the rectangle: where plain torch cannot read lengths, and for what was put on the embeddings.
         packs = all_untouched(self.embeddings, KINDS) and (not plain or eager_on_cpu(like))
-        layout = choose_layout(inputs, plain, (differentiates and not packs) or wanted[1], wanted[1])
+        # And for `torch.jit.trace`, which would keep this batch's length as the longest that attention can read.
+        rectangle = (differentiates and not packs) or wanted[1] or torch.jit.is_tracing()
+        layout = choose_layout(inputs, plain, rectangle, wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         # With gradients, a trace records every value. The kernel for first tokens drops nothing.
         first_only = first_only and not drops and not (differentiates and tracing())

@@ -70,6 +70,20 @@ def test_trace(cls: Any, grad: bool) -> None:
     close({name: x.detach() for name, x in found.items()}, {name: x.detach() for name, x in wanted.items()})
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_traced_model_takes_other_shapes(cls: Any, grad: bool) -> None:
+    """More and longer rows than the batch that was traced, and fewer and shorter ones."""
+    model, given = small(cls), without_targets(batch(cls))
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(model, tuple(given.values()), strict=False, check_trace=False)
+        for B, S in ((5, 11), (1, 4)):
+            other = without_targets(batch(cls, 7, B, S))
+            found, wanted = traced(*other.values()), model(*other.values())
+            close({name: x.detach() for name, x in found.items()}, {name: x.detach() for name, x in wanted.items()})
+
+
 @pytest.mark.parametrize("cls", PUBLISHED)
 def test_grad_of_a_function_of_the_weights(cls: Any) -> None:
     model, given = small(cls), batch(cls)
