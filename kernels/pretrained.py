@@ -162,8 +162,7 @@ class PretrainedModel(Module):
         check_saved(state)
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
         arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
-        check_complete(arrays, self.twin.shapes(self.config))  # the next line checks the shapes
-        arrays = flatten(self.twin(self.config, unflatten(arrays)).parameters)
+        check_complete(arrays, self.twin.shapes(self.config), surgery.base_of(self).pooler is not None)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite, bfloat16=half)
 
     @property

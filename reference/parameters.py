@@ -114,6 +114,15 @@ def shapes(
     return found
 
 
+def check_shapes(arrays: Mapping[str, Array], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError, naming the first path in order, unless there are arrays of these shapes and no others."""
+    for path in sorted(arrays.keys() | wanted.keys()):
+        if path not in arrays:
+            raise ValueError(f"parameters: {path}: expected shape {wanted[path]}, got none")
+        if arrays[path].shape != wanted.get(path):
+            raise ValueError(f"parameters: {path}: expected shape {wanted.get(path)}, got {arrays[path].shape}")
+
+
 def flatten(parameters: Parameters) -> dict[str, Array]:
     """All arrays by path, in the order of `shapes`; not copied."""
     found: dict[str, Array] = {}

@@ -18,7 +18,7 @@ from .array import Array
 from .checkpoint import load_parameters, read_config, save_checkpoint
 from .checkpoint.names import to_huggingface
 from .config import ErnieMConfig
-from .parameters import Parameters, flatten, initialise, shapes, unflatten
+from .parameters import Parameters, check_shapes, flatten, initialise, shapes, unflatten
 
 FLOATS = (np.float16, np.float32, np.float64)
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -49,11 +49,7 @@ class PretrainedModel:
 
     def __init__(self, config: ErnieMConfig, parameters: Parameters) -> None:
         """Raises ValueError if the paths or shapes of the parameters do not match the configuration."""
-        found = {path: array.shape for path, array in flatten(parameters).items()}
-        wanted = self.shapes(config)
-        for path in sorted(found.keys() | wanted.keys()):
-            if found.get(path) != wanted.get(path):
-                raise ValueError(f"parameters: {path}: expected shape {wanted.get(path)}, got {found.get(path)}")
+        check_shapes(flatten(parameters), self.shapes(config))
         self.config = config
         self.parameters = parameters
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -12,11 +12,13 @@ from torch import Tensor
 from ernie_m.reference.array import Array
 from ernie_m.reference.checkpoint.names import HUGGINGFACE, ON_TOP, PREFIX, file_name
 from ernie_m.reference.config import ErnieMConfig
+from ernie_m.reference.parameters import check_shapes
 
 # What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
 ADVICE = {
     "attn_implementation": "the kernels are used wherever they can be",
     "cache_dir": "set HF_HOME",
+    "add_pooling_layer": "set the pooler of the loaded model to None",
     "config": "pass changed fields by name, such as num_labels=3",
     "force_download": "remove the repository from the cache of huggingface_hub",
     "load_in_4bit": "quantise the loaded model, for instance with torch.ao.quantization.quantize_dynamic",
@@ -41,6 +43,7 @@ ADVICE = {
 }
 # Values that ask for what happens anyway.
 HARMLESS = {
+    "add_pooling_layer": (True,),
     "attn_implementation": ("eager", "sdpa"),
     "force_download": (False,),
     "load_in_4bit": (False,),
@@ -106,15 +109,16 @@ def check_saved(weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: expected the name of a weight: merge adapters and remove pruning before saving")
 
 
-def check_complete(arrays: Mapping[str, Array], paths: Iterable[str]) -> None:
-    """Raise ValueError, with the names in files, unless there is an array for each path. A pooler may be absent."""
-    pooled = any(path.startswith("pooler.") for path in arrays)
-    wanted = [path for path in paths if pooled or not path.startswith("pooler.")]
+def check_complete(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], pooler: bool) -> None:
+    """Raise ValueError, naming a weight, unless there are arrays of these shapes and no others. pooler: whether the
+    model has one; a checkpoint may lack it."""
+    wanted = {path: shape for path, shape in shapes.items() if pooler or not path.startswith("pooler.")}
     prefix = PREFIX if any(path.startswith(ON_TOP) for path in wanted) else ""
     missing = [file_name(path, HUGGINGFACE, prefix) for path in wanted if path not in arrays]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"state_dict: expected all weights of the model, got none for {missing[0]}{more}")
+    check_shapes(arrays, wanted)
 
 
 def one_device(device: Any, device_map: Any) -> Any:

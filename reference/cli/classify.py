@@ -52,9 +52,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify all texts."""
-    given = "--template" if arguments.template is not None else "--multi-label" if arguments.multi_label else None
-    if given and not arguments.label:
-        raise ValueError(f"{given}: expected --label too")
+    if not arguments.label and (arguments.template is not None or arguments.multi_label):
+        name = "--multi-label" if arguments.template is None else "--template"
+        raise ValueError(f"{name}: expected --label too")
     if arguments.label and arguments.pair is not None:
         raise ValueError("--pair, --label: expected only one of the two")
     found = texts(arguments)

@@ -188,6 +188,25 @@ def test_from_pretrained_reads_what_the_reference_reads(cls: Any, dtype: torch.d
     assert all(torch.equal(again[name], torch.tensor(array)) for name, array in twin.state_dict().items())
 
 
+def test_a_model_without_a_pooler_is_saved_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It loads with a new pooler; the reference's model, which has one, cannot be made of it. Seen red: not saved."""
+    whole = pair(dtype=np.float32)[1]
+    model = type(whole)(whole.config, add_pooling_layer=False)
+    model.load_state_dict({name: x for name, x in whole.state_dict().items() if not name.startswith("pooler.")})
+    whole.pooler = None
+    for i, one in enumerate((model, whole)):
+        one.save_pretrained(tmp_path / str(i))
+        again, report = type(whole).from_pretrained(tmp_path / str(i), strict=False)
+        assert report.initialised == ("pooler.dense.weight", "pooler.dense.bias")
+        assert all(torch.equal(again.state_dict()[name], x) for name, x in model.state_dict().items())
+        with pytest.raises(ValueError, match=r"^parameters: pooler\.bias: expected shape \(16,\), got none$"):
+            one.to_reference()
+    with pytest.raises(ValueError, match=r"extra|pooler"):
+        model.save_pretrained(tmp_path / "2", state_dict=pair(dtype=np.float32)[1].state_dict())
+
+
 @pytest.mark.parametrize("wide", [None, "pooler.dense.weight"])
 def test_save_pretrained_keeps_every_digit_of_a_model_with_two_dtypes(wide: str | None, tmp_path: Path) -> None:
     model = pair(dtype=np.float32)[1].to(torch.bfloat16)

@@ -81,7 +81,7 @@ def test_model_rejects_parameters_that_do_not_match_its_configuration() -> None:
     config = model.config.replace(intermediate_size=41)
     with pytest.raises(ValueError, match=r"parameters: layers.0.linear1.bias: expected shape \(41,\), got \(40,\)"):
         ernie.ErnieMModel(config, model.parameters)
-    with pytest.raises(ValueError, match=r"parameters: head.classifier.bias: expected shape \(2,\), got None"):
+    with pytest.raises(ValueError, match=r"parameters: head.classifier.bias: expected shape \(2,\), got none"):
         ernie.ErnieMForTokenClassification(model.config, model.parameters)
 
 
