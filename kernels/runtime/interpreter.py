@@ -6,7 +6,7 @@ is stored as uint16 bit patterns, and upstream (3.6 to 3.9) gets these wrong:
     float32 -> bfloat16   drops the low bits: rounds towards zero, where GPUs and torch round to nearest even
     subnormals, float64   are converted to wrong numbers
     a + b, tl.sum, fma    work on the bit patterns, as does tl.dot: garbage, without an error
-    2.5 * x, tl.full      raise AttributeError: there are no bfloat16 constants
+    2.5 * x, tl.full      raise AttributeError: there are no bfloat16 constants (3.9 has them)
 
 `install()` fixes this: arithmetic widens to float32, which is exact, and rounds its result once. A sum is taken in
 float32 and rounded at the end, where compiled code may round in between; kernels here sum in float32 anyway.

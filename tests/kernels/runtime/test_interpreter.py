@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ print("all", outcome())
     assert done.returncode == 0, done.stderr
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     passed = [name for name, result in lines if result == "passed"]
-    assert passed == ["all", "all"]
+    own_constants = tuple(map(int, version("triton").split(".")[:2])) >= (3, 9)
+    assert [name for name in passed if not (own_constants and name == "get_bf16")] == ["all", "all"]
     expected = {"get_bf16", "cast_impl", "create_fp_to_fp", "binary_op", "create_fma", "create_dot", "sum"}
     expected |= {"create_masked_load"}
     assert {name for name, _ in lines} == {"nothing", "all", *expected}
