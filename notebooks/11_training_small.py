@@ -104,9 +104,9 @@ for (size, decoupled), mean in kept.items():
     print(f"gradients of size {size:3}, decay {'decoupled' if decoupled else 'in them  '}: mean weight {mean:.2f}")
 
 # %% [markdown]
-# In the gradient, the decay is divided by √v like everything else. Where gradients are large it hardly acts; where they
-# are small it is all that is left, and drives the weight towards 0 at full speed, η a step. Decoupled, λ means the same
-# for all.
+# In the gradient, the decay is divided by √v like everything else. Where gradients are large it hardly acts. Where they
+# are of the size of the decay itself, as 0.1 is here, it takes about 0.7 η off the weight in each of the first steps;
+# where they are still smaller, nearly η. Decoupled, λ means the same for all.
 
 # %%
 assert all(abs(kept[size, True] - 0.999**200) < 0.02 for size in (10, 0.1))
@@ -306,7 +306,7 @@ axes[0].set(xlabel="step", ylabel="loss", title="Training loss, CAMLM")
 for before in (True, False):
     axes[1].plot(*found[(found[:, 0] <= 16_000) == before].T, "o-", markersize=3, color="tab:blue")
 axes[1].set(xlabel="step", ylabel="acc@1", ylim=(0, 0.55), title="Translations found, development split")
-axes[1].annotate("other test items\nfrom here on", (16_500, 0.36), ha="right", fontsize=8)
+axes[1].annotate("other items\nfrom here on", (16_500, 0.36), ha="right", fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -315,8 +315,8 @@ plt.show()
 # the model learns to translate. **Most of the fall of a loss is not what you train for.** That is why the run measured
 # retrieval beside the loss.
 #
-# (After step 16,000 the run was continued with other test items, so the jump is not progress. The model card says so. A
-# log without such a note would be misleading.)
+# (After step 16,000, `acc@1` was measured on other items of that split, so the jump is not progress. The model card
+# says so. A log without such a note would be misleading.)
 
 # %%
 assert abs(again[0] - math.log(V)) < 0.1 and again[-1] < again[0] < again[-1] + 1
