@@ -10,8 +10,8 @@ Grid: three kernels. `delta_kernel`: a block of queries of all sequences, in one
 of one sequence, in one head, walks over its queries and writes dk and dv. `queries_kernel`: a block of BM queries walks
 over its keys and writes dq. So the scores are computed twice, which costs two products of seven, but every number is
 written by one program, in a fixed order: the result does not depend on the order of programs, bit for bit.
-Sequences of at most 64 tokens fit in one block. There, `short_kernel` holds all of P, needs neither δ nor
-log-sum-exps, and computes five products.
+Sequences of at most 64 tokens (32 in float32) fit in one block. In a batch of such sequences, `short_kernel` holds all
+of P, needs neither δ nor log-sum-exps, and computes five products.
 
 P and dS are rounded to the inputs' dtype for their products; sums are float32. With DROP, P is dropped where it weighs
 values, and dP likewise: from the same bits as in the forward pass, computed again.

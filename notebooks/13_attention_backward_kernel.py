@@ -256,6 +256,7 @@ with np.errstate(over="ignore", invalid="ignore"):  # the interpreter computes i
     for label, x in (("ordinary", qkv32), ("near -200", low)):
         masked, unmasked = backward(d32, x)[0], backward(d32, x, mask=False)[0]
         results[label] = torch.equal(masked, unmasked), bool(masked.isnan().any()), bool(unmasked.isnan().any())
+    atomic_nan = bool(backward(d32, low, atomic=True)[0].isnan().any())
 for label, (equal, nan, nan_unmasked) in results.items():
     print(f"scores {label:9}  equal: {equal!s:5}  nan with the mask: {nan}, without: {nan_unmasked}")
 
@@ -263,11 +264,12 @@ for label, (equal, nan, nan_unmasked) in results.items():
 # With ordinary scores the mask changes nothing at all. With low scores lse is about −200. Then exp(0 + 200) is infinite
 # in float32, and infinity times 0 is nan. No test on ordinary random numbers finds this fault.
 #
-# The keys kernel needs no such mask: rows past the end of the queries read lse as infinity, so their probability is
-# exp(−inf) = 0; and rows past the end of the keys are not stored.
+# For dk and dv, the keys kernel needs no such mask: rows past the end of the queries read lse as infinity, so their
+# probability is exp(−inf) = 0; and rows past the end of the keys are not stored. The dq of `ATOMIC` is a sum over keys,
+# and has the fault too.
 
 # %%
-assert results == {"ordinary": (True, False, False), "near -200": (False, False, True)}
+assert results == {"ordinary": (True, False, False), "near -200": (False, False, True)} and atomic_nan
 
 # %% [markdown]
 # ## The same bits?
@@ -338,11 +340,11 @@ print(inspect.getsource(attention_backward.keys_kernel.fn))
 print(inspect.getsource(attention_backward.add_to_queries.fn))
 
 # %% [markdown]
-# Sequences of up to 64 tokens (32 in float32) fit in one block. `short_kernel` then holds all probabilities at once,
-# and needs five products, no log-sum-exp and no δ.
+# Sequences of up to 64 tokens (32 in float32) fit in one block. If all of a batch do, `short_kernel` takes them: it
+# holds all probabilities at once, and needs five products, no log-sum-exp and no δ.
 #
-# **Prediction.** Our batch now has three sequences, of 5, 32 and 38 tokens. Do the project's kernels give the same bits
-# in every order? Are they as accurate as the yardstick?
+# **Prediction.** Our batch now has three sequences, of 5, 32 and 38 tokens, in float32. The last does not fit, so the
+# kernels above take all three. Do they give the same bits in every order? Are they as accurate as the yardstick?
 
 # %%
 ends = torch.tensor([0, 5, 37, 75], dtype=torch.int32)
@@ -360,7 +362,7 @@ assert ratio < 2 and repeated == shuffled == [True]
 # %% [markdown]
 # ## What to try next
 #
-# * Leave δ out of `my_keys_kernel`. Which gradients change? Which does not, and why?
+# * Leave δ out of `my_keys_kernel`. Which of dk and dv changes, which does not, and why?
 # * In `low`, change −40 to 40, so that the scores are near +200. Is the mask needed now?
 # * Walk over the keys backwards in `my_queries_kernel`. Are the bits the same as before? Is that a fault?
 # * Compute δ in the notebook as the row sum of P ∘ dP, in a third loop over keys. What does it cost?
