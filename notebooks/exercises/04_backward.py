@@ -129,6 +129,6 @@ answer("attention_backward", attention_backward, arrays="numpy")
 #   does it grow again for smaller ones (notebook 03)?
 # - Your attention's backward holds an (S, S) matrix of probabilities. Which numbers must the forward pass keep so that
 #   the backward pass can compute it block by block? Compare with `kernels/attention_backward.py`.
-# - Write exercise 16 as a Triton kernel. With a bias of 0, `kernels.check(your_function, "bias_gelu_vjp")` checks it:
-#   it is called as f(dy, x, bias) and returns dx and dbias.
+# - Write exercise 16 as a Triton kernel, for y = gelu(x + bias). `kernels.check(your_function, "bias_gelu_vjp")` checks
+#   it: it is called as f(dy, x, bias) and returns dx and dbias.
 # - Continue with `05_masks_and_spans`.
