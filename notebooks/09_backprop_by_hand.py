@@ -395,8 +395,9 @@ print(f"1 added to every key bias: the output changes by less than 1e-9: {shifte
 print(f"1 added to every query bias: it changes by up to {moved:.1f}")
 
 # %% [markdown]
-# They moved, by about 0.00001. That is thousands of times less than the others, and not 0. AdamW adds a small number,
-# here 10⁻⁶, to what it divides by. The noise, about 10⁻⁹, is far below that, so it was not scaled up to a full step.
+# They moved, by about 0.00001. That is more than a thousand times less than the others, and not 0. AdamW adds a small
+# number, here 10⁻⁶, to what it divides by. The noise, about 10⁻⁹, is far below that, so it was not scaled up to a full
+# step.
 #
 # Nothing depends on these biases, so their random walk does no harm. But two correct training programs will *not* agree
 # on them, and whoever compares checkpoints has to know that.

@@ -79,7 +79,7 @@ for upper in (skip, feed_forward_back):
     for lower in (skip, attention_back):
         paths[upper.__name__, lower.__name__] = lower(d_sum1)
 whole = encoder_layer_vjp(u, x, p, layout, config)[0]
-print("the four add up to the room's gradient:", np.allclose(sum(paths.values()), whole, rtol=0, atol=1e-12))
+print("the four add up to the reference's gradient:", np.allclose(sum(paths.values()), whole, rtol=0, atol=1e-12))
 norms = {names: np.linalg.norm(d) / np.linalg.norm(u) for names, d in paths.items()}
 for (upper, lower), norm in norms.items():
     print(f"{upper:17} then {lower:14}  norm {norm:.2f} of the cotangent's")

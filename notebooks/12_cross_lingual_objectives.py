@@ -321,7 +321,7 @@ for name, key in (("less the mean", "model"), ("as they are", "raw"), ("tf-idf",
 # %% [markdown]
 # The dark cells off the diagonal are the translations. On these eight sentences the mean makes little difference. On
 # the 500 of the test split, which nobody chose, it is the difference between 43 % and 63 %: the vectors of a language
-# share a part that says only which language it is, and with many sentences to choose from, it decides too often.
+# share a part that says only which language it is. With many sentences to choose from, that part too often decides.
 #
 # Both are far above tf-idf. Training never compared two vectors: the model had translations side by side, and all it
 # was ever asked for were words.
@@ -338,6 +338,6 @@ assert np.mean([pair["model"] for pair in figures]) > np.mean([pair["raw"] for p
 #   words that they replace stay. Let text see both sides there. What does a mask read after two layers?
 # - In section 2, invent another rule for what text sees. Does `reach` find a leak?
 # - In section 5, let the encoder read `texts` and sentences about cats and sofas. Does it find those translations too?
-# - Read [reference/objectives](../reference/objectives/__init__.py), all of this in 450 lines, and [what the experiment
+# - Read [reference/objectives](../reference/objectives/__init__.py), all of this in 460 lines, and [what the experiment
 #   does not show](../kernels/training/experiment/README.md).
 # - Next: [13_attention_backward_kernel](13_attention_backward_kernel.ipynb) goes back to the machine.

@@ -80,7 +80,7 @@ plt.show()
 #   the table of embeddings.
 # * The last layer is much worse than layer 3. A likely reason: it prepares to predict a word, and a word belongs to one
 #   language.
-# * Without centring, accuracy is about half as high.
+# * Without centring, accuracy is about half as high, or lower still.
 #
 # The model card reports much the same for 500 real segments per language: 0.63 centred, and 0.43 not centred. The
 # checkpoint records layer 3, chosen on other texts; sections 7 and 8 use it.
@@ -255,7 +255,7 @@ for verb, mask, rest in moved.values():
 #
 # * *same language*: trained on sentences with five of the nouns, tested on those with the other three;
 # * *from English*: the same, but trained on English only, and tested in the other languages;
-# * *shuffled labels*: the same as before, with the labels in random order. That is what a probe finds by chance.
+# * *shuffled labels*: *from English*, with the labels in random order. That is what a probe finds by chance.
 #
 # **Prediction.** Chance is 1/7 = 0.14. What will the three probes reach, at layer 0 and at their best layer?
 
@@ -288,8 +288,8 @@ print(f"same language, a model with random weights: {random:.2f}")
 
 # %% [markdown]
 # Within a language, the probe is nearly perfect at every layer. That is no achievement of the model: the same word has
-# the same vector, and random weights do just as well. A figure like 0.98 says nothing until you know what ignorance
-# reaches.
+# the same vector, and random weights do just as well. A figure like 0.98 says nothing until you know what a
+# model that has learned nothing reaches.
 #
 # The step from English to other languages is the real test: 0.56 at layer 0, and 0.69 after layer 3. So the layers add
 # something to the table of embeddings, but less than one might think. And a third of the verbs stays wrong.

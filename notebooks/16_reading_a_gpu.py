@@ -251,8 +251,8 @@ assert held["naive"] == 64 and held["one_row"] <= 32 and flying["one_row"] > 10 
 # half as many warps, but each thread has 32 times as much on its way, so there is room to spare. More rows per warp add
 # what is not needed, and cost registers.
 #
-# The project's kernel gives each row to one warp, and each warp one row. Every figure that speaks for it came from a
-# machine without a GPU.
+# The project's kernel gives each row to one warp, and each warp one row. The reasons for it are above, and none of them
+# needed a GPU.
 #
 # ## And measured?
 #
