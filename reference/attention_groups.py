@@ -37,7 +37,7 @@ def group_attention(qkv: Array, groups: Array) -> Array:  # (T, 3, H, D), (G, 5)
 
 
 def group_attention_vjp(d_context: Array, qkv: Array, groups: Array) -> Array:  # (T, H, D), (T, 3, H, D) -> as qkv
-    """The gradient of qkv. A row's own score is a column beside those of the keys, so `softmax_vjp` is as ever."""
+    """The gradient of qkv. A row's own score is one more column beside those of the keys, for softmax and its vjp."""
     d_qkv, root = np.zeros_like(qkv), math.sqrt(qkv.shape[-1])
     dq, dk, dv = (d_qkv[:, i].swapaxes(0, 1) for i in range(3))  # views, (H, T, D)
     q, k, v = (qkv[:, i].swapaxes(0, 1) for i in range(3))

@@ -167,7 +167,7 @@ def pool(encoded: Encoded, dense: Linear) -> Array:  # (B, S, E) -> (B, E)
 
 
 def pool_vjp(dy: Array, pooled: Array, encoded: Encoded, dense: Linear) -> tuple[Array, Linear]:
-    """The gradients of `hidden` (B, S, E), which is 0 but at first tokens, and of the map, given `pooled` (B, E)."""
+    """The gradients of `hidden` (B, S, E), which is 0 except at first tokens, and of the map, given `pooled` (B, E)."""
     with scope("pooler"):
         d_dense = record_gradient("dense", record_gradient("activation", dy) * (1.0 - pooled) * (1.0 + pooled))
         d_first, gradients = linear_vjp(d_dense, first_tokens(encoded), dense)

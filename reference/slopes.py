@@ -3,7 +3,7 @@
     dx = dy · f′(x)
 
 Where f has a kink, f′ is torch's: 0 for relu at 0 and for relu6 at 0 and 6; 0.01 for leaky_relu at 0. For large |x|
-every derivative here is its limit, 0 or 1, or, for relu2, as large as x.
+every derivative here is its limit, 0 or 1 (0.01 for leaky_relu and x < 0), except relu2's for x > 0, which is 2x.
 
 In the derivatives of x·σ(x) and its relatives, 1 − σ(x) is written σ(−x), which does not cancel for large x.
 Source: torch's autograd for the values at kinks.

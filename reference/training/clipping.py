@@ -4,8 +4,8 @@
 
 One bad batch then moves the parameters no further than an ordinary one, in its own direction.
 
-Source: On the difficulty of training recurrent neural networks (Pascanu et al., 2013). Twin: torch's `clip_grad_norm_`,
-which adds 1e-6 to the norm.
+Source: On the difficulty of training recurrent neural networks (Pascanu et al., 2013). Twin: torch's `clip_grad_norm_`;
+both divide by norm + 1e-6.
 """
 
 from __future__ import annotations
