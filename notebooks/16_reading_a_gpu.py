@@ -162,12 +162,12 @@ assert all(20 < r - 32 * n < 60 for n, r in zip(row_counts[:2], registers[:2], s
 # instruction that a warp executes, so we can count: (instructions · threads of the block) / (numbers of the block).
 #
 # How many can we afford? For each element the operation moves 6 bytes (x, residual, y). An H100 moves 3.35 TB/s, and
-# issues 132 · 4 instructions for 32 threads per cycle at 1.755 GHz (notebook 07).
+# issues 132 · 4 instructions for 32 threads per cycle at 1.83 GHz (notebook 07).
 #
 # **Prediction.** How many instructions per element is that? And which versions need more?
 
 # %%
-affordable = 3 * width / 3.35e12 * 132 * 4 * 32 * 1.755e9
+affordable = 3 * width / 3.35e12 * 132 * 4 * 32 * 1.83e9
 per_element = {name: row["instructions"] * row["num_warps"] * 32 / (R[name] * E) for name, row in rows.items()}
 print(f"time for {affordable:.0f} instructions per element")
 for name, count in per_element.items():
