@@ -31,6 +31,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# What `tasks.recorded` reads: the layer for retrieval and the languages' mean vectors, which conversion leaves as is.
+RETRIEVAL = "retrieval.json"
 
 
 def class_of(checkpoint: Checkpoint, config: ErnieMConfig) -> type[PretrainedModel]:
@@ -57,6 +59,7 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     `dtype`: "float16", "bfloat16", "float32" or "float64"; by default that of the file, with half precision widened to
     float32. All weights of the checkpoint's own class are kept, without the prefixes that `wrappers` knows. Tokenizer
     files are copied; those of a Paddle checkpoint then also say that text is cut as Paddle does, unless they say how.
+    `retrieval.json` is copied too.
 
     Writes into `destination` if it is an empty directory. If anything fails, nothing is left there, nor any directory
     made. Raises FileExistsError if it exists and is anything else; other errors as in `load_parameters`.
@@ -71,7 +74,8 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     checkpoint = open_checkpoint(source)
     config = read_config(source)
     tokenizer_files = [path for name in TOKENIZER_FILES if (path := checkpoint.directory / name).is_file()]
-    for path in tokenizer_files:
+    recorded = [path] if (path := checkpoint.directory / RETRIEVAL).is_file() else []
+    for path in (*tokenizer_files, *recorded):
         refuse_pointer(path)
     written = {}
     if tokenizer_files and is_paddle(source):
@@ -82,7 +86,7 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
     save_checkpoint(
         *(target, config, arrays, architecture),
         bfloat16=dtype == "bfloat16",
-        copied=tokenizer_files,
+        copied=[*tokenizer_files, *recorded],
         written=written,
     )
 

@@ -15,10 +15,10 @@ DESCRIPTION = (
     "Convert a checkpoint, such as Paddle's or a pytorch_model.bin, to a safetensors directory for transformers."
 )
 EPILOG = """\
-DST must be new, or an empty directory. It receives config.json, model.safetensors and the tokenizer's files; if
-anything goes wrong, nothing is left there. Weights are copied bit for bit, except that half precision becomes float32
-unless --dtype says otherwise, and get transformers' names, without prefixes such as module. Reading a
-pytorch_model.bin requires torch, which you install yourself.
+DST must be new, or an empty directory. It receives config.json, model.safetensors, the tokenizer's files, and
+retrieval.json if SRC has one; if anything goes wrong, nothing is left there. Weights are copied bit for bit, except
+that half precision becomes float32 unless --dtype says otherwise, and get transformers' names, without
+prefixes such as module. Reading a pytorch_model.bin requires torch, which you install yourself.
 
 examples:
   ernie-m convert PADDLE_DIR NEW_DIR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from cli_helpers import TOKENIZER_FILES, make_checkpoint
 from safetensors.numpy import load_file
 
-from ernie_m.reference import ErnieMForSequenceClassification, ErnieMModel
+from ernie_m.reference import ErnieMForSequenceClassification, ErnieMModel, demo
 from ernie_m.reference.cli.program import main
 
 
@@ -81,3 +82,15 @@ def test_convert_of_a_damaged_checkpoint_writes_nothing(
 def test_convert_rejects_an_unknown_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(tmp_path), str(tmp_path / "new"), "--dtype", "int8"]) == 2
     assert "argument --dtype: invalid choice: 'int8'" in capsys.readouterr().err
+
+
+def test_convert_keeps_what_is_recorded_for_retrieval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without retrieval.json, `encode` would take its vectors from the last layer."""
+    source, target = demo.directory(), tmp_path / "new"
+    assert main(["convert", str(source), str(target)]) == 0
+    capsys.readouterr()
+    vectors = []
+    for directory in (source, target):
+        assert main(["encode", "--model", str(directory), "--center", "--language", "de", "Datei"]) == 0
+        vectors.append(json.loads(capsys.readouterr().out)["vector"])
+    np.testing.assert_array_equal(*vectors)
