@@ -26,7 +26,7 @@ from ..trace import Trace, trace
 from .command import DIFFERENCE, add_command
 from .input import add_arguments, texts
 from .model import add_model, checkpoint_directory, model_directory
-from .output import print_json, writable
+from .output import print_json, said_warnings, writable
 from .table import entry_table, entry_values, statistics
 
 MAX_TEXTS = 64
@@ -77,9 +77,21 @@ def tolerance(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trace, then save, print or compare; return 1 if a comparison finds a difference."""
+    for given, name, other in (
+        (arguments.overwrite, "--overwrite", "save"),
+        (arguments.tolerance is not None, "--tolerance", "compare"),
+    ):
+        if given and getattr(arguments, other) is None:
+            raise ValueError(f"{name}: expected --{other} too")
     if arguments.save is not None and Path(arguments.save).suffix != ".npz":
         raise ValueError(f"--save: expected a name that ends in .npz, got {arguments.save!r}")
     target = None if arguments.save is None else writable(arguments.save, arguments.overwrite)
+    with said_warnings():
+        return traced(arguments, target)
+
+
+def traced(arguments: argparse.Namespace, target: Path | None) -> int:
+    """Trace; then save to `target`, if there is one, and print or compare."""
     directory = model_directory(arguments)
     config = ErnieMConfig.from_pretrained(directory)
     input_ids, mask = batch(arguments, directory, config.pad_token_id)
@@ -147,8 +159,14 @@ def show(found: Trace, as_json: bool) -> None:
         values = entry_values(entry)
         # Packed maps have one shape per sequence.
         packed_maps = isinstance(entry.value, tuple)
+        found_statistics = {name: finite(x) for name, x in statistics(values).items()}
         shape = [part.shape for part in entry.value] if packed_maps else entry.value.shape
-        print_json({"name": entry.name, "shape": shape, "dtype": values.dtype.name, **statistics(values)})
+        print_json({"name": entry.name, "shape": shape, "dtype": values.dtype.name, **found_statistics})
+
+
+def finite(x: float) -> float | None:
+    """A number for JSON, which has no infinity and no nan: None for those."""
+    return float(x) if np.isfinite(x) else None
 
 
 def show_comparison(result: Comparison, as_json: bool) -> None:
@@ -159,11 +177,11 @@ def show_comparison(result: Comparison, as_json: bool) -> None:
             print(f"not compared, because only one trace has them: {', '.join(result.not_compared)}")
         return
     parted = (
-        None if result else {"name": result.name, "index": result.index, "values": [float(v) for v in result.values]}
+        None if result else {"name": result.name, "index": result.index, "values": [finite(v) for v in result.values]}
     )
-    # JSON has no infinity, the error that `compare` reports for nan and for different shapes.
+    # `compare` reports an infinite error for nan and for different shapes.
     errors, ratios = (
-        {name: x if np.isfinite(x) else None for name, x in values.items()} for values in (result.errors, result.ratios)
+        {name: finite(x) for name, x in values.items()} for values in (result.errors, result.ratios)
     )
     print_json(
         {

@@ -12,6 +12,7 @@ import pytest
 from cli_helpers import make_checkpoint
 from helpers import CLASSES
 from rounding import MODEL_BOUND
+from safetensors.numpy import load_file, save_file
 
 import ernie_m.reference as ernie
 from ernie_m.reference.cli.program import main
@@ -125,3 +126,35 @@ def test_trace_rejects_what_it_cannot_run(checkpoint: Path, tmp_path: Path, caps
         captured = capsys.readouterr()
         assert message in captured.err and captured.err.count("\n") == 1 and captured.out == "", captured
     assert [path.name for path in tmp_path.iterdir()] == ["none.txt"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, about the overflow
+def test_trace_of_numbers_that_overflow_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a model overflows is what `trace` is for; JSON has no infinity, so it is null there."""
+    directory, damaged = make_checkpoint(tmp_path / "a"), make_checkpoint(tmp_path / "b")
+    weights = load_file(damaged / "model.safetensors")
+    name = next(name for name in weights if name.endswith("embeddings.layer_norm.weight"))
+    weights[name] = np.full_like(weights[name], 1e38)
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    options = ["--dtype", "float32", "--json", "--ids", "0", "5", "2"]
+    assert main(["trace", "--model", str(damaged), *options]) == 0
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert any(line["max"] is None for line in lines) and any(line["max"] is not None for line in lines)
+    assert ".py" not in captured.err
+    assert main(["trace", "--model", str(damaged), "--compare", str(directory), *options]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["agree"] and found["parted"]["name"].endswith("embeddings.layer_norm")
+    # The trace of a model that overflows, compared with itself: no number says more than that it is no number.
+    assert main(["trace", "--model", str(damaged), "--compare", str(damaged), *options]) in (0, 1)
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("option", "other"), [(["--overwrite"], "--save"), (["--tolerance", "1"], "--compare")], ids=str
+)
+def test_trace_rejects_an_option_without_its_other(
+    option: list[str], other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trace", *option, "--ids", "0", "2"]) == 2
+    assert f"{option[0]}: expected {other} too" in capsys.readouterr().err
