@@ -10,6 +10,7 @@ texts.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -124,6 +125,8 @@ def chosen_windows(arguments: argparse.Namespace) -> tuple[int, Iterator[list[Te
         return 0, windows(texts(arguments), arguments.window)
     if arguments.file in (None, "-"):
         raise ValueError("--shard: expected --file FILE, which is read twice, got none")
+    if os.path.exists(arguments.file) and not os.path.isfile(arguments.file):
+        raise ValueError(f"--shard: expected a regular file, which is read twice, got {arguments.file}")
     part, of = arguments.shard
     sizes = [len(window) for window in windows(texts(arguments), arguments.window)]
     first, last = len(sizes) * (part - 1) // of, len(sizes) * part // of
@@ -134,6 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode all texts. If reading, encoding or writing raises, no output file is left."""
     if arguments.center != (arguments.language is not None):
         raise ValueError("--center and --language: expected both or neither, got one")
+    if arguments.overwrite and arguments.output == "-":
+        raise ValueError("--overwrite: expected --output FILE too")
     before, found = chosen_windows(arguments)
     with (
         vector_writer(arguments.output, arguments.overwrite, before) as write,

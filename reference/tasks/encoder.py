@@ -250,6 +250,8 @@ class Encoder:
         return None
 
     def _finished(self, vectors: Array, means: Array | None) -> Array:  # (n, E), (n, E) or (E,) -> (n, E)
-        """The vectors, centred and normalised if that is wanted."""
+        """The vectors, centred and normalised if that is wanted. Raises ValueError for nan or inf."""
+        if not np.isfinite(vectors).all():
+            raise ValueError("model: expected finite vectors, got nan or inf; its weights may be damaged")
         centred = vectors if means is None else vectors - means
         return normalised(centred) if self.normalize else centred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from cli_helpers import LONGEST, corpus, make_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from ernie_m.reference import ErnieMForTokenClassification, ErnieMModel
 from ernie_m.reference.cli import encode as cli_encode
@@ -268,3 +270,47 @@ def test_encode_rejects_a_part_that_is_none(given: str, capsys: pytest.CaptureFi
 def test_encode_of_a_part_needs_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "--model", str(checkpoint), "--shard", "1/2", "x"]) == 2
     assert "--shard: expected --file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs a path to a pipe")
+def test_encode_of_a_part_refuses_a_pipe(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe, such as <(zcat FILE), cannot be read twice: the second time it is empty."""
+    end, start = os.pipe()
+    os.write(start, b"one\n")
+    os.close(start)
+    pipe, output = f"/dev/fd/{end}", tmp_path / "x.npy"
+    arguments = ["encode", "--model", str(checkpoint), "--shard", "1/1", "--file", pipe, "--output", str(output)]
+    try:
+        assert main(arguments) == 2
+    finally:
+        os.close(end)
+    assert f"--shard: expected a regular file, which is read twice, got {pipe}" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, about the overflow
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("command", [["encode", "--output", "{}/x.npy"], ["encode"], ["align"]])
+def test_vectors_that_overflow_are_an_error(
+    command: list[str], backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(name for name in weights if name.endswith("embeddings.layer_norm.weight"))
+    weights[name] = np.full_like(weights[name], 1e38)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    arguments = [part.format(tmp_path) for part in command]
+    assert main([*arguments, "--backend", backend, "--model", str(checkpoint), "one two", "three"]) == 2
+    captured = capsys.readouterr()
+    assert "model: expected finite vectors, got nan or inf" in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_encode_rejects_overwrite_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "--overwrite", "x"]) == 2
+    assert "--overwrite: expected --output FILE too" in capsys.readouterr().err
