@@ -180,9 +180,7 @@ def show_comparison(result: Comparison, as_json: bool) -> None:
         None if result else {"name": result.name, "index": result.index, "values": [finite(v) for v in result.values]}
     )
     # `compare` reports an infinite error for nan and for different shapes.
-    errors, ratios = (
-        {name: finite(x) for name, x in values.items()} for values in (result.errors, result.ratios)
-    )
+    errors, ratios = ({name: finite(x) for name, x in values.items()} for values in (result.errors, result.ratios))
     print_json(
         {
             "agree": bool(result),

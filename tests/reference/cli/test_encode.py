@@ -273,9 +273,7 @@ def test_encode_of_a_part_needs_a_file(checkpoint: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs a path to a pipe")
-def test_encode_of_a_part_refuses_a_pipe(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_encode_of_a_part_refuses_a_pipe(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pipe, such as <(zcat FILE), cannot be read twice: the second time it is empty."""
     end, start = os.pipe()
     os.write(start, b"one\n")
