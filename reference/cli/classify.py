@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     add_model(parser, head=True)
     add_option = parser.add_argument
     add_option("--pair", metavar="TEXT2", help="pair each text with TEXT2, which comes second")
-    add_option("--top-k", metavar="N", type=positive, default=1, help="classes per text (default: %(default)s)")
+    add_option("--top-k", metavar="N", type=positive, help="classes per text (default: 1)")
     add_option("--label", metavar="NAME", action="append", help="see below; all labels are shown, best first")
     add_option("--template", metavar="TEXT", help=f"with {{}} for the label (default: {TEMPLATE})")
     add_option("--multi-label", action="store_true", help="several of the labels may be true")
@@ -55,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.label and (arguments.template is not None or arguments.multi_label):
         name = "--multi-label" if arguments.template is None else "--template"
         raise ValueError(f"{name}: expected --label too")
-    if arguments.label and arguments.pair is not None:
-        raise ValueError("--pair, --label: expected only one of the two")
+    for name, value in (("--pair", arguments.pair), ("--top-k", arguments.top_k)):
+        if arguments.label and value is not None:
+            raise ValueError(f"{name}, --label: expected only one of the two")
     found = texts(arguments)
     count = 0
     with running(arguments) as options:
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                     results = classifier.zero_shot(given, arguments.label, template, arguments.multi_label)
                 else:
                     pairs = None if arguments.pair is None else [arguments.pair] * len(given)
-                    results = classifier.classify(given, pairs, arguments.top_k)
+                    results = classifier.classify(given, pairs, arguments.top_k or 1)
             for text, labels in zip(given, results, strict=True):
                 result = {"index": count, "text": text, "labels": [asdict(label) for label in labels]}
                 rows = [(f"{label.score:.3f}", label.label) for label in labels]

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from ..array import Array
+from ..checkpoint.conversion import RETRIEVAL
 from ..config import ErnieMConfig
 from .arguments import several
 from .backends import FIRST_LAST, MEAN, POOLER
 
-RETRIEVAL = "retrieval.json"
 # Poolings that fix which layers they read.
 FIXED = {POOLER: "reads the last layer", FIRST_LAST: "reads the first and the last layer"}
 

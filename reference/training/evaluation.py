@@ -20,8 +20,9 @@ from os import PathLike
 import numpy as np
 
 from ..array import Array
+from ..checkpoint.conversion import RETRIEVAL
 from ..tasks.encoder import Encoder
-from ..tasks.recorded import RETRIEVAL, read_recorded
+from ..tasks.recorded import read_recorded
 from .retrieval import centred, found_first, normalised
 from .texts import Segment, read_segments
 

@@ -215,6 +215,7 @@ def test_align_prints_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["classify", "--model", "{classify}", "--multi-label", "x"], "error: --multi-label: expected --label"),
         (["classify", "--model", "{classify}", "--label", "a", "--pair", "b", "x"], "--pair"),
         (["classify", "--model", "{classify}", "--top-k", "0", "x"], "at least 1"),
+        (["classify", "--model", "{classify}", "--label", "a", "--top-k", "2", "x"], "--top-k, --label: expected only"),
         (["extract", "--model", "{extract}", "--schema", "[1", "x"], "[1"),
         (["extract", "--model", "{extract}", "--schema", "[1]", "x"], "schema[0]"),
         (["extract", "--model", "{extract}", "--schema", "a", "--threshold", "1.5", "x"], "1.5"),
