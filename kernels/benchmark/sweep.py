@@ -38,9 +38,9 @@ PACKAGE = __name__.rpartition(".benchmark.")[0]
 # Blocks that may have any size. Others cover a whole row, or fix the order of a sum that two kernels share.
 BLOCKS = ("BM", "BN", "ROWS", "COLUMNS")
 MOST_WARPS, MOST_STAGES = 16, 5
+BEST, WRONG = "best", "wrong result"
 # Right results differ by less, as RMS of the difference over RMS: one unit in the last place, or in float32, whose sums
 # are long, a hundred.
-BEST, WRONG = "best", "wrong result"
 LIMITS = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10, torch.float32: 1e-5}
 
 Chooser = Callable[..., Configuration]
