@@ -16,9 +16,8 @@ import torch
 
 from .measured import OURS, bits
 from .report import Case, aligned
-from .runner import makers, release
+from .runner import CANNOT_BUILD, built, release
 from .timing import Call, first_line
-from .work import BATCHES, SIZES
 
 HEADINGS = ("what", "size", "batch", "dtype", "who", "runs", "equal, alone", "equal, beside products")
 PRODUCT = 4096
@@ -108,8 +107,8 @@ def repeats(
 
 def _repeats_of(case: Case, runs: int, device: str, beside: Callable[[Call], Load]) -> Iterator[Repeats]:
     try:
-        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
-    except (RuntimeError, MemoryError, ImportError) as error:
+        made = built(case, device)
+    except CANNOT_BUILD as error:
         yield Repeats(case, "all", runs, error=first_line(error))
         return
     for name, call in made.calls.items():

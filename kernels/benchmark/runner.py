@@ -30,6 +30,7 @@ from .workloads import OURS, WORKLOADS, YOURS, Maker, Measured
 from .yours import WORKLOADS_OF_YOURS
 
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
+CANNOT_BUILD = (RuntimeError, MemoryError, ImportError)
 
 
 def makers() -> dict[str, Maker]:
@@ -40,6 +41,14 @@ def makers() -> dict[str, Maker]:
 def makers_of_yours() -> dict[str, Maker]:
     """The operations for which a user's function can be measured, by name."""
     return {**WORKLOADS, **WORKLOADS_OF_YOURS}
+
+
+def built(case: Case, device: str, yours: Callable[..., Any] | None = None) -> Measured:
+    """The competitors of a case on random inputs, and `yours`, if given. Raises one of CANNOT_BUILD if there is no
+    memory for them, or something that they need is missing."""
+    make = (makers() if yours is None else makers_of_yours())[case.what]
+    made = make(SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+    return made if yours is None else made.with_yours(yours)
 
 
 class Output:
@@ -144,12 +153,10 @@ def measured(
     yours: Callable[..., Any] | None = None,
 ) -> list[Row]:
     """The rows of one case; a single row if the case cannot be built."""
-    make = (makers() if yours is None else makers_of_yours())[case.what]
     try:
-        made = make(SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
-    except (RuntimeError, MemoryError, ImportError) as error:
+        made = built(case, device, yours)
+    except CANNOT_BUILD as error:
         return [Row(case, "all", Missing(first_line(error)))]
-    made = made if yours is None else made.with_yours(yours)
     before = kept(made.calls)
     found = timer(made.calls, runs, made.hide_host)
     # One that failed in the loop keeps its error.

@@ -26,9 +26,8 @@ from torch.utils import _pytree as pytree
 from ..runtime.variants import Configuration
 from .measured import OURS
 from .report import Case, aligned, duration
-from .runner import makers, release
+from .runner import CANNOT_BUILD, built, release
 from .timing import Call, Missing, Timer, Timing, first_line, time_calls
-from .work import BATCHES, SIZES
 
 HEADINGS = (
     "what", "size", "batch", "dtype", "chosen by", "round", "configuration",
@@ -158,11 +157,11 @@ def sweep(
 
 def _sweep_of(case: Case, runs: int, timer: Timer, device: str) -> Iterator[list[Tried]]:
     try:
-        made = makers()[case.what](SIZES[case.size], BATCHES[case.batch], getattr(torch, case.dtype), device)
+        made = built(case, device)
         call = next(call for name, call in made.calls.items() if name.startswith(OURS))
         with Choices() as choices:
             call(0)
-    except (RuntimeError, MemoryError, ImportError) as error:
+    except CANNOT_BUILD as error:
         yield [Tried(case, "", 0, "", Missing(first_line(error)))]
         return
     if not choices.seen:

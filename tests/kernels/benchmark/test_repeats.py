@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m.kernels.benchmark import repeats as bench_repeats
+from ernie_m.kernels.benchmark import runner
 from ernie_m.kernels.benchmark.measured import Measured, bits
 from ernie_m.kernels.benchmark.repeats import equal_runs, products_beside, repeats
 from ernie_m.kernels.benchmark.timing import Call
@@ -76,7 +76,7 @@ def unbuilt(*sizes: Any) -> Measured:
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command without a GPU, and without a load."""
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
-    monkeypatch.setattr(bench_repeats, "makers", lambda: {"embed": made, "encoder": unbuilt})
+    monkeypatch.setattr(runner, "makers", lambda: {"embed": made, "encoder": unbuilt})
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     monkeypatch.setattr(bench, "environment", lambda: {"gpu": "none"})
     without: Callable[[Call], Any] = lambda call: lambda: None  # noqa: E731
@@ -110,7 +110,7 @@ def test_the_command_counts_prints_and_saves(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.usefixtures("on_a_cpu")
 def test_success_is_that_all_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Measured({"ours": returning(1.0)}, lambda matrix, copy: 1.0)
-    monkeypatch.setattr(bench_repeats, "makers", lambda: {"embed": lambda *sizes: right})
+    monkeypatch.setattr(runner, "makers", lambda: {"embed": lambda *sizes: right})
     argv = ["bench", "--repeats", "2", "--operation", "embed"]
     assert main(argv) == 0
 

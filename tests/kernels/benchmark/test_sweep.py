@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_m.kernels import attention, attention_groups, attention_vjp, gelu
+from ernie_m.kernels.benchmark import runner
 from ernie_m.kernels.benchmark import sweep as bench_sweep
 from ernie_m.kernels.benchmark.measured import Measured
 from ernie_m.kernels.benchmark.report import Case
@@ -91,8 +92,8 @@ def timing(median: float, spread: float = 0.01) -> Timing:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that the interpreter gets through, with rows of one token and rows longer than one block."""
-    monkeypatch.setattr(bench_sweep, "SIZES", {"base": Size("tiny", 1, 64, 96)})
-    monkeypatch.setattr(bench_sweep, "BATCHES", {"ragged": Batch("tiny", (70, 1, 33), 70)})
+    monkeypatch.setattr(runner, "SIZES", {"base": Size("tiny", 1, 64, 96)})
+    monkeypatch.setattr(runner, "BATCHES", {"ragged": Batch("tiny", (70, 1, 33), 70)})
 
 
 @pytest.mark.usefixtures("tiny")
@@ -152,7 +153,7 @@ def climbed(
         raise AssertionError("only the first of ours is swept")
 
     made = Measured({"eager": unused, "ours": call, "ours, other": unused}, lambda matrix, copy: 1.0)
-    monkeypatch.setattr(bench_sweep, "makers", lambda: {"bias_gelu": lambda *sizes: made})
+    monkeypatch.setattr(runner, "makers", lambda: {"bias_gelu": lambda *sizes: made})
     return list(bench_sweep.sweep([CASE], 10, timer, "cpu"))
 
 
@@ -215,7 +216,7 @@ def test_a_case_that_cannot_be_built_is_a_row(monkeypatch: pytest.MonkeyPatch) -
     def unbuilt(*sizes: Any) -> Measured:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(bench_sweep, "makers", lambda: {"bias_gelu": unbuilt})
+    monkeypatch.setattr(runner, "makers", lambda: {"bias_gelu": unbuilt})
     ((row,),) = bench_sweep.sweep([CASE], 10, lambda *given: {}, "cpu")
     assert row.found == Missing("RuntimeError: out of memory")
 
