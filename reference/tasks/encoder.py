@@ -8,8 +8,8 @@
 Texts are sorted by length before they are batched, so that batches contain little padding. The model may be the
 reference or a torch model (see `backends`).
 
-Source: for first-last, Su et al., 2021 ("Whitening Sentence Representations", first-last-avg); the first layer is not
-the embeddings, as in SimCSE since its issue 133. For centring, `training.retrieval`.
+Source: for first-last, Su et al., 2021 ("Whitening Sentence Representations", first-last-avg). "First" is the output of
+the first layer, not the embeddings; SimCSE does the same since its issue 133. For centring, `training.retrieval`.
 """
 
 from __future__ import annotations
