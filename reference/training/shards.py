@@ -154,7 +154,7 @@ def identity(path: Path) -> dict[str, str]:
     """A file's name, and a digest of its content, which is read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while part := file.read(2**20):
+        while part := file.read(2**16):
             digest.update(part)
     return {"name": path.name, "sha256": digest.hexdigest()}
 

@@ -44,7 +44,8 @@ class Hostile:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("io.open", lambda torch, mark: {"w": Hostile(mark)}),
+        # `io` up to Python 3.11, `_io` from 3.12.
+        (f"{open.__module__}.open", lambda torch, mark: {"w": Hostile(mark)}),
         ("torch.nn.modules.linear.Linear", lambda torch, mark: torch.nn.Linear(1, 1)),
         ("torch.nn.modules.linear.Linear", lambda torch, mark: {"model": torch.nn.Linear(1, 1)}),
         ("argparse.Namespace", lambda torch, mark: {"model": {}, "args": argparse.Namespace(lr=1)}),
