@@ -59,6 +59,12 @@ def pad_with_ones(packed: Array, mask: Array) -> Array:
     return padded
 
 
+def pad_with_empty(packed: Array, mask: Array) -> Array:
+    padded = np.empty((*mask.shape, packed.shape[1]), packed.dtype)
+    padded[mask] = packed
+    return padded
+
+
 def softmax_backward_diagonal(dy: Array, probs: Array) -> Array:
     return dy * probs * (1 - probs)
 

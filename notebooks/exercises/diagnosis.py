@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.kernels.checking.diagnosis import Probe, named
+from ernie_m.kernels.checking.guards import poisoned
 from ernie_m.kernels.checking.mistakes import Mistakes
 from ernie_m.reference.array import Array
 
@@ -24,7 +25,8 @@ HINTS = {
     "wrote before the start of": "an offset is negative",
     "read before the start of": "an offset is negative",
     "changed its argument": "do not write to the arguments: store into a new array",
-    "it returned float64 for": "a np.float64 caused it, such as np.sqrt of a Python number: math.sqrt returns a float",
+    "it returned float64 for": "cast the result back, if you cast to float64; otherwise look for a np.float64, such as "
+    "np.sqrt of a Python number: math.sqrt returns a float",
     "it returned float64, expected": "np.zeros and np.ones return float64 unless you pass a dtype",
     "it returned int64, expected bool": "a comparison returns booleans",
     "it returned shape": "write the shape next to each line and see where it changes",
@@ -66,7 +68,8 @@ def hint_for_moves(
         inputs = make(mask, 3)
         exact = truth(**inputs)
         given = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
-        got = np.asarray(function(*given.values()), np.float64)
+        with poisoned([]):
+            got = np.asarray(function(*given.values()), np.float64)
         return Probe(inputs, got, exact.astype(np.float64), np.zeros(exact.shape))
 
     try:
@@ -187,7 +190,7 @@ MOVED: dict[str, Mistakes] = {
     },
     "pad": {
         "padding of ones; padding is 0": [put(_own, 1)],
-        "padding of nan; padding is 0": [put(_own, math.nan)],
+        "nothing is written to the padding, or nan; padding is 0, and np.empty sets no number": [put(_own, math.nan)],
         "padding of further tokens; padding is 0": [unread],
         "tokens put back position by position; rows come one after another": [put_by_position],
         "every row starts again at the first token: nothing moves on with the row": [

@@ -7,6 +7,7 @@ mistakes of one exercise that look alike.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -71,6 +72,7 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
     ),
     ("01_numpy", "pad", wrong.pad_without_moving_on, ["expected", "nothing moves on with the row"]),
     ("01_numpy", "pad", wrong.pad_with_ones, ["got 1.0 at [", "expected 0.0", "padding is 0"]),
+    ("01_numpy", "pad", wrong.pad_with_empty, ["got nan at [", "expected 0.0", "np.empty sets no number"]),
     (
         "03_triton",
         "gelu",
@@ -217,6 +219,12 @@ def raises(x: Any, mask: Any) -> Any:
     raise IndexError("no such row")
 
 
+def wrong_at_first() -> Callable[..., Any]:
+    """A mask that is right from the third call on, as memory that was never written may be."""
+    calls = itertools.count()
+    return lambda lengths, S: (np.arange(S) < lengths[:, None]) ^ (next(calls) < 2)
+
+
 @pytest.mark.parametrize(
     ("exercise", "function", "words"),
     [
@@ -227,7 +235,8 @@ def raises(x: Any, mask: Any) -> Any:
         ("unpad", lambda x, mask: x[mask, ::-1], ", expected "),
         ("pad", lambda packed, mask: packed, "it returned shape ("),
         ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changed its argument x"),
-        ("softmax", lambda scores: scores.astype(np.float64), "a np.float64 caused it"),
+        ("mask_from_lengths", wrong_at_first(), "something is read before it is written"),
+        ("softmax", lambda scores: scores.astype(np.float64), "cast the result back"),
         ("softmax", lambda scores: scores[0], "it returned shape ("),
         ("add_constant", wrong_warm_up.add_constant_without_mask, "give tl.load a mask"),
         ("row_sum", wrong_warm_up.row_sum_without_mask, "give tl.load a mask"),
