@@ -104,3 +104,38 @@ def last_product(a: Tensor, b: Tensor) -> Tensor:
     y = torch.empty(M, N, dtype=a.dtype)
     matmul_kernel[(triton.cdiv(M, 16), triton.cdiv(N, 16))](a, b, y, M, K, N, TILE=16)
     return y
+
+
+@triton.jit
+def to_place_0_kernel(x, y, E, BLOCK: tl.constexpr):
+    o_e = tl.arange(0, BLOCK)
+    tl.store(y, tl.sum(tl.load(x + tl.program_id(0) * E + o_e, mask=o_e < E, other=0.0), 0))
+
+
+def sums_to_place_0(x: Tensor) -> Tensor:
+    N, E = x.shape
+    y = torch.empty(N, dtype=x.dtype)
+    to_place_0_kernel[(N,)](x, y, E, BLOCK=triton.next_power_of_2(E))
+    return y
+
+
+@triton.jit
+def max_with_fill_kernel(x, lengths, y, C, BLOCK: tl.constexpr):
+    o_c = tl.arange(0, BLOCK)
+    length = tl.load(lengths + tl.program_id(0))
+    b_x = tl.load(x + tl.program_id(0) * C + o_c, mask=o_c < length, other=-1e9)
+    tl.store(y + tl.program_id(0), tl.max(b_x, 0))
+
+
+def max_with_a_large_number(x: Tensor, lengths: Tensor) -> Tensor:
+    N, C = x.shape
+    y = torch.empty(N, dtype=x.dtype)
+    max_with_fill_kernel[(N,)](x, lengths, y, C, BLOCK=triton.next_power_of_2(C))
+    return y
+
+
+def sums_of_rows_of_a_block(x: Tensor) -> Tensor:
+    (N, E), block = x.shape, triton.next_power_of_2(x.shape[1])
+    y = torch.empty(N, dtype=x.dtype)
+    row_sum_kernel[(N,)](x, y, E, BLOCK=block, STRIDE=block, COUNT=E)
+    return y

@@ -18,10 +18,12 @@ from ernie_m.kernels.checking.guards import poisoned
 from ernie_m.kernels.checking.mistakes import Mistakes
 from ernie_m.reference.array import Array
 
+PAST_END = "the last block hangs over the end of the array"
+OFFSETS = "if it has one, check the offsets, and how far apart two rows are"
 # Hints for failures without wrong numbers to compare: a part of the reason, and the hint.
 HINTS = {
-    "wrote past the end of": "the last block hangs over the end of the array: give tl.store a mask",
-    "read past the end of": "the last block hangs over the end of the array: give tl.load a mask, and `other=`",
+    "wrote past the end of": f"{PAST_END}: give tl.store a mask; {OFFSETS}",
+    "read past the end of": f"{PAST_END}: give tl.load a mask, and `other=`; {OFFSETS}",
     "wrote before the start of": "an offset is negative",
     "read before the start of": "an offset is negative",
     "changed its argument": "do not write to the arguments: store into a new array",

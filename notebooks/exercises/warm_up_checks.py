@@ -20,12 +20,14 @@ from ernie_m.reference.array import Array
 # The blocks of the launchers that are given: of `add_constant`, and the rows and columns of `add_bias`.
 BLOCK, ROWS, COLUMNS = 8, 4, 8
 TILES = (16, 32)
+FIRST_ONLY = "only the first number is written: the address of the result does not move with tl.program_id"
 LAST_COLUMN = "the mask is off by one: the last column is left out"
 
 
 def some_rows(rng: Any, N: int, C: int) -> Array:  # -> (N, C)
-    """Small whole numbers and halves; every second row is negative."""
-    return rng.integers(-8, 9, (N, C)) / 2 - 5.0 * (np.arange(N) % 2 == 0)[:, None]
+    """Small whole numbers and halves; every second row is negative, and every fourth below -2^100."""
+    small = rng.integers(-8, 9, (N, C)) / 2 - 5.0 * (np.arange(N) % 2 == 0)[:, None]
+    return np.where((np.arange(N) % 4 == 3)[:, None], (small - 5.0) * 2.0**100, small)
 
 
 def some_lengths(rng: Any, N: int, C: int) -> Array:  # -> (N,)
@@ -55,10 +57,19 @@ def with_lengths(other: Callable[[Array, int], Array]) -> Form:
     return lambda x, lengths: masked_max(x, other(lengths, x.shape[1]))
 
 
-def zeros_in_block(size: int, x: Array, lengths: Array) -> Array:
-    """Lanes that are masked off hold 0, in a block of `size`."""
-    found = masked_max(x, lengths)
-    return np.where(lengths < size, np.maximum(found, 0.0), found)
+def masked_with(fill: float) -> list[Form]:
+    """Lanes that are masked off hold `fill`, in a block of each size."""
+
+    def form(size: int, x: Array, lengths: Array) -> Array:
+        found = masked_max(x, lengths)
+        return np.where(lengths < size, np.maximum(found, fill), found)
+
+    return at_each_size(form, lambda x, lengths: x.shape[1])
+
+
+def first_only(truth: Form) -> list[Form]:
+    """Every program writes to place 0; one of them is the last."""
+    return [lambda at=at, **inputs: without(np.roll(truth(**inputs), -at), slice(1, None)) for at in (0, -1)]
 
 
 def last_tile(tile: int) -> Form:
@@ -127,9 +138,7 @@ WARM_UPS: dict[str, Own] = {
         ),
         {
             ROW_FIRST: [lambda x: np.full(len(x), x[0].sum())],
-            "only the first row is written: the address of the result does not move with tl.program_id": [
-                lambda x: without(x.sum(axis=1), slice(1, None))
-            ],
+            FIRST_ONLY: first_only(lambda x: x.sum(axis=1)),
             "the sum is divided by the number of columns: that is the mean": [lambda x: x.mean(axis=1)],
             "this is the largest number of each row, not the sum": [lambda x: x.max(axis=1)],
             LAST_COLUMN: [lambda x: x[:, :-1].sum(axis=1)],
@@ -150,8 +159,12 @@ WARM_UPS: dict[str, Own] = {
         ),
         {
             "lanes that are masked off hold 0, which is the largest number of a negative row; they must be -inf": (
-                at_each_size(zeros_in_block, lambda x, lengths: x.shape[1])
+                masked_with(0.0)
             ),
+            "lanes that are masked off hold a number that is not small enough; they must be -inf": [
+                form for power in range(1, 31) for form in masked_with(-(10.0**power))
+            ],
+            FIRST_ONLY: first_only(masked_max),
             "lengths is not read: this is the largest number of the whole row": [
                 with_lengths(lambda n, C: np.full(len(n), C))
             ],

@@ -91,7 +91,9 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
     ("02_triton_warm_up", "add_constant", wrong_warm_up.first_block, ["got nan at [8]", "do not move with"]),
     ("02_triton_warm_up", "add_bias", wrong_warm_up.bias_by_row, ["expected", "bias is indexed by the row"]),
     ("02_triton_warm_up", "row_sum", wrong_warm_up.sum_of_the_first_row, ["expected", "computed from the first one"]),
+    ("02_triton_warm_up", "row_sum", wrong_warm_up.sums_to_place_0, ["got nan at [", "only the first number is"]),
     ("02_triton_warm_up", "masked_max", wrong_warm_up.max_with_zeros, ["got 0 at [0]", "they must be -inf"]),
+    ("02_triton_warm_up", "masked_max", wrong_warm_up.max_with_a_large_number, ["got -1e+09", "not small enough"]),
     ("02_triton_warm_up", "matmul", wrong_warm_up.last_product, ["expected", "do not replace it"]),
     ("04_backward", "softmax_backward", wrong.softmax_backward_diagonal, ["expected", "only the diagonal"]),
     ("04_backward", "layer_norm_backward", wrong.layer_norm_backward_constants, [" of dx, ", "taken as constants"]),
@@ -240,6 +242,7 @@ def wrong_at_first() -> Callable[..., Any]:
         ("softmax", lambda scores: scores[0], "it returned shape ("),
         ("add_constant", wrong_warm_up.add_constant_without_mask, "give tl.load a mask"),
         ("row_sum", wrong_warm_up.row_sum_without_mask, "give tl.load a mask"),
+        ("row_sum", wrong_warm_up.sums_of_rows_of_a_block, "how far apart two rows are"),
     ],
 )
 def test_answer_says_what_is_wrong_without_raising(
