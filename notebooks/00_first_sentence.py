@@ -17,7 +17,7 @@
 # and WikiMatrix): tokens were hidden, and the model had to predict them, from the text around them or from the
 # translation. Notebook 12 shows these objectives.
 #
-# The model of this course is a small one that ships with the package. It was trained on help pages and
+# The model of this course is a small one that ships with the package. It was trained, mostly on help pages and
 # menus of an office suite and a browser, in eight languages, to predict a sentence from its translation: see its
 # [model card](../reference/demo/README.md).
 
@@ -56,9 +56,11 @@ for sentence in sentences:
     print("   ids:   ", *ids)
 
 # %% [markdown]
-# A token is a *piece*: a word, part of a word, or one character. `▁` marks the start of a word. Frequent words are one
-# piece (`▁window`); others are split (`Speicher n`). The tokenizer puts `[CLS]` before each text and `[SEP]` after it.
-# An id is the token's line number in the vocabulary, counted from 0. Notebook 01 goes into this.
+# A token is a *piece*: a word, part of a word, or one character. Frequent words are one piece (`▁window`); others are
+# split (`Speicher n`). `▁` marks the start of a word. The first word of each text here has none: this vocabulary has
+# `Save` but not `▁Save`, and a `▁` that is left on its own at the start of a text is dropped. The tokenizer puts
+# `[CLS]` before each text and `[SEP]` after it. An id is the token's line number in the vocabulary, counted from 0.
+# Notebook 01 goes into all this.
 
 # %%
 assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
@@ -67,8 +69,9 @@ assert tokenizer("")["input_ids"] == [tokenizer.cls_token_id, tokenizer.sep_toke
 # ## 2. A batch is a rectangle
 #
 # NumPy needs rows of equal length, so short rows are filled up with padding. A mask says which positions hold tokens.
+# B is the number of sentences, S the length of a row.
 #
-# **Prediction.** What is the shape of the batch? How many of its positions are padding?
+# **Prediction.** What is the shape of the batch, (B, S)? How many of its positions are padding?
 
 # %%
 batch = tokenizer(sentences, padding=True, return_tensors="np")
@@ -85,11 +88,11 @@ assert (ids[mask == 0] == tokenizer.pad_token_id).all()
 # ## 3. From ids to vectors
 #
 # The model has a table with a row of E = 96 numbers for each id, and a second table with a row for each position. The
-# two rows are added, and the sum is normalised to mean 0 and variance 1. `embed` does exactly this.
+# two rows are added, and the sum is normalised. `embed` does exactly this; section 6 explains the normalisation.
 #
 # `trace()` keeps every intermediate result of the model under a name, so we can call `embed` ourselves and compare.
-# The model computes real tokens only, all rows concatenated; padding is not computed at all. That is why the shape is
-# (T, E) with T = 41, and not (3, 17, E).
+# The model computes nothing for padding: it works on the T = 41 real tokens, all rows concatenated. That is why the
+# shape is (T, E) and not (3, 17, E).
 #
 # **Prediction.** Put the word `▁the` at position 3, and again at position 8. Does it get the same vector?
 
@@ -184,13 +187,12 @@ assert all(changed_tokens(name) == 11 for name in t if name.startswith("encoder.
 # ## 6. The residual, and LayerNorm's γ and β
 #
 # Two steps of a layer have not been explained. The result of attention does not replace a token's vector: it is added
-# to it. The vector that goes around attention and is added behind it is the **residual**. So a layer only has to
-# compute a *change*, and the input of every layer, and during training the gradient, has a short way through all
-# layers.
+# to it. The vector that bypasses attention and is added to its result is the **residual**. So a layer only has to
+# compute a *change*, and both the numbers and, during training, the gradients have a short path through all layers.
 #
 # Sums grow, so **LayerNorm** follows. It brings each token's E numbers to mean 0 and variance 1. Then it multiplies
-# them by γ and adds β, which are E learned numbers each, the same for all tokens. With them the model can undo the
-# normalisation where that is better, column by column:
+# them by γ and adds β, which are E learned numbers each, the same for all tokens. With them the model can give each
+# column a scale and a mean of its own:
 #
 # $$y = \text{norm}(x + \text{attention}(x)), \qquad \text{norm}(z) = \gamma \cdot
 #   \frac{z - \text{mean}(z)}{\sqrt{\text{variance}(z) + \varepsilon}} + \beta .$$
@@ -224,7 +226,7 @@ assert np.allclose(normalised.mean(1), 0) and np.allclose(normalised.var(1), 1, 
 # with an activation between them. The figure shows one layer. Each box is an entry of the trace, with the number of
 # values that a token has there; a red box has a value for each head and key. The lines on the right are the residuals.
 #
-# **Prediction.** Which blue box is the widest?
+# **Prediction.** Which blue boxes have the most values?
 
 # %%
 draw_layer({name.split(".")[-1]: t[name].value for name in t if name.startswith(prefix)})
@@ -234,7 +236,7 @@ print("the widest vectors:", widest.split(".")[-1], t[widest].value.shape)
 print("entries in the trace:", len(t))
 
 # %% [markdown]
-# The widest point is the feed-forward network, which expands each token to F = 384 numbers and reduces it to 96 again.
+# The feed-forward network is widest in the middle: it expands each token to F = 384 numbers and reduces it to 96 again.
 # The four layers have the same form and differ only in their weights.
 
 # %%
@@ -273,7 +275,7 @@ for part, size in sizes.items():
     print(f"{part:20} {size:7,}  {size / model.num_parameters():5.1%}")
 
 # %% [markdown]
-# Most of them are in this table, and a sentence reads only about 15 of its 8,000 rows. The published base model is
+# Most of them are in this table, and our sentences read only 10 to 16 of its 8,000 rows. The published base model is
 # similar: 250,002 rows of 768 numbers make 192 million of its 278 million parameters.
 
 # %%
