@@ -28,8 +28,8 @@ print(tokenizer.vocab_size, "entries; the first 8:", *tokenizer.convert_ids_to_t
 # ## 1. Normalisation: different texts become the same
 #
 # Unicode has several ways to write texts that look alike. `é` is one character, or `e` followed by an accent. `ﬁ` can
-# be a single character, and so can `½`. The first stage brings them all to one form (nearly Unicode's NFKC) and writes
-# `▁` for a space.
+# be a single character, and so can `½`. The first stage brings them all to one form (nearly Unicode's NFKC). It also
+# reduces each run of white space to one space, puts a space in front of the text, and writes `▁` for a space.
 #
 # **Prediction.** How many different texts remain of these eight?
 
@@ -88,7 +88,7 @@ for piece in ("▁7:30.", "▁2024", "▁A4", "▁中文", "▁the", "▁(", "�
 
 # %% [markdown]
 # Take `▁2024`. The digits are cut from the marker, the marker is left on its own and dropped, and the one token `2024`
-# remains. A number *never* keeps its marker, wherever it stands; `▁A4` keeps it, because `A` is no digit.
+# remains. A piece that begins with a number *always* loses its marker; `▁A4` keeps it, because `A` is not a digit.
 
 # %%
 assert cut("▁7:30.") == [(1, 2), (2, 3), (3, 5), (5, 6)]
@@ -126,6 +126,9 @@ print("tokens: ", *tokens)
 print("unknown:", *unknown)
 print("decoded:", tokenizer.decode(ids))
 
+# %% [markdown]
+# `3` has lost the space before it, and of the year only the 3 is left.
+
 # %%
 assert unknown == ["200"]
 
@@ -138,10 +141,12 @@ assert unknown == ["200"]
 # - transformers looks at its neighbours: it keeps the marker if it is not the first piece and the next piece does not
 #   begin with `▁`. (If the marker is the last piece of a text, that code fails with an IndexError; here it is dropped.)
 #
-# Neither is wrong: the rule is documented nowhere, and each program defines its own. Our tokenizer has both, as an
-# option.
+# Neither is wrong: the rule is documented nowhere, and each program defines its own. Our tokenizer has both:
+# `lone_marker="huggingface"`, the default here, and `lone_marker="paddle"`.
 #
-# **Prediction.** How many of the demo's eight sentences in eight languages get different ids under the two rules?
+# **Prediction.** In section 2, three of the four texts have a lone marker after their first piece. But the vocabulary
+# was learned from texts like the demo's, one sentence in each of eight languages. How many of these get different ids
+# under the two rules?
 
 # %%
 paddle = ErnieMTokenizer.from_pretrained(demo.directory(), lone_marker="paddle")
@@ -155,7 +160,7 @@ for text in differ:
     assert [token for token in tokenizer.tokenize(text) if token != "▁"] == paddle.tokenize(text)
 
 # %% [markdown]
-# One token more or less moves all the tokens after it to another position.
+# One token more or less also moves all the tokens after it to another position.
 
 # %%
 assert 0 < len(differ) < len(demo.sentences())
@@ -163,8 +168,8 @@ assert 0 < len(differ) < len(demo.sentences())
 # %% [markdown]
 # How much does that matter to the model?
 #
-# **Prediction.** The sentence vector, the mean over the tokens, has 96 numbers of about 1. What is the largest
-# difference between the two rules' vectors?
+# **Prediction.** The sentence vector, the mean over the tokens, has 96 numbers, typically 0.3 in size. What is the
+# largest difference between the two rules' vectors?
 
 # %%
 model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
@@ -218,7 +223,6 @@ assert all(long == counts[0] or short == counts[1] or abs(long - short) <= 1 for
 assert all(sum(texts) + 4 == most for most, texts in kept.items())
 
 # %% [markdown]
-#
 # ## 6. Offsets: where does a token come from?
 #
 # If a model marks tokens as "this is the answer", you need their place in the *original* text, before normalisation.
@@ -264,9 +268,10 @@ assert all(at in covered or text[at] == " " for at in range(len(text)))
 # %% [markdown]
 # ## 7. What a sentence costs
 #
-# A model's cost grows with the number of tokens, and languages do not pay equally.
+# A model's cost grows with the number of tokens, and some languages need more of them than others.
 #
-# **Prediction.** Which of the eight languages has the most characters per token, and which the fewest?
+# **Prediction.** The languages are English, German, French, Spanish, Chinese, Japanese, Russian and Greek. Which has
+# the most characters per token, and which the fewest?
 
 # %%
 languages = demo.languages()
@@ -281,8 +286,9 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# A Chinese or Japanese character says more than a Latin letter, so these rates alone do not tell who pays more *for the
-# same meaning*. Sentences 1 and 5, 2 and 6, 3 and 7, 4 and 8 are translations: compare their numbers of tokens.
+# A Chinese or Japanese character says more than a Latin letter, so these rates alone do not tell which language needs
+# more tokens *for the same meaning*. Sentences 1 and 5, 2 and 6, 3 and 7, 4 and 8 are translations: compare their
+# numbers of tokens.
 
 # %%
 assert max(rates) > 1.5 * min(rates)
@@ -290,8 +296,8 @@ assert max(rates) > 1.5 * min(rates)
 # %% [markdown]
 # ## What to try next
 #
-# - Find a text in your own language for which the rules `huggingface` and `paddle` differ. Signs such as `(`, `€` or
-#   `"` after a space are good candidates.
+# - Find a text in your own language for which the rules `huggingface` and `paddle` differ. Signs such as `€`, `%` or
+#   `*` after a space are good candidates.
 # - Write two sentences that mean different things but have the same ids. Section 3 shows where to look.
 # - Try `tokenizer(..., return_overflowing_tokens=True, max_length=10, stride=2)` on a long text. What does `stride`
 #   do?
