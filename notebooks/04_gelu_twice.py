@@ -36,8 +36,8 @@ interpreter.install()
 # %% [markdown]
 # ## The function
 #
-# GELU(x) = x Φ(x), where Φ(x) = ½(1 + erf(x/√2)) is the probability that a standard normal number is below x. For large
-# x it is nearly x, for very negative x nearly 0. `ernie_m.reference` has it in NumPy.
+# GELU(x) = x Φ(x), where Φ(x) = ½(1 + erf(x/√2)) is the probability that a standard normal variable is below x.
+# For large x it is nearly x, for very negative x nearly 0. `ernie_m.reference` has it in NumPy.
 
 # %%
 points = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
@@ -187,8 +187,8 @@ axes.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# One rounding costs at most one u. On the right the error fades, because GELU(x) is nearly x there, and x is already a
-# bfloat16 number.
+# One rounding costs at most one u. On the right the error shrinks, because GELU(x) is nearly x there, and x is already
+# a bfloat16 number.
 
 # %%
 assert 0.9 * u < relative.max() <= 1.001 * u
@@ -227,8 +227,8 @@ plt.show()
 # $$|\text{got} - \text{exact}| \le u\,|\text{exact}| + 8 \cdot 2^{-24}\,|x|,$$
 #
 # that is one rounding to the format, plus the error of float32 arithmetic with an accurate erf. It is derived (see
-# `kernels/checking/bounds.py`), not picked. `my_gelu` is within it in the tail too; the project's kernel is simply
-# better.
+# [kernels/checking/bounds.py](../kernels/checking/bounds.py)), not picked. `my_gelu` is within it in the tail too; the
+# project's kernel is simply better.
 
 # %%
 assert relative["my_gelu"][at] > 0.1 and relative["bias_gelu"].max() < 1e-5
@@ -259,7 +259,7 @@ print(report)
 #
 # Three well-known kernel libraries use these tests for bfloat16:
 #
-# * **tolerance**, as Liger-Kernel tests LayerNorm: |got − exact| ≤ 0.02 + 0.02 |exact|
+# * **tolerance**, as Liger-Kernel tests its softmax: |got − exact| ≤ 0.05 + 0.05 |exact|
 # * **2x**, as FlashAttention does: the largest error is at most twice that of torch's own operation in bfloat16
 # * **rms**, as flash-linear-attention does: the root mean square of the errors is below 0.005 times that of the numbers
 #
@@ -280,7 +280,7 @@ def passing(form: str) -> dict[str, bool]:
     error = np.abs(got - exact)
     rms = np.sqrt(np.square(error).mean() / np.square(exact).mean())
     return {
-        "tolerance": bool((error <= 0.02 + 0.02 * np.abs(exact)).all()),
+        "tolerance": bool((error <= 0.05 + 0.05 * np.abs(exact)).all()),
         "2x": bool(error.max() <= 2 * torch_error),
         "rms": bool(rms < 0.005),
         "ours": all(verdict.holds for verdict in verdicts.judge(got, case.expected, statistical=True)),
@@ -358,6 +358,8 @@ print(inspect.getsource(gelu.bias_gelu_kernel.fn))
 #   the copy to `kernels.check`. What does it report? (Only to `kernels.check`, which stops it in time. Elsewhere it
 #   would overwrite memory that belongs to something else, and Python may crash.)
 # * Multiply the result by 1.003. Which of the four tests fail, and which of our bounds?
-# * Read `kernels/gelu.py` from its docstring on: why does it have its own polynomial for the error function?
-# * In the exercises (`notebooks/exercises/`) you write a Triton GELU from its specification.
-# * Next: `05_layer_norm_and_reductions`, where a program needs all the numbers of a row before it can write one.
+# * Read [kernels/gelu.py](../kernels/gelu.py) from its docstring on: why does it have its own polynomial for the error
+#   function?
+# * In the [exercises](exercises/03_triton.ipynb) you write a Triton GELU from its specification.
+# * Next: [05_layer_norm_and_reductions](05_layer_norm_and_reductions.ipynb), where a program needs all the numbers of a
+#   row before it can write one.
