@@ -65,10 +65,10 @@ assert scores_size == 2 * vectors
 # $$\ell' = \alpha\, \ell + e^{s - m'}, \qquad
 #   \text{acc}' = \alpha\, \text{acc} + e^{s - m'}\, v .$$
 #
-# Only three values are carried along. The letters are those of the papers (Milakov and Gimelshein, 2018;
-# FlashAttention, 2022); the code here and the kernel below use words:
+# Only three values are carried along. The idea is Milakov's and Gimelshein's (2018); FlashAttention (2022) and
+# FlashAttention-2 (2023) use these letters, except α. The code here and the kernel below use words:
 #
-# | in the papers | m | ℓ | O, before the division | α | L |
+# | letter | m | ℓ | O, before the division | α | L |
 # |---|---|---|---|---|---|
 # | in the code | `row_max` | `row_sum` | `acc` | `rescale` | `lse`, the log-sum-exp |
 #
@@ -174,7 +174,7 @@ assert np.abs(recomputed - probs[:32]).max() < 1e-12 and np.abs(combined - truth
 # ## A fault that short sequences hide
 #
 # **Prediction.** Suppose that somebody forgets to rescale. `kernels.check` looks for the smallest failing input. How
-# many keys must it have at least?
+# many keys must it have at least, with blocks of BN = 64?
 
 # %%
 report = kernels.check(lambda q, k, v: online(q, k, v)[0], "attention_head", arrays="numpy", dtypes=["float32"])
@@ -198,8 +198,8 @@ assert len(caught.inputs["k"]) == 65
 # ## Packed sequences
 #
 # Real batches are ragged. The project keeps tokens packed, one sequence after the other, and `cu_seqlens` says where
-# each begins (notebook 02). The kernel's grid has three axes: blocks of queries, heads, sequences. It has to be large
-# enough for the longest sequence; programs without work return at once.
+# each begins (notebook 02). The kernel has a program for each block of queries, in each head, of each sequence. The
+# number of blocks is that of the longest sequence; programs without work return at once.
 #
 # **Prediction.** Take sequences of 5, 70 and 130 tokens, one head, and blocks of BM = 128 queries and BN = 64 keys. How
 # many programs start, and how many have work? How many scores are computed, compared with a padded 3 x 130 x 130?
@@ -214,7 +214,8 @@ print(f"needed: {(lengths**2).sum():,} scores; in tiles: {(blocks_q * blocks_k).
 print(f"padded: {3 * 130**2:,} needed, {3 * blocks_q.max() * blocks_k.max() * BM * BN:,} in tiles")
 
 # %% [markdown]
-# The longest sequence needs two blocks of queries, so the grid has two for each; the short ones leave one without work.
+# The longest sequence needs two blocks of queries, so every sequence gets two programs, and in the other two sequences
+# one of them has no work.
 
 # %%
 assert (blocks_q.max() * len(lengths), blocks_q.sum()) == (6, 4)
@@ -253,7 +254,7 @@ assert rms < 2**-8
 # | `return acc / row_sum[:, None]` | the same division, then `tl.store` |
 #
 # `show` prints a part of a function's source. We start with the twin. Three of its lines matter here: the scores, their
-# softmax, the product with v. (`record` stores a value if a trace is active, as in notebook 08.)
+# softmax, the product with v. (`record` stores a value if a trace is active, as in notebook 00.)
 
 
 # %%
@@ -270,9 +271,9 @@ def show(function, first: str, last: str) -> None:
 show(reference.attention, "D = q.shape", "return")
 
 # %% [markdown]
-# **Which part is mine?** A program computes one block of queries of one sequence in one head. The twin's loop over
-# sequences is the grid's third axis here. `sequence_bounds` reads `cu_seqlens`; the `if` skips programs without
-# queries.
+# **Which part is mine?** A program computes one block of queries of one sequence in one head. The grid has one axis;
+# these lines turn the program's number into the three numbers. `sequence_bounds` reads `cu_seqlens`; the `if` skips
+# programs without queries.
 
 # %%
 kernel = attention.packed_attention_kernel
@@ -294,8 +295,9 @@ show(kernel, "row_max = ", "acc = ")
 
 # %% [markdown]
 # **The loop.** Full blocks need no mask: every key exists. Only the last block, if it is not full, has to mask what
-# follows the sequence: the next sequence's keys, or memory that is not part of the array. `DROP` is for training, where
-# some probabilities are dropped; without it, the compiler leaves those lines out.
+# follows the sequence: the next sequence's keys, or memory that is not part of the array. `LOOP` is False if every
+# sequence fits in one block of keys. `DROP` is for training, where some probabilities are dropped; without it, the
+# compiler leaves those lines out.
 
 # %%
 show(kernel, "whole = ", "m_n, scale2, b_bits, threshold, keep, True, DROP")
@@ -327,6 +329,7 @@ assert (lse[0, 75:] - expected).abs().max() < 1e-5
 # * Call `online` with a BN of 1 and with 1,000. Are the results bitwise the same? Should they be?
 # * In the figure, why does `row_sum` drop for some queries, while `row_max` never does?
 # * Large scores: multiply q by 100. Which queries have a `row_sum` of almost exactly 1, and why?
-# * Read `kernels/first_token.py`: attention for one query per sequence, without blocks of queries.
+# * Read [kernels/first_token.py](../kernels/first_token.py): attention for one query per sequence, without blocks of
+#   queries.
 # * The exercises include a softmax for large scores, and attention for one head.
-# * Next: `07_roofline`, on what all this can gain, and what it cannot.
+# * Next: [07_roofline](07_roofline.ipynb), on what all this can gain, and what it cannot.
