@@ -59,8 +59,11 @@ assert qkv.flops == 2 * T * E * 3 * E
 assert qkv.bytes == 2 * (T * E + E * 3 * E + T * 3 * E)
 
 # %% [markdown]
+# Besides qkv there are three more products with weights: out, after attention, and ffn1 and ffn2, those of the
+# feed-forward network.
+#
 # **Prediction.** Which of the steps qkv, out, ffn1, ffn2, attention, GELU and LayerNorm are memory-bound? And what
-# share of a layer's time is matrix products?
+# share of a layer's time do the products with weights take?
 
 # %%
 steps: dict[str, Work] = dict(work.products(base, T, width))
@@ -78,6 +81,7 @@ for name, step in steps.items():
     print(f"{name:18}  {cells}  {bound}")
 print(f"a layer: {layer * 1e6:.0f} µs; {base.layers} layers: {base.layers * layer * 1e3:.1f} ms")
 products = sum(floors[name] for name in ("qkv", "out", "ffn1", "ffn2")) / layer
+print(f"products with weights: {products:.0%}")
 
 # %% [markdown]
 # GELU and LayerNorm are not matrix products: they use no tensor core, so they count as 0 operations here and only as
@@ -237,5 +241,6 @@ for path in results:
 # * At which number of tokens does `ffn1` change from memory-bound to compute-bound?
 # * Take the large model (`SIZES["large"]`): what is the share of the matrix products?
 # * `python -m ernie_m.kernels compile --operation packed_attention --target sm_90` (a minute or so) prints instructions
-#   per score. With 16 exp2 per cycle and multiprocessor, how long do the scores of 64 x 512 take?
-# * Next: `08_layer_parity`, about the whole model, and how to know that it is right.
+#   per element, which is a score here. With 16 exp2 per cycle and multiprocessor, how long do the scores of 64 x 512
+#   take?
+# * Next: [08_layer_parity](08_layer_parity.ipynb), about the whole model, and how to know that it is right.
