@@ -90,7 +90,7 @@ assert a.keys() == b.keys() and same == len(a)
 # first line of a port. Make the inputs awkward: these are three rows of 17, 12 and 9 tokens, so there is padding.
 #
 # **Prediction.** The model has two layers and runs in float32; the two libraries sum in different orders. The outputs
-# are about 1 in size. How far apart are they: 10⁻³, 10⁻⁵, 10⁻⁷?
+# are about 0.3 in size. How far apart are they: 10⁻³, 10⁻⁵, 10⁻⁷?
 
 # %%
 expected = np.load(PADDLE / "expected.npz")
@@ -210,7 +210,7 @@ comparison = reference.compare(result, truth, mask, tolerance=4 * noise)
 print("four times the noise:        first difference", comparison.name)
 
 # %% [markdown]
-# It passes, although the model is wrong in every layer. This model has two layers; the base model has twelve.
+# It passes, although the model is wrong in every layer.
 
 # %%
 assert off < 1e-3 and comparison.name == "encoder.layers.0.activation"
@@ -266,4 +266,5 @@ assert max(parity["gelu_new"].values()) > 1e-5
 # * Row 0 has no padding. Which planted fault would its outputs not show?
 # * `python -m ernie_m.reference trace` traces a model on the command line: see `--help`.
 # * Set `dtype=torch.bfloat16` in `from_pretrained`. How large is the noise now, and would you still find `gelu_new`?
-# * Next: `09_backprop_by_hand`, where the second half of the course begins: how the model learns.
+# * Next: [09_backprop_by_hand](09_backprop_by_hand.ipynb), where the second half of the course begins: how the model
+#   learns.
