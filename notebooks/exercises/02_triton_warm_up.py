@@ -8,9 +8,10 @@
 # a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`. Triton is
 # available only on Linux.
 #
-# A kernel is a function that many programs run at the same time, each on its own block. Before each stub, a figure
-# shows which program touches which cell. It was recorded from a run of the solution. To draw your own kernel in the
-# same way, call `show_grid("add_constant", add_constant)`. Solutions are in `notebooks/solutions/warm_up_solutions.py`.
+# A kernel is a function that many programs run at the same time, each on its own block. The places of a block are
+# called lanes; a mask switches some of them off. Before each stub, a figure shows which program touches which cell. It
+# was recorded from a run of the solution. To draw your own kernel in the same way, call
+# `show_grid("add_constant", add_constant)`. Solutions are in `notebooks/solutions/warm_up_solutions.py`.
 
 # %%
 import os
