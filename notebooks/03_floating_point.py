@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 03 · Floating point
 #
-# How wrong may a correct program be? Every number in a computer is rounded, so two correct programs rarely return the
-# same digits. To tell a wrong program from a correct one, you need to know how large rounding errors can be. That can
-# be computed.
+# How wrong may a correct program be? Nearly every result in a computer is rounded, so two correct programs rarely
+# return the same digits. To tell a wrong program from a correct one, you need to know how large rounding errors can be.
+# That can be computed.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
