@@ -8,7 +8,7 @@
 # a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # Fill in a stub, run its cell, then run the cell with `answer`. Notebooks 02 and 03 explain what you need. Do not call
-# `ernie_m`, which has all of these functions. Solutions are in `notebooks/solutions/numpy_solutions.py`.
+# `ernie_m`, which has nearly all of these functions. Solutions are in `notebooks/solutions/numpy_solutions.py`.
 
 # %%
 import numpy as np
