@@ -41,6 +41,7 @@ CALLS: dict[str, dict[str, Any]] = {
 def show_grid(exercise: str, function: Callable[..., Any] | None = None) -> None:
     """Draw the programs of `function` on a call of the exercise; without it, those of the solution."""
     arguments = {name: torch.ones(x) if isinstance(x, tuple) else x for name, x in CALLS[exercise].items()}
+    interpreter.install()
     with watching():
         programs, touched, lanes = watched(function or solution(exercise), arguments)
     if not any(cells.any() for cells in touched.values()):
