@@ -10,6 +10,7 @@ Hidden states are those after `layer`, 0 for the embeddings, or of the last laye
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,10 +198,13 @@ def check_backend(backend: str, device: str | None) -> None:
         if device is not None:
             raise ValueError(f"device: expected none, as the NumPy backend computes on the CPU, got {device!r}")
         return
+    torch = _torch()
     try:
-        _torch().empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an AssertionError from a torch built without CUDA
-        raise ValueError(f"device: expected one that torch can use, got {device!r}: {error}") from None
+        # To the CPU too, as vectors are: a device such as "meta" holds no numbers.
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:  # of a torch that is built without this device
+        reason = re.split(r"(?<=[.!])\s|\n|;", str(error), maxsplit=1)[0].rstrip(".!")
+        raise ValueError(f"device: expected one that torch can use, such as cpu, got {device!r}: {reason}") from None
 
 
 def _torch() -> Any:
