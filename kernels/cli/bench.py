@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
-from ernie_m.reference.cli.numbers import positive, some_path
+from ernie_m.reference.cli.numbers import positive, some_path, thread_count
 
 from ..benchmark import cpu
 from ..benchmark.repeats import Repeats, repeats
@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu", nargs="?", const="", metavar="WHAT", help="time on the processor: all, or what has WHAT in its name"
     )
-    parser.add_argument("--threads", type=int, default=2, help="with --cpu: threads of each competitor (default: 2)")
+    threads = "with --cpu: threads of each competitor (default: 2)"
+    parser.add_argument("--threads", metavar="N", type=thread_count, default=2, help=threads)
     parser.add_argument("--saved", type=some_path, metavar="DIR", help="only redraw the table and figures in DIR")
 
 

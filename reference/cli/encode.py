@@ -25,7 +25,7 @@ from .ahead import map_ahead
 from .command import add_command
 from .input import Text, add_arguments, texts, windows
 from .model import add_model, add_vectors, model_directory
-from .numbers import positive, whole
+from .numbers import positive, thread_count, whole
 from .output import Progress, said_warnings, say
 from .vectors import vector_writer
 
@@ -103,7 +103,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="see below (default: %(default)s)")
     parser.add_argument("--device", metavar="NAME", help="where torch computes, such as cuda (default: cpu)")
     parser.add_argument(
-        "--threads", metavar="N", type=positive, help="compute on N threads (default: what the backend chooses)"
+        "--threads", metavar="N", type=thread_count, help="compute on N threads (default: what the backend chooses)"
     )
 
 

@@ -5,17 +5,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+# Of 64 bits, and one more digit than these have.
+LARGEST = 2**63 - 1
+DIGITS = 20
+# More than any machine has cores. Libraries that cannot start as many threads as they are told to end the process.
+MOST_THREADS = 4096
+
 
 def positive(text: str) -> int:
     """Parse a positive integer, for argparse."""
     return whole(text, least=1)
 
 
-def whole(text: str, least: int = 0) -> int:
-    """Parse an integer of at least `least`, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-    return int(text)
+def whole(text: str, least: int = 0, most: int = LARGEST) -> int:
+    """Parse an integer from `least` to `most`, for argparse."""
+    # Python does not read numbers of more than 4,300 digits.
+    value = int(text.lstrip("0")[:DIGITS] or "0") if text.isascii() and text.isdigit() else -1
+    if value > most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r:.80}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r:.80}")
+    return value
+
+
+def thread_count(text: str) -> int:
+    """Parse a number of threads, for argparse."""
+    return whole(text, least=1, most=MOST_THREADS)
 
 
 def some_path(text: str) -> Path:

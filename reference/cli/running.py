@@ -17,7 +17,7 @@ from ..tasks import BACKENDS, Encoder
 from ..tasks.backends import limited_threads
 from .input import Text
 from .model import model_directory
-from .numbers import positive
+from .numbers import thread_count
 from .output import Progress, print_json, said_warnings, say
 from .table import escaped, table
 
@@ -36,7 +36,7 @@ def add_running(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--backend", choices=BACKENDS, default="numpy", help="numpy, or torch, which is faster (default: %(default)s)")
     add("--device", metavar="NAME", help="where torch computes, such as cuda (default: cpu)")
-    add("--threads", metavar="N", type=positive, help="compute on N threads (default: what the backend chooses)")
+    add("--threads", metavar="N", type=thread_count, help="compute on N threads (default: what the backend chooses)")
     add("--format", choices=FORMATS, help="output format (default: text on a terminal, else json)")
 
 

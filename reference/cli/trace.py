@@ -26,6 +26,7 @@ from ..trace import Trace, trace
 from .command import DIFFERENCE, add_command
 from .input import add_arguments, texts
 from .model import add_model, checkpoint_directory, model_directory
+from .numbers import whole
 from .output import print_json, said_warnings, writable
 from .table import entry_table, entry_values, statistics
 
@@ -51,7 +52,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "trace", "show every intermediate of a forward pass", DESCRIPTION, EPILOG, run)
     add_arguments(parser)
     add_model(parser)
-    parser.add_argument("--ids", metavar="ID", nargs="+", type=int, help="one row of token ids, instead of texts")
+    parser.add_argument("--ids", metavar="ID", nargs="+", type=whole, help="one row of token ids, instead of texts")
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float64", help="dtype to compute in (default: %(default)s)"
     )

@@ -211,6 +211,26 @@ def test_encode_rejects_an_invalid_size(option: str, value: str, capsys: pytest.
     assert capsys.readouterr().err == f"ernie-m: error: {message} (see ernie-m encode --help)\n"
 
 
+@pytest.mark.parametrize("digits", [5, 10, 19, 20, 30, 5000])
+def test_encode_rejects_more_threads_than_machines_have(digits: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen red: "Overflow when unpacking long", a traceback, and libgomp, which ended the process."""
+    value = "9" * digits
+    for backend in ("numpy", "torch"):
+        assert main(["encode", "text", "--backend", backend, "--threads", value]) == 2
+        message = f"argument --threads: expected a whole number from 1 to 4096, got {value!r:.80}"
+        assert capsys.readouterr().err == f"ernie-m: error: {message} (see ernie-m encode --help)\n"
+
+
+@pytest.mark.parametrize("option", ["--window", "--batch-size", "--layer"])
+def test_encode_reads_numbers_of_64_bits(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("9223372036854775808", "1" * 5000):
+        assert main(["encode", "text", option, value]) == 2
+        assert f"argument {option}: expected a whole number from " in capsys.readouterr().err
+    assert main(["encode", "text", option, "0" * 5000 + "3"]) == 0
+    if option != "--layer":
+        assert main(["encode", "text", option, "9223372036854775807"]) == 0
+
+
 def test_encode_with_torch_writes_the_same_vectors(checkpoint: Path, tmp_path: Path) -> None:
     """With one head of size 8, for which there is no kernel."""
     torch = pytest.importorskip("torch")

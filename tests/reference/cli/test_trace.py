@@ -112,7 +112,8 @@ def test_trace_rejects_what_it_cannot_run(checkpoint: Path, tmp_path: Path, caps
     (tmp_path / "none.txt").touch()
     for more, message in {
         ("--ids", "0", "999999"): "input_ids: expected values in [0, 8000)",
-        ("--ids", "x"): "argument --ids: invalid int value: 'x'",
+        ("--ids", "x"): "argument --ids: expected a whole number of at least 0, got 'x'",
+        ("--ids", "9" * 20): "argument --ids: expected a whole number from 0 to 9223372036854775807, got '999",
         ("a", "--ids", "1"): "TEXT, --file, --ids: expected only one",
         ("--file", str(tmp_path / "none.txt")): "TEXT: expected at least one, got none",
         ("a", "--save", str(tmp_path / "t.npy")): "--save: expected a name that ends in .npz",
