@@ -8,6 +8,7 @@ there it has a hidden name, `.ernie-m.*.tmp`, and a process that is killed leave
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -29,6 +30,8 @@ LARGEST_POINTER = 1024
 # Ten times ERNIE-M's sentencepiece model, the largest of the files that are read whole.
 LARGEST_FILE = 64 * 2**20
 PIECE = 2**20
+# What the system says of an open file that cannot grow; it does not say of which.
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # The weights of a checkpoint directory: the first that exists are its weights.
 PADDLE_WEIGHTS_FILE = "model_state.pdparams"
 WEIGHT_FILES = (
@@ -112,7 +115,8 @@ def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()
     """Open a new file for each path; if the block ends without an exception, name them all and delete `removed`.
 
     Raises FileExistsError, and changes nothing, if a path is a directory or another special file; or, unless
-    `overwrite`, if it exists. Of several writers that may not overwrite, exactly one succeeds.
+    `overwrite`, if it exists. Of several writers that may not overwrite, exactly one succeeds. An OSError about space
+    names the path, or of several the directory of the first.
     """
     removed = tuple(removed)
     refuse_targets(paths, overwrite)
@@ -138,6 +142,10 @@ def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()
             undo.pop_all()
         for path in removed:
             path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename is None and error.errno in NO_SPACE:
+            error.filename = os.fspath(paths[0] if len(paths) == 1 else paths[0].parent)
+        raise
     finally:
         for name in hidden:
             name.unlink(missing_ok=True)

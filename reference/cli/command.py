@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 from ..compat import quiet_interrupt
 
@@ -71,7 +71,7 @@ def execute(program: str, parser: Callable[[], argparse.ArgumentParser], argv: S
     try:
         quiet_interrupt.restore()
         _prepare_streams()
-        with _raising_signals():
+        with _named_output(), _raising_signals():
             status = _run(parser, argv)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -150,6 +150,47 @@ def _prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+class _Output:
+    """Standard output, whose errors say that it is what could not be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream's."""
+        with self._naming():
+            return self.stream.write(text)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        with self._naming():
+            self.stream.flush()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except io.UnsupportedOperation:
+            raise OSError("standard output: expected a file, a pipe or a terminal, but it is closed") from None
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    """In this context, errors of standard output name it."""
+    stream = sys.stdout
+    sys.stdout = cast(TextIO, _Output(stream))
+    try:
+        yield
+    finally:
+        sys.stdout = stream
 
 
 def _stop(message: str | None, status: int) -> int:

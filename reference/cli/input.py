@@ -102,8 +102,7 @@ def _from_file(stream: BinaryIO, name: str) -> Iterator[Text]:
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[Text]:
     number, offset = 0, 0
-    # Not `for line in stream`, which would read a file without line ends whole.
-    while line := stream.readline(LONGEST_LINE + 1):
+    while line := _line(stream, name):
         number += 1
         if len(line) > LONGEST_LINE:
             raise ValueError(f"line {number} of {name}: expected at most {LONGEST_LINE} bytes, got more")
@@ -119,3 +118,13 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[Text]:
         offset += len(line)
         text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
         yield Text(text, f"line {number} of {name}")
+
+
+def _line(stream: BinaryIO, name: str) -> bytes:
+    """The next line, or the beginning of one that is too long. Raises OSError that names the stream."""
+    try:
+        # Not `next(stream)`, which would read a file without line ends whole.
+        return stream.readline(LONGEST_LINE + 1)
+    except OSError as error:
+        error.filename = name
+        raise

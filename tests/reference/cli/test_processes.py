@@ -250,15 +250,37 @@ def test_full_disk_is_an_error(checkpoint: Path, command: str, program: list[str
         process = started(*arguments, program=program, stdout=full)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert err.split(b": ", 1)[1] == b"error: No space left on device\n"
+        assert err.split(b": ", 1)[1] == b"error: standard output: No space left on device\n"
         environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
         unbuffered = started(*arguments, program=program, stdout=full, env=environment)
-        assert unbuffered.wait(timeout=60) == 2
+        _, err = unbuffered.communicate(timeout=60)
+        assert unbuffered.returncode == 2 and err.endswith(b"error: standard output: No space left on device\n")
         both = started(*arguments, program=program, stdout=full, stderr=full)
         assert both.wait(timeout=60) == 2
         wrong = started(*arguments, "--no-such-option", program=program, stderr=full)
         wrong.communicate(timeout=60)
         assert wrong.returncode == (0 if command.startswith("--") else 2)
+
+
+@pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "ernie_m.kernels"]], ids=["ernie-m", "kernels"])
+@pytest.mark.parametrize("command", ["tokenize", "--help"])
+def test_a_closed_output_is_an_error(checkpoint: Path, command: str, program: list[str]) -> None:
+    """Of one line. Seen red: "not writable"."""
+    if program != PROGRAM and command != "--help":
+        return
+    arguments = [command] if command == "--help" else [command, "text", "--model", str(checkpoint)]
+    process = started("-c", '"$@" >&-', "sh", *program, *arguments, program=["sh"], stdout=None)
+    _, err = process.communicate(timeout=60)
+    said = b"error: standard output: expected a file, a pipe or a terminal, but it is closed\n"
+    assert (process.returncode, err.split(b": ", 1)[1]) == (2, said)
+
+
+def test_an_input_that_cannot_be_read_is_named(checkpoint: Path) -> None:
+    """Open for writing only. Seen red: "Bad file descriptor", of what was not said."""
+    with open(os.devnull, "wb") as written:
+        process = started("tokenize", "--model", checkpoint, stdin=written)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (2, b"", b"ernie-m: error: stdin: Bad file descriptor\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -280,7 +302,7 @@ def test_encode_that_fills_the_disk_leaves_no_file(checkpoint: Path, tmp_path: P
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
     )
     assert done.returncode == 2
-    assert done.stderr == b"ernie-m: error: File too large\n"
+    assert done.stderr == f"ernie-m: error: {tmp_path / 'out' / 'x.npy'}: File too large\n".encode()
     assert not list((tmp_path / "out").iterdir())
 
 
