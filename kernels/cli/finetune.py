@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
-from ernie_m.reference.cli.numbers import some_path
+from ernie_m.reference.cli.numbers import directory_name, some_path
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     add = parser.add_argument
     add("task", metavar="TASK", choices=JOBS, help=f"one of {', '.join(JOBS)}")
-    add("--model", metavar="DIR", required=True, help=f"begin with this checkpoint and its tokenizer: {CHECKPOINT}")
+    begin = f"begin with this checkpoint and its tokenizer: {CHECKPOINT}"
+    add("--model", metavar="DIR", type=directory_name, required=True, help=begin)
     add("--data", metavar="FILE", type=some_path, nargs="+", required=True, help="texts to train on")
     add("--validation", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to choose the best model by")
     add("--test", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to measure the best model on")

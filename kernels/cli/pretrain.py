@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
-from ernie_m.reference.cli.numbers import some_path
+from ernie_m.reference.cli.numbers import directory_name, some_path
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.mixture import Mixture, check_mixture, longest_text
 from ernie_m.reference.training.shards import Shards, fingerprint, shard
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="FILE", type=some_path, nargs="+", required=True, help="texts to train on, .tsv or .jsonl")
     add("--validation", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to validate on")
     add("--tokenizer", metavar="DIR", type=some_path, help="by default the tokenizer in --model")
-    add("--model", metavar="DIR", help=f"begin with this checkpoint, not with a new model: {CHECKPOINT}")
+    begin = f"begin with this checkpoint, not with a new model: {CHECKPOINT}"
+    add("--model", metavar="DIR", type=directory_name, help=begin)
     add("--recipe", metavar="FILE", type=some_path, required=True, help="what to train and how, see above")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="change one of the recipe's settings")
     add("--out", metavar="OUT", type=some_path, required=True, help="directory of the run")

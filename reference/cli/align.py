@@ -14,6 +14,7 @@ from ..tasks.align import METHODS, AlignedPair
 from .command import add_command
 from .input import Text, texts
 from .model import add_model, add_vectors
+from .numbers import file_name
 from .running import OUTPUT, add_running, encoding, lines_of, show
 
 DESCRIPTION = "Align the words of sentences with those of their translations, by the vectors of their tokens."
@@ -41,7 +42,7 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "align", "align the words of translations", DESCRIPTION, EPILOG, run)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a sentence and its translation")
     file = "read pairs from a UTF-8 file, one per line: sentence, tab, translation"
-    parser.add_argument("--file", metavar="FILE", help=file)
+    parser.add_argument("--file", metavar="FILE", type=file_name, help=file)
     add_model(parser)
     # The pooler's output has no tokens.
     add_vectors(parser, poolings=[pooling for pooling in POOLINGS if pooling != "pooler"])

@@ -10,6 +10,7 @@ from ..checkpoint.conversion import convert
 from ..checkpoint.stored_tensor import FLOATS
 from .command import add_command
 from .model import CHECKPOINT, checkpoint_directory
+from .numbers import directory_name
 
 DESCRIPTION = (
     "Convert a checkpoint, such as Paddle's or a pytorch_model.bin, to a safetensors directory for transformers."
@@ -28,8 +29,8 @@ examples:
 def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "convert", "convert a checkpoint to safetensors", DESCRIPTION, EPILOG, run)
-    parser.add_argument("source", metavar="SRC", help=f"the checkpoint: a {CHECKPOINT}")
-    parser.add_argument("destination", metavar="DST", help="the directory to create")
+    parser.add_argument("source", metavar="SRC", type=directory_name, help=f"the checkpoint: a {CHECKPOINT}")
+    parser.add_argument("destination", metavar="DST", type=directory_name, help="the directory to create")
     parser.add_argument("--dtype", choices=FLOATS, help="dtype of the written weights (default: see below)")
 
 

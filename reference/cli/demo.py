@@ -25,6 +25,7 @@ from ..trace import Trace, trace
 from .command import add_command
 from .input import from_arguments
 from .model import CHECKPOINT, checkpoint_directory
+from .numbers import directory_name
 from .table import entry_table, escaped, number, table, width
 
 INDENT = "   "
@@ -47,7 +48,8 @@ def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "demo", "show every step from text to vectors", DESCRIPTION, EPILOG, run)
     parser.add_argument("texts", metavar="SENTENCE", nargs="*", help="sentences to use instead of the built-in ones")
-    parser.add_argument("--model", metavar="DIR", help=f"{CHECKPOINT} (default: the one in the package)")
+    model = f"{CHECKPOINT} (default: the one in the package)"
+    parser.add_argument("--model", metavar="DIR", type=directory_name, help=model)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -81,6 +81,8 @@ def read(schema: str) -> Any:
     name, text = "--schema", schema
     if schema.startswith("@"):
         name = schema[1:]
+        if not name:
+            raise ValueError("--schema: expected the name of a file after @, got '@'")
         try:
             text = read_regular(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .numbers import file_name
+
 LONGEST_LINE = 4 * 2**20  # bytes
 WINDOW_CHARACTERS = 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -35,7 +37,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "texts", metavar="TEXT", nargs="*", help="texts (default: the lines of FILE or of standard input)"
     )
-    parser.add_argument("--file", metavar="FILE", help="read texts from a UTF-8 file, one per line (-: standard input)")
+    file = "read texts from a UTF-8 file, one per line (-: standard input)"
+    parser.add_argument("--file", metavar="FILE", type=file_name, help=file)
 
 
 def texts(arguments: Namespace) -> Iterator[Text]:

@@ -18,6 +18,7 @@ from ..checkpoint.stored_tensor import StoredTensor
 from ..config import ErnieMConfig
 from .command import DIFFERENCE, add_command
 from .model import CHECKPOINT, checkpoint_directory
+from .numbers import directory_name
 from .output import print_json
 from .table import table
 
@@ -39,7 +40,7 @@ examples:
 def add(commands: Any) -> None:
     """Declare the command's arguments."""
     parser = add_command(commands, "inspect", "show what a checkpoint contains", DESCRIPTION, EPILOG, run)
-    parser.add_argument("directory", metavar="DIR", help=f"the checkpoint: a {CHECKPOINT}")
+    parser.add_argument("directory", metavar="DIR", type=directory_name, help=f"the checkpoint: a {CHECKPOINT}")
     parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     parser.add_argument(
         "--all", action="store_true", help="list every weight that does not fit, and long values in full"

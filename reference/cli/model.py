@@ -11,7 +11,7 @@ from ernie_m.tokenizer import hub
 
 from .. import demo
 from ..tasks import POOLINGS
-from .numbers import whole
+from .numbers import directory_name, whole
 from .output import say
 
 CHECKPOINT = "directory in Hugging Face or Paddle format, or OWNER/NAME[@REVISION] on the Hugging Face Hub"
@@ -23,6 +23,7 @@ def add_model(parser: ArgumentParser, head: bool = False) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR",
+        type=directory_name,
         required=head,
         help=f"{CHECKPOINT}{default}",
     )

@@ -40,6 +40,19 @@ def some_path(text: str) -> Path:
     return Path(text)
 
 
+def directory_name(text: str) -> str:
+    """As `some_path`, for a directory whose name may also be that of a repository on the Hub."""
+    some_path(text)
+    return text
+
+
+def file_name(text: str) -> str:
+    """Parse the name of a file, for argparse; an empty text, as of an unset variable, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file, got ''")
+    return text
+
+
 def probability(text: str) -> float:
     """Parse a number from 0 to 1, for argparse."""
     try:

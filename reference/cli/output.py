@@ -22,6 +22,8 @@ def writable(path: str, overwrite: bool) -> Path:
     Raises OSError if it exists, unless `overwrite`, or cannot be written.
     """
     target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise FileExistsError(f"{path}: expected a file or a new name, got a link that leads back to itself")
     if target.exists() and not target.is_file():
         raise FileExistsError(f"{path}: exists and is not a regular file")
     if target.exists() and not overwrite:

@@ -19,7 +19,7 @@ from ..tasks import Encoder, search
 from .command import add_command
 from .input import Text, add_arguments, lines_of_file, texts, windows
 from .model import add_model, add_vectors
-from .numbers import positive
+from .numbers import file_name, positive
 from .output import Progress, say
 from .running import OUTPUT, add_running, contents, encoding, lines_of, show
 from .vectors import MEMBER, SUFFIXES
@@ -58,8 +58,10 @@ def add(commands: Any) -> None:
     add_arguments(parser)
     add_model(parser)
     add_vectors(parser)
-    parser.add_argument("--corpus", metavar="FILE", required=True, help=CORPUS)
-    parser.add_argument("--corpus-texts", metavar="FILE", help="the texts of these vectors, one per line")
+    parser.add_argument("--corpus", metavar="FILE", type=file_name, required=True, help=CORPUS)
+    parser.add_argument(
+        "--corpus-texts", metavar="FILE", type=file_name, help="the texts of these vectors, one per line"
+    )
     parser.add_argument("--top-k", metavar="N", type=positive, default=5, help="hits per query (default: %(default)s)")
     parser.add_argument("--language", metavar="CODE", help="the queries' language")
     parser.add_argument("--corpus-language", metavar="CODE", help="the corpus's language")

@@ -26,7 +26,7 @@ from ..trace import Trace, trace
 from .command import DIFFERENCE, add_command
 from .input import add_arguments, texts
 from .model import add_model, checkpoint_directory, model_directory
-from .numbers import whole
+from .numbers import directory_name, whole
 from .output import print_json, said_warnings, writable
 from .table import entry_table, entry_values, statistics
 
@@ -59,7 +59,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per intermediate, one per line")
     parser.add_argument("--save", metavar="FILE", help="write all values to FILE, whose name ends in .npz")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--compare", metavar="DIR2", help="checkpoint to compare with, run on the same ids")
+    parser.add_argument(
+        "--compare", metavar="DIR2", type=directory_name, help="checkpoint to compare with, run on the same ids"
+    )
     parser.add_argument(
         "--tolerance",
         metavar="X",

@@ -133,7 +133,7 @@ def test_a_checkpoint_to_begin_with(refused: Any, tmp_path: Path) -> None:
     assert line == f"--tokenizer: expected at most the 100 tokens of --model, got {SIZE:,}"
 
 
-@pytest.mark.parametrize("name", ["--out", "--tokenizer", "--recipe", "--data", "--validation"])
+@pytest.mark.parametrize("name", ["--out", "--tokenizer", "--model", "--recipe", "--data", "--validation"])
 def test_an_empty_path_is_refused(refused: Any, name: str) -> None:
     """As of an unset variable. Seen red: a run in the current directory."""
     line = refused({}, name, "")

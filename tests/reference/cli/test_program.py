@@ -70,6 +70,34 @@ def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys
     assert message in captured.err
 
 
+PATHS = {
+    **{f"{name} --file": "file" for name in NAMES if name not in ("demo", "inspect", "convert")},
+    **{f"{name} --model": "directory" for name in NAMES if name not in ("inspect", "convert")},
+    "search --corpus": "file",
+    "search --corpus-texts": "file",
+    "trace --compare": "directory",
+}
+
+
+@pytest.mark.parametrize("option", PATHS)
+def test_an_empty_name_is_refused_with_its_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of an unset variable. Seen red: ": No such file or directory", "directory: expected a path"."""
+    command, name = option.split()
+    expected = {"file": "the name of a file", "directory": "a path, such as . for the current directory"}[PATHS[option]]
+    assert main([command, name, ""]) == 2
+    line = f"ernie-m: error: argument {name}: expected {expected}, got '' (see ernie-m {command} --help)\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["inspect", ""], "DIR"), (["convert", "", "new"], "SRC"), (["convert", "old", ""], "DST")],
+)
+def test_an_empty_directory_is_refused(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert f"argument {name}: expected a path, such as . for the current directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [

@@ -220,6 +220,7 @@ def test_align_prints_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["extract", "--model", "{extract}", "--schema", "[1]", "x"], "schema[0]"),
         (["extract", "--model", "{extract}", "--schema", "a", "--threshold", "1.5", "x"], "1.5"),
         (["extract", "--model", "{extract}", "--schema", "@nowhere.json", "x"], "nowhere.json"),
+        (["extract", "--model", "{extract}", "--schema", "@", "x"], "--schema: expected the name of a file after @"),
         (["search", "--corpus", "nowhere.txt", "x"], "nowhere.txt"),
         (["search", "--corpus", "{text}", "--corpus-texts", "{text}", "x"], "--corpus-texts"),
         (["search", "--corpus", "{text}", "--language", "en", "x"], "--corpus-language"),

@@ -129,6 +129,10 @@ def test_writable_follows_a_link_and_rejects_what_cannot_be_written(
     }.items():
         with pytest.raises(OSError, match=message):
             writable(str(path), overwrite=True)
+    (tmp_path / "loop.npy").symlink_to(tmp_path / "loop.npy")
+    for overwrite in (False, True):  # seen red: "the file already exists", and the link was replaced
+        with pytest.raises(OSError, match=r"loop\.npy: expected .*, got a link that leads back to itself"):
+            writable(str(tmp_path / "loop.npy"), overwrite)
     # Not by permissions, because the tests may run as root, who ignores them.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="no permission to write to"):
