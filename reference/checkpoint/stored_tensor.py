@@ -43,6 +43,15 @@ class StoredTensor:
         """The dtype to load and compute in by default: its own, or float32 for half precision, which is exact."""
         return "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
 
+    def not_finite(self) -> int:
+        """How many of the numbers are nan or infinity. Works in chunks, so it needs little memory."""
+        if self.dtype not in FLOATS:
+            return 0
+        flat = self.bits.reshape(-1)
+        chunks = (flat[start : start + CHUNK] for start in range(0, flat.size, CHUNK))
+        numbers = map(widen_bfloat16, chunks) if self.dtype == "bfloat16" else chunks
+        return sum(int(chunk.size - np.isfinite(chunk).sum()) for chunk in numbers)
+
     def load(self, dtype: Any = None, transposed: bool = False) -> Array:
         """The numbers as `dtype`, by default `native`; a view of the file if nothing has to be converted.
 

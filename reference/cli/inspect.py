@@ -27,10 +27,10 @@ LONGEST_VALUE = 1000  # characters
 
 DESCRIPTION = "Show a checkpoint's format, files, configuration and weights, and check that the weights fit its class."
 EPILOG = """\
-Names and shapes are shown as the file has them; values are not checked. Prefixes that training programs put before the
-names, such as module., are left out where the weights are compared with the class. The exit code is 1 if weights of the
-class are missing, unexpected, or not of the shape that the configuration implies, and 2 if DIR is not a checkpoint.
-Weights that differ only in their layer share a line, unless --all is given.
+Names and shapes are shown as the file has them. Prefixes that training programs put before the names, such as module.,
+are left out where the weights are compared with the class. The exit code is 1 if weights of the class are missing,
+unexpected, or not of the shape that the configuration implies, or if a weight has numbers that are nan or infinity, and
+2 if DIR is not a checkpoint. Weights that differ only in their layer share a line, unless --all is given.
 
 examples:
   ernie-m inspect DIR
@@ -52,7 +52,8 @@ class Findings:
     """A checkpoint, its configuration, the class that it was saved from, and how its weights fit that class.
 
     `report.missing` lists every weight of the class, including its head, that the files lack. `unused` lists known
-    weights that the class does not use, such as a pooler.
+    weights that the class does not use, such as a pooler. `not_finite` counts the numbers of each weight that are nan
+    or infinity, if there are any.
     """
 
     checkpoint: Checkpoint
@@ -60,16 +61,17 @@ class Findings:
     architecture: str
     report: LoadReport
     unused: tuple[str, ...]
+    not_finite: dict[str, int]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; return 1 if the weights do not fit the class."""
+    """Print the report; return 1 if the weights do not fit the class, or are not finite."""
     found = examine(checkpoint_directory(arguments.directory))
     if arguments.json:
         print_json(as_json(found))
     else:
         print(*as_text(found, arguments.all), sep="\n")
-    return DIFFERENCE if found.report else 0
+    return DIFFERENCE if found.report or found.not_finite else 0
 
 
 def examine(directory: Path) -> Findings:
@@ -79,7 +81,8 @@ def examine(directory: Path) -> Findings:
     stored, report = own_names(checkpoint, config)
     known = {*stored.values(), *report.unexpected, *(name for name, _, _ in report.mismatched)}
     unused = tuple(name for name in checkpoint.tensors if name not in known)
-    return Findings(checkpoint, config, class_of(checkpoint, config).__name__, report, unused)
+    not_finite = {name: count for name, tensor in checkpoint.tensors.items() if (count := tensor.not_finite())}
+    return Findings(checkpoint, config, class_of(checkpoint, config).__name__, report, unused, not_finite)
 
 
 def numbers(tensors: Iterable[StoredTensor]) -> int:
@@ -120,6 +123,11 @@ def as_text(found: Findings, every: bool = False) -> Iterator[str]:
         yield from found.report.lines(every)
     else:
         yield f"all weights of {found.architecture} are present, with the expected shapes"
+    wrong = [
+        (name, f": {count:,} of {math.prod(checkpoint.tensors[name].shape):,} numbers are nan or infinity")
+        for name, count in found.not_finite.items()
+    ]
+    yield from (f"not finite: {line}" for line in summary(wrong, every))
 
 
 def shortened(value: str) -> str:
@@ -151,4 +159,5 @@ def as_json(found: Findings) -> dict[str, Any]:
             {"name": name, "expected": expected, "found": shape} for name, expected, shape in report.mismatched
         ],
         "unused": found.unused,
+        "not_finite": [{"name": name, "count": count} for name, count in found.not_finite.items()],
     }

@@ -13,6 +13,7 @@ from helpers import CLASSES
 from safetensors.numpy import load_file, save_file
 
 import ernie_m.reference as ernie
+from ernie_m.reference.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from ernie_m.reference.cli.program import main
 
 PADDLE_CLASSES = {
@@ -99,6 +100,32 @@ def test_inspect_lists_what_is_missing_unexpected_and_misshapen(
     ):
         assert f"\n{line}\n" in out
     assert "are present" not in out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_inspect_counts_numbers_that_are_not_finite(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which no model would load. Seen red: not a word, and exit code 0."""
+    source, directory = make_checkpoint(tmp_path / "old"), tmp_path / "new"
+    assert main(["convert", str(source), str(directory), "--dtype", dtype]) == 0
+    capsys.readouterr()
+    assert inspected(capsys, directory)["not_finite"] == []
+    file, name = directory / "model.safetensors", "encoder.layers.0.linear1.bias"
+    tensors = read_safetensors(file)
+    bits = {"float16": ("<u2", 0x7C00, 0xFE00), "bfloat16": ("<u2", 0x7F80, 0xFFC0), "float32": ("<u4", 0x7F800000, -1)}
+    kind, infinity, nan = bits.get(dtype, ("<u8", 0x7FF0000000000000, -1))
+    wrong = tensors[name].bits.copy()
+    wrong.view(kind)[[3, 7, 30]] = np.array([infinity, nan, infinity]).astype(kind)
+    with open(tmp_path / "changed", "wb") as changed:
+        arrays = {key: (tensor.dtype, tensor.bits) for key, tensor in tensors.items()} | {name: (dtype, wrong)}
+        write_safetensors(changed, [(key, *value) for key, value in arrays.items()])
+    (tmp_path / "changed").replace(file)
+    assert inspected(capsys, directory, status=1)["not_finite"] == [{"name": name, "count": 3}]
+    assert main(["inspect", str(directory)]) == 1
+    assert capsys.readouterr().out.endswith(f"\nnot finite: {name}: 3 of 32 numbers are nan or infinity\n")
+    with pytest.raises(ValueError, match=name):
+        ernie.ErnieMModel.from_pretrained(directory)
 
 
 def test_inspect_summarises_and_lists_all_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
