@@ -6,20 +6,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ernie_m.tokenizer.saving import MODEL, VOCABULARY
+
 from ..checkpoint.conversion import convert
 from ..checkpoint.stored_tensor import FLOATS
 from .command import add_command
 from .model import CHECKPOINT, checkpoint_directory
 from .numbers import directory_name
+from .output import say
+
+# What every tokenizer needs.
+TOKENIZER = (MODEL, VOCABULARY)
 
 DESCRIPTION = (
     "Convert a checkpoint, such as Paddle's or a pytorch_model.bin, to a safetensors directory for transformers."
 )
 EPILOG = """\
-DST must be new, or an empty directory. It receives config.json, model.safetensors, the tokenizer's files, and
-retrieval.json if SRC has one; if anything goes wrong, nothing is left there. Weights are copied bit for bit, except
-that half precision becomes float32 unless --dtype says otherwise, and get transformers' names, without
-prefixes such as module. Reading a pytorch_model.bin requires torch, which you install yourself.
+DST must be new, or an empty directory. It receives config.json, model.safetensors, and, if SRC has them, the
+tokenizer's files and retrieval.json; if anything goes wrong, nothing is left there. Weights are copied bit for bit,
+except that half precision becomes float32 unless --dtype says otherwise, and get transformers' names, without prefixes
+such as module. Reading a pytorch_model.bin requires torch, which you install yourself.
 
 examples:
   ernie-m convert PADDLE_DIR NEW_DIR
@@ -35,8 +41,12 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, then list the files written."""
-    convert(checkpoint_directory(arguments.source), arguments.destination, arguments.dtype)
+    """Convert, then list the files written. If the tokenizer's files are not among them, a note says so."""
+    source = checkpoint_directory(arguments.source)
+    convert(source, arguments.destination, arguments.dtype)
+    missing = [name for name in TOKENIZER if not (Path(arguments.destination) / name).is_file()]
+    if missing:
+        say(f"{arguments.destination}: has no tokenizer, as {source} lacks {' and '.join(missing)}")
     for path in sorted(Path(arguments.destination).iterdir()):
         print(f"{path} ({path.stat().st_size:,} bytes)")
     return 0

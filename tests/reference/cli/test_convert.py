@@ -21,7 +21,8 @@ def test_convert_of_paddle_computes_the_same(
     source, target = fixtures / "paddle_tiny" / "seqcls", tmp_path / "new"
     assert main(["convert", str(source), str(target)]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    lacks = f"{source} lacks sentencepiece.bpe.model and vocab.txt"
+    assert captured.err == f"ernie-m: {target}: has no tokenizer, as {lacks}\n"
     assert [line.split()[0] for line in captured.out.splitlines()] == [
         str(target / name) for name in ("config.json", "model.safetensors")
     ]
@@ -54,6 +55,19 @@ def test_convert_writes_the_dtype_and_the_tokenizer(tmp_path: Path, dtype: str, 
     numbers = sum(array.size for array in old.values())
     assert size * numbers < (target / "model.safetensors").stat().st_size < size * numbers + 4096
     assert main(["encode", "--model", str(target), "--output", str(tmp_path / "x.npy"), "text"]) == 0
+
+
+@pytest.mark.parametrize("name", TOKENIZER_FILES)
+def test_convert_says_what_the_tokenizer_lacks(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen red: not a word, and `encode` of the copy failed."""
+    source, target = make_checkpoint(tmp_path / "old"), tmp_path / "new"
+    assert main(["convert", str(source), str(tmp_path / "whole")]) == 0
+    assert capsys.readouterr().err == ""
+    (source / name).unlink()
+    assert main(["convert", str(source), str(target)]) == 0
+    assert capsys.readouterr().err == f"ernie-m: {target}: has no tokenizer, as {source} lacks {name}\n"
+    assert main(["encode", "--model", str(target), "text"]) == 2
+    assert name in capsys.readouterr().err
 
 
 def test_convert_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
