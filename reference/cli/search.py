@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import zipfile
 import zlib
 from itertools import islice
@@ -24,6 +26,7 @@ from .output import Progress, say
 from .running import OUTPUT, add_running, contents, encoding, lines_of, show
 from .vectors import MEMBER, SUFFIXES
 
+FLOATS = ("float16", "float32", "float64")
 # Queries that are searched for, and texts of the corpus that are encoded, at a time.
 WINDOW, CORPUS_WINDOW = 256, 1024
 
@@ -72,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Search for each query."""
     if (arguments.language is None) != (arguments.corpus_language is None):
         raise ValueError("--language and --corpus-language: expected both or neither, got one")
+    refuse_one_pipe(arguments)
     queries = texts(arguments)
     # Read first: a wrong name must fail before any work is done.
     kept, known = read_corpus(arguments)
@@ -113,6 +117,24 @@ def options_of(encoder: Encoder) -> str:
     return f"--pooling {encoder.pooling}{layer} and with{'' if encoder.center else 'out'} --center"
 
 
+def refuse_one_pipe(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if two of the inputs are the same pipe or terminal, of which the second would find nothing."""
+    queries = ("--file", 0 if arguments.file in (None, "-") else arguments.file)
+    inputs = [] if arguments.texts else [("TEXT or --file" if queries[1] == 0 else queries[0], queries[1])]
+    inputs += [("--corpus", arguments.corpus), ("--corpus-texts", arguments.corpus_texts)]
+    found: dict[tuple[int, int], str] = {}
+    for name, file in inputs:
+        try:
+            status = os.stat(file)
+        except (OSError, TypeError):  # none, or one that its reader reports
+            continue
+        if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            continue
+        before = found.setdefault((status.st_dev, status.st_ino), name)
+        if before != name:
+            raise ValueError(f"{before}, {name}: expected two inputs, got {file} for both, which can be read only once")
+
+
 def read_corpus(arguments: argparse.Namespace) -> tuple[Array | None, list[str]]:
     """The vectors of the corpus, if it is a file of such, and its texts, if they are known."""
     if Path(arguments.corpus).suffix not in SUFFIXES:
@@ -142,10 +164,14 @@ def read_vectors(path: str) -> Array:  # -> (N, E)
                 found = archive[MEMBER]
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error.args[0] if error.args else error)
-        if "pickle" in reason or "mmap" in reason:  # NumPy's words for a file of another kind, and for one cut short
+        # NumPy's words for a file of another kind, for one cut short, and for one of Python's objects.
+        if "pickle" in reason or "mmap" in reason or "objects" in reason:
             reason = "it is damaged, or no .npy or .npz file of numbers"
         raise ValueError(f"--corpus: expected an array of vectors in {path}: {reason}") from None
     vectors: Array = found
+    if vectors.dtype.name not in FLOATS:
+        wanted = "float16, float32 or float64"
+        raise ValueError(f"--corpus: expected vectors of {wanted} in {path}, got an array of {vectors.dtype}")
     if vectors.ndim != 2 or not len(vectors):
         raise ValueError(f"--corpus: expected vectors, (N, E), in {path}, got shape {vectors.shape}")
     return vectors

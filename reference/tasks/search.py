@@ -92,7 +92,8 @@ def vectors_of(
     try:
         texts = several(name, given)
     except TypeError:
-        raise TypeError(f"{name}: expected an array of vectors or a list of texts, got {given!r:.80}") from None
+        got = f"an array of shape {given.shape}" if isinstance(given, np.ndarray) else f"{given!r:.80}"
+        raise TypeError(f"{name}: expected an array of vectors or a list of texts, got {got}") from None
     if encoder is None:
         raise ValueError(f"{name}: expected vectors, or an encoder for the texts, got texts without one")
     return encoder.vectors(texts, [f"{name}[{i}]" for i in range(len(texts))], language)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import corpus, make_checkpoint
+from cli_helpers import corpus, make_checkpoint, run_program
 from torch_models import way
 
 import ernie_m.reference as ernie
@@ -257,6 +257,49 @@ def test_vectors_and_texts_must_be_as_many(tmp_path: Path, capsys: pytest.Captur
         assert main(["search", "--corpus", str(tmp_path / "x.npy"), "x"]) == 2
         said = f"--corpus: expected an array of vectors in {tmp_path / 'x.npy'}: it is damaged, or no .npy or"
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+@pytest.mark.parametrize("values", [["a"], [["a", "b"]], [[True]], [[1, 2]], [[1j]], [[None]]])
+def test_a_corpus_of_other_values_is_refused(
+    values: Any, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, before a model is loaded. Seen red: a repr of two lines, words about memory-mapping."""
+    array, path = np.array(values), tmp_path / name
+    save = np.save if name == "x.npy" else lambda path, x: np.savez(path, vectors=x)
+    save(path, array)
+    assert main(["search", "--corpus", str(path), "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    said = f"vectors of float16, float32 or float64 in {path}, got an array of {array.dtype}"
+    if array.dtype == object:
+        said = f"an array of vectors in {path}: it is damaged, or no .npy or .npz file of numbers"
+    assert line == f"ernie-m: error: --corpus: expected {said}"
+
+
+def test_search_of_an_array_of_texts_names_its_shape() -> None:
+    encoder = Encoder.from_pretrained(demo_checkpoint.directory())
+    with pytest.raises(TypeError, match=r"^corpus: expected .* a list of texts, got an array of shape \(2, 1\)$"):
+        nearest(np.ones((1, 96)), np.array([["a"], ["b"]]), encoder=encoder)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs a path to a pipe")
+def test_search_reads_a_pipe_only_once(tmp_path: Path) -> None:
+    """Seen red: exit code 0 and no line, as the corpus had taken the queries; --corpus-texts of no line."""
+    np.save(tmp_path / "x.npy", np.ones((2, demo_width()), np.float32))
+    texts, vectors = lines(tmp_path / "texts.txt", ["a", "b"]), str(tmp_path / "x.npy")
+    for arguments, names in (
+        (["--corpus", "/dev/stdin"], "TEXT or --file, --corpus"),
+        (["--corpus", "/dev/fd/0", "--file", "-"], "TEXT or --file, --corpus"),
+        (["--corpus", "/dev/stdin", "--file", "/dev/stdin"], "--file, --corpus"),
+        (["--corpus-texts", "/dev/stdin", "--corpus", vectors], "TEXT or --file, --corpus-texts"),
+    ):
+        done = run_program("search", *arguments, input=b"a\nb\n")
+        said = f"{names}: expected two inputs, got {arguments[1]} for both, which can be read only once"
+        assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", f"ernie-m: error: {said}\n")
+    for arguments in (["/dev/stdin", "a"], [texts], ["/dev/stdin", "--file", texts]):
+        assert run_program("search", "--corpus", *arguments, input=b"a\nb\n").returncode == 0
+    with open(texts, "rb") as queries:  # a file may be read twice
+        assert run_program("search", "--corpus", "/dev/stdin", stdin=queries).stdout.count(b"\n") == 2
 
 
 def demo_width() -> int:
