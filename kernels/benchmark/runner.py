@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.files import read_json, replacing
 
 from .encoders import encoder
 from .figures import figures
@@ -96,7 +96,7 @@ def load(directory: Path) -> Output:
     """Load the results of an earlier run. Raises ValueError, with the file's name, if they are not valid."""
     path = directory / JSON_FILE
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         rows = [Row.from_json(row) for row in found["rows"]]
         about = dict(found["environment"])
     except (ValueError, KeyError, TypeError) as error:

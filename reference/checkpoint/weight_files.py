@@ -5,7 +5,6 @@ The first format found is used: safetensors, then torch's, then Paddle's. An ind
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -47,15 +46,15 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
 
 def shards(index: Path) -> tuple[Path, ...]:
     """The files that an index names, each once. Raises ValueError or FileNotFoundError, naming the index."""
-    from ernie_m.tokenizer.files import refuse_pointer
+    from ernie_m.tokenizer.files import read_json
 
-    refuse_pointer(index)
+    content = read_json(index)
     try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        weight_map = content["weight_map"]
         found = list(dict.fromkeys(weight_map.values()))
         # A name with a directory in it could point anywhere.
         valid = bool(found) and all(isinstance(name, str) and Path(name).name == name for name in found)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         valid = False
     if not valid:
         raise ValueError(f'{index}: expected {{"weight_map": {{weight: name of a file in the same directory}}}}')

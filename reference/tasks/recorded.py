@@ -10,7 +10,6 @@ Source: for centring, `training.retrieval`.
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+
+from ernie_m.tokenizer.files import read_json
 
 from ..array import Array
 from ..checkpoint.conversion import RETRIEVAL
@@ -46,8 +47,8 @@ def read_recorded(directory: str | PathLike[str]) -> Recorded | None:
     if not path.is_file():
         return None
     expected = 'expected {"layer": a whole number, "language_means": {language: a list of numbers}}'
+    found = read_json(path)
     try:
-        found = json.loads(path.read_text("utf-8"))
         means = {name: np.array(mean, np.float64) for name, mean in found["language_means"].items()}
         layer = found["layer"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:

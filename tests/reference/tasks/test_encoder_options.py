@@ -339,8 +339,16 @@ def test_read_recorded_reads_what_demo_has_and_names_a_file_that_is_another(tmp_
     found = read_recorded(demo.directory())
     assert found is not None and found.layer == 3 and set(found.language_means) == set(demo.languages())
     assert {mean.shape for mean in found.language_means.values()} == {(96,)}
+    # With a byte order mark, as some editors write: seen red, refused.
+    (tmp_path / "retrieval.json").write_bytes(b"\xef\xbb\xbf" + (demo.directory() / "retrieval.json").read_bytes())
+    marked = read_recorded(tmp_path)
+    assert marked is not None and (marked.layer, set(marked.language_means)) == (3, set(found.language_means))
+    for text, said in (("{", "not a JSON file: "), ("[]", "expected a JSON object, got list")):
+        (tmp_path / "retrieval.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"retrieval\.json: {said}"):
+            read_recorded(tmp_path)
     for text in (
-        "{", "[]", '{"layer": 1}', '{"layer": 1.5, "language_means": {}}', '{"layer": 1, "language_means": []}',
+        '{"layer": 1}', '{"layer": 1.5, "language_means": {}}', '{"layer": 1, "language_means": []}',
         '{"layer": true, "language_means": {}}', '{"layer": 1, "language_means": {"de": "x"}}',
         '{"layer": 1, "language_means": {"de": [[1]]}}', '{"layer": 1, "language_means": {"de": [NaN]}}',
     ):  # fmt: skip
