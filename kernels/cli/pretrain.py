@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
 from ernie_m.reference.cli.numbers import directory_name, some_path
 from ernie_m.reference.config import ErnieMConfig
-from ernie_m.reference.training.mixture import Mixture, check_mixture, longest_text
+from ernie_m.reference.training.mixture import PARALLEL, Mixture, check_mixture, longest_text
 from ernie_m.reference.training.shards import Shards, fingerprint, shard
+from ernie_m.reference.training.texts import read_segments
 from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import read_json
 
@@ -80,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (*arguments.data, *arguments.validation):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
+    for files in filter(None, (arguments.data, arguments.validation)):
+        check_pairs(files, recipe["objectives"], recipe["pairs_with"], arguments.recipe)
     with group(arguments.device) as processes:
         if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
             # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.
@@ -167,6 +171,27 @@ def check_recipe(
             model = f"a model with max_position_embeddings = {config.max_position_embeddings}"
             raise ValueError(f"longest: expected at most {most} for {name} in {model}, got {recipe['longest']!r:.80}")
     return settings, config
+
+
+def check_pairs(files: Sequence[Path], objectives: Sequence[str], pairs_with: str | None, recipe: Path) -> None:
+    """Raise ValueError if an objective needs translations that the files lack, before they are tokenised.
+
+    Reads the files no further than to the first translation that will do.
+    """
+    parallel = [name for name in objectives if name in PARALLEL]
+    if not parallel:
+        return
+    languages: set[str] = set()
+    for segment in chain.from_iterable(map(read_segments, files)):
+        if len(segment) > 1:
+            if pairs_with is None or pairs_with in segment:
+                return
+            languages.update(segment)
+    texts = f"texts with translations in {', '.join(map(str, files))}"
+    if not languages:
+        raise ValueError(f"{recipe}: objectives: {parallel[0]}: expected {texts}, found none")
+    known = ", ".join(sorted(languages))
+    raise ValueError(f"{recipe}: pairs_with: expected a language of the {texts}, one of {known}, got {pairs_with!r}")
 
 
 def texts(

@@ -141,6 +141,28 @@ def test_an_empty_path_is_refused(refused: Any, name: str) -> None:
     assert [path.name for path in Path().iterdir()] == ["recipe.json"]
 
 
+@pytest.mark.parametrize("name", ["camlm", "tlm"])
+def test_translations_that_the_texts_lack(refused: Any, name: str) -> None:
+    """Also in those to validate on, and whatever stands first. Seen red: found when all texts had been tokenised."""
+    Path("a.jsonl").write_text('{"en": "A cat."}\n{"en": "A cat.", "de": "Eine Katze."}\n{"fr": "x", "de": "y"}\n')
+    Path("one.tsv").write_text("en\tde\nA cat.\t\n\tEine Katze.\n")
+    changes = {"objectives": ["mmlm", name]}
+    line = refused({**changes, "pairs_with": "xx"})
+    expected = "pairs_with: expected a language of the texts with translations in a.jsonl, one of de, en, fr, got 'xx'"
+    assert line == f"recipe.json: {expected}"
+    for wanted in ("en", None):
+        line = refused({**changes, "pairs_with": wanted}, "--validation", "one.tsv")
+        expected = f"objectives: {name}: expected texts with translations in one.tsv, found none"
+        assert line == f"recipe.json: {expected}"
+    one, several = Path("one.tsv"), Path("a.jsonl")
+    for wanted in ("fr", "de", None):
+        pretrain.check_pairs([one, several], ["mmlm", name], wanted, one)
+    pretrain.check_pairs([one], ["mmlm", "btmlm"], "xx", one)
+    # What is wrong with a file is not the recipe's fault.
+    one.write_text("en\tde\nA cat.\n")
+    assert refused(changes, "--validation", "one.tsv") == "one.tsv: line 2: expected 2 columns (en, de), got 1"
+
+
 def test_files_that_are_missing(refused: Any) -> None:
     """Also those to validate on. Seen red: named after all other texts were tokenised."""
     assert refused({}) == "a.jsonl: no such file"
