@@ -222,13 +222,17 @@ def path_of(text: str | os.PathLike[str], name: str = "directory") -> Path:
 
 @contextmanager
 def directory(path: Path) -> Iterator[None]:
-    """Create a directory and its parents if needed; if the block raises, remove those created that are empty."""
+    """Create a directory and its parents if needed.
+
+    If the block raises, or leaves the directory empty, those created that are empty are removed.
+    """
+    filled = False
     created = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
-        for folder in created:
+        filled = any(path.iterdir())
+    finally:
+        for folder in () if filled else created:
             with suppress(OSError):
                 folder.rmdir()
-        raise

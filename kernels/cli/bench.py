@@ -22,6 +22,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
 from ernie_m.reference.cli.numbers import positive, some_path, thread_count
+from ernie_m.tokenizer.files import directory
 
 from ..benchmark import cpu
 from ..benchmark.repeats import Repeats, repeats
@@ -87,10 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{name}: expected no --cpu, --saved or --op with it: it is about this package's kernels")
     if arguments.repeats is not None and arguments.sweep:
         raise ValueError("--sweep: expected no --repeats with it, as neither times the other's calls")
-    if arguments.cpu is not None:
-        return on_cpu(arguments)
-    if arguments.saved:
+    if arguments.saved and arguments.cpu is None:
         return redraw(arguments.saved)
+    # Made before anything is measured, and removed if nothing has been saved.
+    with nullcontext() if arguments.output is None else directory(arguments.output):
+        return on_cpu(arguments) if arguments.cpu is not None else on_gpu(arguments)
+
+
+def on_gpu(arguments: argparse.Namespace) -> int:
+    """Verify, then measure what is asked for."""
     place = yours_of(arguments)
     require_gpu()
     if arguments.repeats is not None:
@@ -217,9 +224,9 @@ def require_gpu() -> None:
     raise RuntimeError(f"cannot time kernels: {why} (`compile` reports on their machine code without a GPU)")
 
 
-def redraw(directory: Path) -> int:
+def redraw(saved: Path) -> int:
     """Rewrite the table and figures from saved results."""
-    output = load(directory)
+    output = load(saved)
     output.tell()
     output.draw()
     print(table(output.rows), end="")

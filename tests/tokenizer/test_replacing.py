@@ -231,8 +231,16 @@ def test_directory_removes_what_it_made(
         raise KeyboardInterrupt
     assert [path.name for path in base.rglob("somebody*")] == ["somebody else's"]
     with directory(target):
-        pass
-    assert target.is_dir()
+        (target / "mine").touch()
+    assert (target / "mine").is_file()
+
+
+def test_directory_that_stays_empty_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for target in (tmp_path / "old", tmp_path / "old" / "x" / "y"):
+        with directory(target):
+            assert target.is_dir()
+        assert [path.name for path in tmp_path.rglob("*")] == ["old"]
 
 
 # The way itself, and a module that writes only into a temporary folder of its own.

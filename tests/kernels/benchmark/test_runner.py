@@ -398,7 +398,9 @@ def test_bench_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         bench.require_gpu()
 
 
-def test_a_wrong_kernel_stops_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_kernel_stops_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With one kernel that omits its bias; the check for a GPU is skipped."""
     row = operations.OPERATIONS["bias_gelu"]
     wrong = dataclasses.replace(row, kernel=lambda x, bias: torch.nn.functional.gelu(x), examples=5)
@@ -406,5 +408,25 @@ def test_a_wrong_kernel_stops_bench(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     assert bench.kernel_rows is kernel_rows
     monkeypatch.setattr(bench, "ceilings", lambda *rest: pytest.fail("timed a wrong kernel"))
-    assert main(["bench", "--dtype", "float32"]) == 1
+    assert main(["bench", "--dtype", "float32", "--output", str(tmp_path / "new" / "folder")]) == 1
     assert "wrong kernel, nothing timed: bias_gelu, float32" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [[], ["--sweep"], ["--repeats", "2"], ["--cpu", "no such row"]])
+def test_bench_that_fails_before_it_saves_leaves_no_directory(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen red, and for a wrong kernel. What was there before stays, also if it is empty."""
+
+    def fails() -> None:
+        assert (tmp_path / "old" / "new" / "folder").is_dir()
+        raise RuntimeError("no memory")
+
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr(bench, "require_gpu", lambda: None)
+    monkeypatch.setattr(bench, "environment", lambda: {"gpu": "none"})
+    monkeypatch.setattr(bench, "prepare", fails)
+    assert main(["bench", *more, "--output", str(tmp_path / "old" / "new" / "folder")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
