@@ -21,7 +21,7 @@ from ernie_m.tokenizer.layout import SPECIAL_PAIR
 from ..training import JOBS, FineTuning, Group, Settings, group, saving, train
 from ..training.finetuning import predict
 from ..training.jobs import Job
-from .runs import changed, kept, prepare, stopping
+from .runs import changed, kept, prepared, stopping
 
 DESCRIPTION = """\
 Train a head, and the model below it, on labelled texts. Files (UTF-8, all texts of a file in one of these forms):
@@ -78,8 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = ErnieMConfig.from_pretrained(directory)
     job = JOBS[task](tokenizer, row_length(arguments.longest, config), data)
     job.keep_order(list(config.id2label.values()))
-    with group(arguments.device) as processes:
-        resumed = prepare(out, arguments.resume, processes)
+    with group(arguments.device) as processes, prepared(out, arguments.resume, processes) as resumed:
         rows = tokenised(job, data, "to learn from", processes)
         validation = tokenised(job, held_out, "to validate on", processes)
         test_rows = {path: tokenised(job, records, f"of {path}", processes) for path, records in tests.items()}

@@ -22,7 +22,7 @@ from ernie_m.tokenizer.files import read_json
 from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
 from ..training.settings import check as check_setting
 from ..words import ErnieMForMaskedLM
-from .runs import changed, kept, prepare, stopping
+from .runs import changed, kept, prepared, stopping
 
 DESCRIPTION = """\
 Train a masked language model on sentences and their translations.
@@ -84,27 +84,27 @@ def run(arguments: argparse.Namespace) -> int:
             raise FileNotFoundError(f"{path}: no such file")
     for files in filter(None, (arguments.data, arguments.validation)):
         check_pairs(files, recipe["objectives"], recipe["pairs_with"], arguments.recipe)
-    with group(arguments.device) as processes:
+    out = arguments.out
+    with group(arguments.device) as processes, prepared(out, arguments.resume, processes) as resumed:
         if processes.size > 1 and settings.parallel == "fsdp" and "btmlm" in recipe["objectives"]:
             # Predicting pseudo-tokens takes as many calls as a process's sentences need, and FSDP2 counts calls.
             raise ValueError("parallel: expected ddp for btmlm in several processes, got 'fsdp'")
-        resumed = prepare(arguments.out, arguments.resume, processes)
         model = start(directory, config, settings)
-        data = texts("shards", arguments.data, arguments.out, tokenizer, recipe, processes)
+        data = texts("shards", arguments.data, out, tokenizer, recipe, processes)
         held_out = None
         if arguments.validation:
-            shards = texts("validation", arguments.validation, arguments.out, tokenizer, recipe, processes)
+            shards = texts("validation", arguments.validation, out, tokenizer, recipe, processes)
             held_out = mixture(shards, tokenizer, recipe, VALIDATION_BATCHES, seed=1)
         per_step = settings.accumulate * processes.size
         drawn = mixture(data, tokenizer, recipe, per_step, settings.seed)
-        task = Pretraining(drawn, tokenizer, arguments.out, held_out, VALIDATION_ITEMS)
+        task = Pretraining(drawn, tokenizer, out, held_out, VALIDATION_ITEMS)
         made_of = {**recipe, "tokenizer": fingerprint(tokenizer), "batches of a step": per_step}
         made_of["config"] = config.to_dict()
         made_of["validated"] = held_out is not None
         with stopping(processes):
-            train(model, task, settings, arguments.out, processes, made_of, resumed)
+            train(model, task, settings, out, processes, made_of, resumed)
         if processes.leads:
-            print(f"model and tokenizer: {kept(arguments.out)}", file=sys.stderr)
+            print(f"model and tokenizer: {kept(out)}", file=sys.stderr)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import Terminated
+from ernie_m.tokenizer.files import directory
 
 from ..runtime import dispatch
 from ..training import Group, Stopped, logs, saving
@@ -31,10 +32,11 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def prepare(out: Path, resume: bool, processes: Group) -> bool:
-    """Make the run's directory; returns whether a run goes on. Raises FileExistsError if there is one already.
+@contextmanager
+def prepared(out: Path, resume: bool, processes: Group) -> Iterator[bool]:
+    """A context with the run's directory, in which nothing is left if nothing is written; yields whether a run goes on.
 
-    Raises FileExistsError too if there is a model in it that no run has written.
+    Raises FileExistsError if there is a run already, or a model in it that no run has written.
     """
     exists = (out / saving.FILE).exists()
     if exists and not resume:
@@ -44,10 +46,9 @@ def prepare(out: Path, resume: bool, processes: Group) -> bool:
     if (out / saving.MODEL).exists() and not exists and not (out / logs.FILE).exists():
         found = out / saving.MODEL
         raise FileExistsError(f"{found}: exists, but no run has written it: move it, or choose another directory")
-    if processes.leads:
-        out.mkdir(parents=True, exist_ok=True)
-    processes.wait()
-    return exists
+    with directory(out):
+        processes.wait()
+        yield exists
 
 
 def kept(out: Path) -> Path:
