@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -91,8 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--sweep: expected no --repeats with it, as neither times the other's calls")
     if arguments.saved and arguments.cpu is None:
         return redraw(arguments.saved)
+    output = arguments.output
+    if output is not None and os.path.lexists(output) and not output.is_dir():
+        raise NotADirectoryError(f"{output}: expected a directory, or the name of a new one, got a file or a link")
     # Made before anything is measured, and removed if nothing has been saved.
-    with nullcontext() if arguments.output is None else directory(arguments.output):
+    with nullcontext() if output is None else directory(output):
         return on_cpu(arguments) if arguments.cpu is not None else on_gpu(arguments)
 
 

@@ -430,3 +430,16 @@ def test_bench_that_fails_before_it_saves_leaves_no_directory(
     assert main(["bench", *more, "--output", str(tmp_path / "old" / "new" / "folder")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+@pytest.mark.parametrize("more", [["--sweep"], ["--cpu", "no such row"], []])
+def test_an_output_that_is_no_directory_is_refused(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file, or a link to itself. Seen red: "File exists"."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "loop"):
+        assert main(["bench", *more, "--output", str(tmp_path / name)]) == 2
+        said = f"{tmp_path / name}: expected a directory, or the name of a new one, got a file or a link"
+        assert capsys.readouterr().err == f"ernie_m.kernels: error: {said}\n"
