@@ -128,8 +128,9 @@ def split(text: str, finder: Finder, tokens: Mapping[str, AddedToken]) -> list[S
 def apply_flags(segments: list[Segment], tokens: Mapping[str, AddedToken]) -> list[Segment]:
     """Apply the flags of added tokens to their neighbours.
 
-    `lstrip`, `rstrip`: the token takes the white space on that side. `single_word`: if the token touches a neighbour
-    without a space between, it is not a token and becomes part of that neighbour, of the left one if both touch.
+    `single_word`: if the token touches a neighbour without a space between, it is not a token and becomes part of that
+    neighbour, of the left one if both touch. `lstrip`, `rstrip`: if it is a token, it takes the white space on that
+    side.
     """
     segments = [*segments, Segment("", 0, False)]  # gives the last one a right neighbour
     for i, (text, start, special) in enumerate(segments):
@@ -137,13 +138,19 @@ def apply_flags(segments: list[Segment], tokens: Mapping[str, AddedToken]) -> li
         if flags is None or not flags.takes_neighbours:
             continue
         left, right = segments[i - 1] if i else Segment("", 0, False), segments[i + 1]
-        if flags.rstrip:
-            stripped = right.text.lstrip()
-            segments[i + 1] = right = Segment(stripped, right.start + len(right.text) - len(stripped), right.special)
-        if flags.lstrip and i:
-            segments[i - 1] = left = left._replace(text=left.text.rstrip())
         if flags.single_word and left.text and left.text[-1] != " ":
             segments[i - 1 : i + 1] = [Segment(left.text + text, left.start, False), Segment("", start, False)]
         elif flags.single_word and right.text and right.text[0] != " ":
             segments[i : i + 2] = [Segment("", start, False), Segment(text + right.text, start, False)]
+        else:
+            if flags.rstrip:
+                segments[i + 1] = shortened(right, len(right.text) - len(right.text.lstrip()), None, tokens)
+            if flags.lstrip and i:
+                segments[i - 1] = shortened(left, 0, len(left.text.rstrip()), tokens)
     return [segment for segment in segments if segment.text]
+
+
+def shortened(segment: Segment, first: int, end: int | None, tokens: Mapping[str, AddedToken]) -> Segment:
+    """The characters from `first` to `end` of a segment; what is left of a token need not be one."""
+    text = segment.text[first:end]
+    return Segment(text, segment.start + first, segment.special and text in tokens)

@@ -90,3 +90,43 @@ def test_flags_of_one_token_apply_beside_tokens_without() -> None:
     tokens = {"<r>": AddedToken("<r>", rstrip=True), "<x>": AddedToken("<x>")}
     found = [tuple(segment) for segment in split("<r> a <x> b", Finder(tokens), tokens)]
     assert found == [("<r>", 0, True), ("a ", 4, False), ("<x>", 6, True), (" b", 9, False)]
+
+
+def test_a_single_word_takes_white_space_and_text_beside_it_keeps_its_own() -> None:
+    """Seen red with the white space taken first: `<e> x` was "<e>x", and no token."""
+    token = AddedToken("<e>", single_word=True, lstrip=True, rstrip=True)
+
+    def parts(text: str) -> list[tuple[str, int, bool]]:
+        return [tuple(segment) for segment in split(text, Finder(["<e>"]), {"<e>": token})]
+
+    assert parts("<e> x") == [("<e>", 0, True), ("x", 4, False)]
+    assert parts("a  <e>  x") == [("a", 0, False), ("<e>", 3, True), ("x", 8, False)]
+    assert parts("a <e>x") == [("a ", 0, False), ("<e>x", 2, False)]
+    assert parts("a<e> x") == [("a<e>", 0, False), (" x", 4, False)]
+    # As in transformers, only a space makes a word's edge.
+    assert parts("a <e>\nx") == [("a ", 0, False), ("<e>\nx", 2, False)]
+
+
+FLAGGED = st.builds(
+    AddedToken, st.sampled_from(["<a>", "<b> ", " <c>", "a"]), st.booleans(), st.booleans(), st.booleans()
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(["<a>", "<b>", "<c>", "a", " ", "\n"]), max_size=12).map("".join),
+    st.lists(FLAGGED, min_size=1, unique_by=lambda token: token.content),
+)
+def test_flags_take_only_white_space(text: str, added: list[AddedToken]) -> None:
+    """Whatever the flags, a segment is where it says, and between segments there is nothing else.
+
+    Seen red with a token at an edge of which white space was taken: a KeyError.
+    """
+    tokens = {token.content: token for token in added}
+    at = 0
+    for found, start, special in [*split(text, Finder(tokens), tokens), ("", len(text), False)]:
+        gap = text[at:start]
+        assert text.startswith(found, start) and at <= start and (not gap or gap.isspace())
+        assert found in tokens or not special
+        assert not gap or any(token.lstrip or token.rstrip for token in added)
+        at = start + len(found)
