@@ -23,8 +23,9 @@ class IdRows(TokenTable):
         spaces_between_special_tokens: bool = True,
     ) -> str:
         """The text of ids (one id, a list, or a one-dimensional array or tensor). `decoding` says what is lost."""
-        single = not isinstance(token_ids, Iterable)
-        tokens = self.convert_ids_to_tokens([token_ids] if single else token_ids, skip_special_tokens)
+        # An array of no axes, such as each element of a tensor, counts as iterable.
+        ids: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        tokens = self.convert_ids_to_tokens(ids if isinstance(ids, Iterable) else [ids], skip_special_tokens)
         set_off = {token for token in set(tokens) if self._is_set_off(token)}
         text = join_with_added(tokens, set_off, spaces_between_special_tokens)
         option = clean_up_tokenization_spaces
