@@ -4,7 +4,8 @@
     binary            −t·log σ(x) − (1 − t)·log(1 − σ(x))  =  max(x, 0) − x·t + log(1 + e^{−|x|})
     squared error     (x − t)²
 
-If no target counts, the loss is nan, as in torch, without a warning; its gradient is 0.
+If no target counts, the loss is nan, as in torch, without a warning; its gradient is 0. float16 is computed in float32,
+because the sum of a large vocabulary's exponentials, or of a batch's losses, would overflow.
 
 Each `_vjp` takes the cotangent of the loss, a scalar: a loss is a mean, so a target that counts gets its share, d_loss
 over the number of them, times
@@ -35,7 +36,7 @@ def mean_of(values: Array, counted: Array, weights: Array | None = None) -> Arra
         return np.asarray(np.nan, values.dtype)
     if weights is None:
         return np.asarray(values[counted].mean(), values.dtype)
-    return np.asarray((weights * values)[counted].sum() / weights[counted].sum(), values.dtype)
+    return np.asarray((weights * values)[counted].sum() / weights[counted].sum(dtype=values.dtype), values.dtype)
 
 
 def log_softmax(logits: Array) -> Array:  # (..., C) -> (..., C)
@@ -51,6 +52,8 @@ def cross_entropy(
 
     With `weights` (N,), Σ w · cross-entropy / Σ w over these rows.
     """
+    if logits.dtype == np.float16:
+        return cross_entropy(logits.astype(np.float32), labels, counted, weights).astype(np.float16)
     keep = labels != IGNORE_INDEX
     keep = keep if counted is None else keep & counted
     targets = np.where(keep, labels, 0)
@@ -60,12 +63,16 @@ def cross_entropy(
 
 def binary_cross_entropy(logits: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
     """Mean binary cross-entropy with logits, over all elements or those where `counted` is True."""
+    if logits.dtype == np.float16:
+        return binary_cross_entropy(logits.astype(np.float32), targets, counted).astype(np.float16)
     losses = np.maximum(logits, 0.0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
     return mean_of(losses, np.ones(losses.shape, bool) if counted is None else counted)
 
 
 def squared_error(values: Array, targets: Array, counted: Array | None = None) -> Array:  # (...), (...) -> ()
     """Mean of (value − target)², over all elements or those where `counted` is True."""
+    if values.dtype == np.float16:
+        return squared_error(values.astype(np.float32), targets, counted).astype(np.float16)
     losses = np.square(values - targets)
     return mean_of(losses, np.ones(losses.shape, bool) if counted is None else counted)
 
@@ -95,7 +102,7 @@ def mean_of_vjp(
     if weights is None:
         share = float(d_loss) / max(1, int(np.count_nonzero(counted)))
         return np.where(counted, share, 0.0).astype(dtype)
-    total = float(weights[counted].sum())
+    total = float(weights[counted].sum(dtype=dtype))
     return np.where(counted, float(d_loss) / total * weights if total > 0 else 0.0, 0.0).astype(dtype)
 
 
@@ -106,6 +113,8 @@ def cross_entropy_vjp(
 
     With weights, each row's w / Σ w takes the place of 1 / n.
     """
+    if logits.dtype == np.float16:
+        return cross_entropy_vjp(d_loss, logits.astype(np.float32), labels, counted, weights).astype(np.float16)
     keep = labels != IGNORE_INDEX
     keep = keep if counted is None else keep & counted
     d_logits = softmax(logits)
@@ -118,6 +127,8 @@ def binary_cross_entropy_vjp(
     d_loss: Array, logits: Array, targets: Array, counted: Array | None = None
 ) -> Array:  # (), (...), (...), (...) -> (...)
     """The gradient of the logits: (σ(x) − t) · d_loss / n, and 0 where nothing counts."""
+    if logits.dtype == np.float16:
+        return binary_cross_entropy_vjp(d_loss, logits.astype(np.float32), targets, counted).astype(np.float16)
     counted = np.ones(logits.shape, bool) if counted is None else counted
     return (sigmoid(logits) - targets) * mean_of_vjp(d_loss, counted, logits.dtype)
 
@@ -126,6 +137,8 @@ def squared_error_vjp(
     d_loss: Array, values: Array, targets: Array, counted: Array | None = None
 ) -> Array:  # (), (...), (...), (...) -> (...)
     """The gradient of the values: 2 (x − t) · d_loss / n, and 0 where nothing counts."""
+    if values.dtype == np.float16:
+        return squared_error_vjp(d_loss, values.astype(np.float32), targets, counted).astype(np.float16)
     counted = np.ones(values.shape, bool) if counted is None else counted
     return 2.0 * (values - targets) * mean_of_vjp(d_loss, counted, values.dtype)
 

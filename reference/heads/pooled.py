@@ -87,7 +87,8 @@ class ErnieMForSequenceClassification(Head):
             kind = "regression" if C == 1 else "single_label_classification" if whole else "multi_label_classification"
         if kind == "single_label_classification":
             return kind, targets.classes("labels", labels, (B,), C), counted
-        values = targets.numbers("labels", labels, ((B, C), (B,)) if C == 1 else ((B, C),), logits.dtype).reshape(B, C)
+        shapes, wide = ((B, C), (B,)) if C == 1 else ((B, C),), np.result_type(logits.dtype, np.float32)
+        values = targets.numbers("labels", labels, shapes, wide).reshape(B, C)
         if kind == "multi_label_classification":
             values = targets.probabilities("labels", values)
         return kind, values, np.broadcast_to(counted[:, None], (B, C))

@@ -112,7 +112,8 @@ class ErnieMForMaskedLM(Head):
         rows = np.flatnonzero((words != IGNORE_INDEX) & encoded.valid)
         if label_weights is None:
             return rows, words.reshape(-1)[rows], None
-        weights = targets.numbers("label_weights", label_weights, (shape,), encoded.hidden.dtype).reshape(-1)
+        wide = np.result_type(encoded.hidden.dtype, np.float32)
+        weights = targets.numbers("label_weights", label_weights, (shape,), wide).reshape(-1)
         targets.check_weights("label_weights", weights)
         return rows, words.reshape(-1)[rows], weights[rows]
 

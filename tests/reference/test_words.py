@@ -68,6 +68,17 @@ def test_without_anything_to_predict_the_loss_is_nan_and_the_gradient_0(weights:
     assert not any(x.any() for x in flatten(gradients).values())
 
 
+def test_equal_weights_change_nothing_in_float16() -> None:
+    """Seen red with weights rounded to float16, which ends at 65,504: the loss was nan."""
+    model, labels = MODEL.astype(np.float16), np.where(MASK == 1, IDS, -100)
+    alone, slopes = ernie.value_and_gradients(model, IDS, MASK, labels=labels)
+    weights = np.full(MASK.shape, 2.0**17)
+    output, gradients = ernie.value_and_gradients(model, IDS, MASK, labels=labels, label_weights=weights)
+    np.testing.assert_array_equal(output.loss, alone.loss)
+    for path, slope in flatten(slopes).items():
+        np.testing.assert_allclose(flatten(gradients)[path], slope, rtol=0, atol=2.0**-9 * np.abs(slope).max())
+
+
 def test_the_table_is_tied(tmp_path: Path) -> None:
     """One array in memory and in the file; the encoder alone can be read from it, and the head is new in others."""
     names = MODEL.state_dict()
