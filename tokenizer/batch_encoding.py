@@ -67,6 +67,7 @@ class BatchEncoding(dict[str, Any], Alignment):
 def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
     """Convert columns of equally long rows to int64: "np" for NumPy, "pt" for torch; None leaves them as lists.
 
+    Python's floats, such as labels, are float64 in NumPy, and have torch's default dtype in torch, as is usual there.
     Raises ValueError that names the first column that cannot be converted, and says why.
     """
     if kind is None:
@@ -78,7 +79,8 @@ def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
         import torch
     except ImportError:
         raise ImportError("return_tensors='pt' needs torch, which is not installed; 'np' does not") from None
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {name: x.to(torch.get_default_dtype()) if x.dtype == torch.float64 else x for name, x in tensors.items()}
 
 
 def to_array(name: str, rows: Any, kind: str) -> Any:

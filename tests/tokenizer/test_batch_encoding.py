@@ -49,3 +49,13 @@ def test_to_tensors_keeps_other_dtypes_and_rejects_ragged_rows() -> None:
     assert [arrays[name].dtype for name in arrays] == [np.int64, np.float64, np.int64]
     with pytest.raises(ValueError, match="rows of input_ids have different lengths, 1 to 2"):
         to_tensors({"input_ids": [[1], [1, 2]]}, "np")
+
+
+def test_floats_have_the_default_dtype_of_the_library() -> None:
+    """Seen red with float64 for torch, where models compute in float32: some losses refuse to mix the two."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    columns = {"labels": [[0.1, 1.0], [2.0, 3.0]], "input_ids": [[1], [2]]}
+    tensors = to_tensors(columns, "pt")
+    assert tensors["labels"].dtype == torch.tensor([0.1]).dtype == torch.float32
+    assert torch.equal(tensors["labels"], torch.tensor(columns["labels"])) and tensors["input_ids"].dtype == torch.int64
+    assert to_tensors(columns, "np")["labels"].dtype == np.float64
