@@ -3,7 +3,8 @@
 New files are written beside the old ones, and get their names when all are complete. If anything goes wrong on the way
 (a full disk, Ctrl-C), they are removed and the old files stay. On Linux a file has no name at all while it is written
 (O_TMPFILE), so even a process that is killed leaves nothing. Other systems, and some network drives, lack such files:
-there it has a hidden name, `.ernie-m.*.tmp`, and a process that is killed leaves it behind.
+there it has a hidden name, `.ernie-m.*.tmp`, and a process that is killed leaves it behind. While names change hands,
+the old files have hidden names too (hard links), so that an error in the middle puts them back.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()
     refuse_targets(paths, overwrite)
     refuse_targets(removed)
     # Not `tempfile`: its files are private to the user, but a checkpoint should have the usual permissions.
-    hidden = [path.with_name(f".ernie-m.{secrets.token_hex(8)}.tmp") for path in paths]
+    hidden = [path.with_name(_hidden_name()) for path in paths]
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(_open_new(*pair)) for pair in zip(hidden, paths, strict=True)]
@@ -133,15 +134,7 @@ def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()
         # Checked before the first file is renamed, because by then it is too late for the others.
         refuse_targets(paths, overwrite)
         refuse_targets(removed)
-        with ExitStack() as undo:
-            for name, path in zip(hidden, paths, strict=True):
-                if not overwrite:
-                    _claim(name, path)
-                    undo.callback(path.unlink, missing_ok=True)
-                os.replace(name, path)
-            undo.pop_all()
-        for path in removed:
-            path.unlink(missing_ok=True)
+        _exchange(hidden, paths, overwrite, removed)
     except OSError as error:
         if error.filename is None and error.errno in NO_SPACE:
             error.filename = os.fspath(paths[0] if len(paths) == 1 else paths[0].parent)
@@ -151,11 +144,51 @@ def replacing(*paths: Path, overwrite: bool = True, removed: Iterable[Path] = ()
             name.unlink(missing_ok=True)
 
 
+def _hidden_name() -> str:
+    return f".ernie-m.{secrets.token_hex(8)}.tmp"
+
+
+def _exchange(hidden: Iterable[Path], paths: Iterable[Path], overwrite: bool, removed: Iterable[Path]) -> None:
+    """Name the new files and delete `removed`, or on an error in the middle put back what was there."""
+    kept: list[Path] = []
+    try:
+        with ExitStack() as undo:
+            for name, path in zip(hidden, paths, strict=True):
+                if overwrite:
+                    kept.append(_keep(path, undo))
+                else:
+                    _claim(name, path)
+                    undo.callback(path.unlink, missing_ok=True)
+                os.replace(name, path)
+            for path in removed:
+                kept.append(_keep(path, undo))
+                path.unlink(missing_ok=True)
+            undo.pop_all()
+    finally:
+        for old in kept:
+            old.unlink(missing_ok=True)
+
+
+def _keep(path: Path, undo: ExitStack) -> Path:
+    """Give the file at `path` a hidden name too, until it is put back or no longer needed; returns that name."""
+    old = path.with_name(_hidden_name())
+    undo.callback(_put_back, old, path, os.path.lexists(path))
+    # Where there are no hard links, an error in the middle leaves the new file there: a copy could take minutes.
+    with suppress(OSError, NotImplementedError):
+        os.link(path, old, follow_symlinks=False)
+    return old
+
+
+def _put_back(old: Path, path: Path, existed: bool) -> None:
+    if os.path.lexists(old):
+        os.replace(old, path)
+    elif not existed:
+        path.unlink(missing_ok=True)
+
+
 def refuse_targets(paths: Iterable[Path], overwrite: bool = True) -> None:
     """Raise FileExistsError for a path that cannot be replaced; unless `overwrite`, for any path that exists."""
-    for path in paths:
-        if not os.path.lexists(path):
-            continue
+    for path in filter(os.path.lexists, paths):
         if not overwrite:
             raise FileExistsError(f"{path}: the file already exists")
         # A link is replaced, wherever it leads.

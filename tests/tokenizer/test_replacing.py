@@ -83,6 +83,40 @@ def test_an_error_leaves_everything_as_it_was(kind: str, error: type[BaseExcepti
     assert content(tmp_path) == {"b": b"old"}
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_an_error_between_two_names_leaves_everything_as_it_was(
+    place: int, when: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a file of another user in a shared folder, or Ctrl-C. The last is one to remove.
+
+    Seen red with names exchanged one by one: a new config.json beside old weights.
+    """
+    for name in ("a", "gone"):
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "c").symlink_to("nowhere")
+    before = {path.name: path.readlink() if path.is_symlink() else path.read_bytes() for path in tmp_path.iterdir()}
+    stop = tmp_path / [*NAMES, "gone"][place]
+    replace, unlink = os.replace, Path.unlink
+
+    def failing(change: Any, *names: Any, **options: Any) -> None:
+        if Path(names[-1]) != stop or stop in failed:
+            return change(*names, **options)
+        failed.append(stop)
+        if when == "after":
+            change(*names, **options)
+        raise error
+
+    failed: list[Path] = []
+    monkeypatch.setattr(os, "replace", lambda *names: failing(replace, *names))
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: failing(unlink, path, missing_ok=missing_ok))
+    with pytest.raises(error):
+        write(tmp_path, removed=[tmp_path / "gone"])
+    found = {path.name: path.readlink() if path.is_symlink() else path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == before and failed == [stop]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_target_that_cannot_be_replaced_changes_nothing(kind: str, when: str, place: int, tmp_path: Path) -> None:
