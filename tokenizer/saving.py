@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,10 @@ def special_tokens_file(roles: Mapping[str, Any], added: Mapping[str, AddedToken
     return {role: [entry(t) for t in tokens] if role == ADDITIONAL else entry(tokens) for role, tokens in roles.items()}
 
 
-def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that rebuild the tokenizer of a directory; those in `given` override the files'.
+def constructor_arguments(
+    directory: str | os.PathLike[str], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The arguments that rebuild the tokenizer of a directory, and the file of each; those in `given` override them.
 
     A directory with Paddle's weights whose files name no `lone_marker` has Paddle's rule, with a note on stderr.
     Raises FileNotFoundError that names what is missing, ValueError for files with invalid content.
@@ -115,6 +118,7 @@ def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str,
         raise FileNotFoundError(f"{directory} has no {' and no '.join(missing)}")
     config = read_optional(folder / CONFIG)
     arguments = {name: config[name] for name in (*SAVED, *ROLES, ADDITIONAL) if config.get(name) is not None}
+    files = dict.fromkeys((*arguments, "added_tokens_decoder"), folder / CONFIG)
     if "lone_marker" not in {**arguments, **given} and is_paddle(folder):
         arguments["lone_marker"] = "paddle"
         print(
@@ -122,19 +126,34 @@ def constructor_arguments(directory: str | os.PathLike[str], given: Mapping[str,
             'lone_marker="huggingface" would cut it as transformers does',
             file=sys.stderr,
         )
-    if isinstance(config.get("added_tokens_decoder"), dict):
+    if config.get("added_tokens_decoder") is not None:
         decoder = config["added_tokens_decoder"]
     else:
         roles = {k: v for k, v in read_optional(folder / SPECIAL).items() if k in ROLES or k == ADDITIONAL}
         arguments.update(roles)
-        decoder = older_added_tokens(read_optional(folder / ADDED), [*arguments.items(), *given.items()])
-    return {
+        files |= dict.fromkeys(roles, folder / SPECIAL)
+        with naming(files):
+            decoder = older_added_tokens(folder / ADDED, [*arguments.items(), *given.items()])
+    found = {
         "sentencepiece_model_file": folder / MODEL,
         "vocab_file": folder / VOCABULARY,
         **arguments,
         "added_tokens_decoder": decoder,
         **given,
     }
+    return found, {name: file for name, file in files.items() if name not in given}
+
+
+@contextmanager
+def naming(files: Mapping[str, Path]) -> Iterator[None]:
+    """Put the file of an argument before the errors about it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        file = files.get(str(error).partition(":")[0])
+        if file is None:
+            raise
+        raise type(error)(f"{file}: {error}") from None
 
 
 def argument(file: str) -> str:
@@ -142,13 +161,14 @@ def argument(file: str) -> str:
     return "sentencepiece_model_file" if file == MODEL else "vocab_file"
 
 
-def older_added_tokens(ids: Mapping[str, Any], arguments: list[tuple[str, Any]]) -> dict[int, AddedToken]:
+def older_added_tokens(file: Path, arguments: list[tuple[str, Any]]) -> dict[int, AddedToken]:
     """The added tokens, by id, of a directory that has only added_tokens.json; those with a role are special."""
+    ids = read_optional(file)
     special: set[str] = set()
     for name, value in arguments:
         if name in ROLES or name == ADDITIONAL:
             values = value if isinstance(value, list) else [value]
             special.update(AddedToken.of(token, name).content for token in values)
     return parse_added(
-        ((index, {"content": content, "special": content in special}) for content, index in ids.items()), ADDED
+        ((index, {"content": content, "special": content in special}) for content, index in ids.items()), str(file)
     )

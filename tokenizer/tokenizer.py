@@ -21,7 +21,7 @@ from .files import path_of
 from .options import NO_LIMIT, SIDES, choice, model_length
 from .piece_model import PieceModel
 from .roles import missing_defaults
-from .saving import SAVED, constructor_arguments, table_files, vocabulary_files, write_all
+from .saving import SAVED, constructor_arguments, naming, table_files, vocabulary_files, write_all
 from .text_encoder import TextEncoder
 from .token_table import DERIVED
 from .vocabulary import Vocabulary
@@ -147,7 +147,9 @@ class ErnieMTokenizer(Calls):
 
         directory, revision: or the name of a repository on the Hugging Face Hub, and its branch, tag or commit, whose
             errors `hub.directory` lists.
-        `arguments` are the constructor's, and override the files. Raises FileNotFoundError or ValueError that names the
-        file.
+        `arguments` are the constructor's, and override the files. Raises FileNotFoundError, or TypeError or ValueError
+        for what is in a file; each names the file.
         """
-        return cls(**constructor_arguments(hub.directory(directory, revision, weights=False), arguments))
+        found, files = constructor_arguments(hub.directory(directory, revision, weights=False), arguments)
+        with naming(files):
+            return cls(**found)

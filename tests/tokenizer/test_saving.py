@@ -203,17 +203,25 @@ def test_broken_json_is_named(name: str, data: bytes, tmp_path_factory: pytest.T
         ({"model_max_length": math.inf}, "model_max_length: expected an integer, got inf"),
         ({"model_max_length": math.nan}, "model_max_length: expected an integer, got nan"),
         ({"sp_model_kwargs": {"alpha": -1}}, "sp_model_kwargs: alpha: expected 0 to .*, got -1"),
-        ({"sp_model_kwargs": {"enable_sampling": True, "alpha": math.nan}}, "alpha: expected 0 to .*, got nan"),
+        ({"sp_model_kwargs": {"enable_sampling": True, "alpha": math.nan}}, "sp_model_kwargs: alpha: .*, got nan"),
         ({"sp_model_kwargs": [1]}, "sp_model_kwargs: expected a mapping, got .1."),
         ({"additional_special_tokens": "abc"}, "additional_special_tokens: expected a list"),
+        ({"added_tokens_decoder": ["a"]}, "added_tokens_decoder: expected a mapping, got .'a'."),
     ],
 )
 def test_wrong_values_in_the_configuration_are_named(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    """With the file. Seen red: a list of added tokens ignored."""
     saved(tmp_path)
     (tmp_path / "special_tokens_map.json").unlink()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises((TypeError, ValueError), match=says):
+    with pytest.raises((TypeError, ValueError), match=f"^{tmp_path}/tokenizer_config.json: {says}"):
         ErnieMTokenizer.from_pretrained(tmp_path)
+
+
+def test_wrong_values_of_the_caller_are_not_the_files(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(TypeError, match="^do_lower_case: expected a bool, got 3"):
+        ErnieMTokenizer.from_pretrained(tmp_path, do_lower_case=3)
 
 
 def test_a_number_past_the_range_of_floats_is_named(tmp_path: Path) -> None:
