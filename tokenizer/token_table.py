@@ -76,7 +76,10 @@ class TokenTable:
             if self.do_lower_case and token.normalized and not token.special:
                 token = replace(token, content=token.content.lower())
             number = self.added_tokens_encoder.get(token.content, self.vocabulary.ids.get(token.content, self._length))
-            replaced |= self.added_tokens_decoder.get(number, token) != token
+            earlier = self.added_tokens_decoder.get(number, token)
+            replaced |= earlier != token
+            if earlier.content != token.content:
+                self.added_tokens_encoder.pop(earlier.content, None)
             self.added_tokens_decoder[number] = token
             self.added_tokens_encoder[token.content] = number
             self._length = max(self._length, number + 1)

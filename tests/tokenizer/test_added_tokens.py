@@ -212,6 +212,23 @@ def test_an_added_tokens_file_is_checked(added: Any, says: str, tmp_path: Path) 
         ErnieMTokenizer.from_pretrained(tmp_path)
 
 
+def test_an_added_token_with_the_id_of_a_special_one_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Paddle's second added token has the id of [MASK]. As in transformers it is ignored, here not in silence.
+
+    Seen red: `convert_tokens_to_ids` gave the id, which no text is encoded to.
+    """
+    PLAIN.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "added_tokens.json").write_text('{"<x>": 4000, "<y>": 4001, "<z>": 4002}')
+    tokenizer = ErnieMTokenizer.from_pretrained(tmp_path)
+    assert capsys.readouterr().err == "added_tokens_decoder: '<y>' has the id of '[MASK]', 4001: ignored\n"
+    assert tokenizer("<x>[MASK]<z>", add_special_tokens=False)["input_ids"] == [4000, 4001, 4002]
+    assert tokenizer.convert_tokens_to_ids(["<y>", "[MASK]"]) == [tokenizer.unk_token_id, 4001]
+    assert len({*tokenizer.added_tokens_encoder.values()}) == len(tokenizer.added_tokens_encoder)
+
+
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("special", [False, True])

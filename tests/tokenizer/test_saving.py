@@ -220,7 +220,7 @@ def test_wrong_values_in_the_configuration_are_named(tmp_path: Path, config: dic
 
 def test_wrong_values_of_the_caller_are_not_the_files(tmp_path: Path) -> None:
     saved(tmp_path)
-    with pytest.raises(TypeError, match="^do_lower_case: expected a bool, got 3"):
+    with pytest.raises(TypeError, match=r"^do_lower_case: expected a bool, got 3"):
         ErnieMTokenizer.from_pretrained(tmp_path, do_lower_case=3)
 
 
