@@ -32,7 +32,12 @@ PIECE = 65536
 
 
 def draw_seeds(rng: np.random.Generator, layers: int) -> Array:  # -> (4 L + 2,) uint64
-    """One seed for each place where a model of `layers` layers drops: the embeddings, each layer's places, the head."""
+    """One seed for each place where a model of `layers` layers drops: the embeddings, each layer's places, the head.
+
+    Raises TypeError for an `rng` of another type, such as a seed.
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, such as numpy.random.default_rng(0), got {rng!r:.80}")
     return rng.integers(0, 2**64, PLACES_PER_LAYER * layers + 2, np.uint64)
 
 

@@ -119,5 +119,6 @@ class InformationExtractionOutput(Output[A]):
 
 
 def returned(output: Any, options: dict[str, Any]) -> Any:
-    """What a call returns: the output, or with `return_dict=False` its fields that are not None as a tuple."""
-    return output.to_tuple() if options.get("return_dict") is False else output
+    """What a call returns: the output, or if `return_dict` is false its fields that are not None, as a tuple."""
+    wanted = options.get("return_dict")
+    return output if wanted is None or wanted else output.to_tuple()

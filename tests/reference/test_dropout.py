@@ -163,6 +163,13 @@ def test_a_call_draws_its_seeds_and_nothing_else(attentions: bool) -> None:
         assert rng.bit_generator.state == other.bit_generator.state
 
 
+@pytest.mark.parametrize("rng", [0, 5, np.random.RandomState(0), np.random])
+def test_what_is_no_generator_gets_one_clear_error(rng: Any) -> None:
+    """A seed, too: every call would drop the same."""
+    with pytest.raises(TypeError, match=r"^rng: expected a numpy.random.Generator, such as .*, got "):
+        random_model(ernie.ErnieMModel)([[0, 2]], rng=rng)
+
+
 def test_every_place_has_its_own_seed() -> None:
     """Two places with the same seed would drop the same columns of every token. Seen red with one seed for a layer."""
     seen: list[Any] = []

@@ -71,5 +71,6 @@ def test_return_dict_false_returns_a_tuple(cls: Any) -> None:
         assert type(model(ids, **given)) is type(out)
     plain = model(ids, return_dict=False)
     assert type(plain) is tuple and len(plain) == len(out)
+    assert all(type(model(ids, return_dict=no)) is tuple for no in (0, np.False_))
     for a, b in zip(plain, out.to_tuple(), strict=True):
         np.testing.assert_array_equal(a, b)
