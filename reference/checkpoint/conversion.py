@@ -7,10 +7,8 @@ text is cut in `tokenizer_config.json`.
 
 from __future__ import annotations
 
-import json
 import os
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from .. import heads
@@ -21,9 +19,8 @@ from ..pretrained import PretrainedModel
 from . import names
 from .reading import Checkpoint, LoadReport, WeightsError, compare_names, open_checkpoint, read_config
 from .stored_tensor import FLOATS
-from .writing import save_checkpoint
+from .writing import TOKENIZER_CONFIG, paddle_tokenizer, save_checkpoint
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "vocab.txt",
     "sentencepiece.bpe.model",
@@ -89,18 +86,6 @@ def convert(source: str | PathLike[str], destination: str | PathLike[str], dtype
         copied=[*tokenizer_files, *recorded],
         written=written,
     )
-
-
-def paddle_tokenizer(directory: Path) -> dict[str, bytes]:
-    """The tokenizer_config.json, by its name, of a Paddle directory, which says how text is cut; {} if it does so."""
-    from ernie_m.tokenizer.files import read_json
-
-    path = directory / TOKENIZER_CONFIG
-    options = read_json(path) if path.is_file() else {}
-    if options.get("lone_marker") is not None:
-        return {}
-    text = json.dumps({**options, "lone_marker": "paddle"}, indent=2, sort_keys=True, ensure_ascii=False)
-    return {TOKENIZER_CONFIG: (text + "\n").encode()}
 
 
 def complete_arrays(checkpoint: Checkpoint, config: ErnieMConfig, dtype: Any) -> dict[str, Array]:

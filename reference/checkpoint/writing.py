@@ -5,6 +5,7 @@ Files get their names only when all are complete, so a checkpoint is never half-
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -20,6 +21,7 @@ from .safetensors_file import write_safetensors
 from .stored_tensor import first_not_finite
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def save_checkpoint(
@@ -35,15 +37,19 @@ def save_checkpoint(
     """Write a model's arrays, given by path, and its configuration to a directory, which is created if needed.
 
     `architecture` is the name of the class. `bfloat16` rounds the weights to bfloat16. `copied`: files to copy into the
-    directory, such as the tokenizer's; `written`: others, by name. If anything fails, the directory is as before.
+    directory, such as the tokenizer's; `written`: others, by name. If there is a tokenizer beside weights of Paddle's,
+    which from now on are not the directory's, its files also say how text is cut. If anything fails, the directory is
+    as before.
 
     Raises FileExistsError if a file exists, unless `overwrite`, or cannot be replaced; ValueError, naming the weight,
     for a number too large for bfloat16.
     """
     from ernie_m.tokenizer.files import directory as created
-    from ernie_m.tokenizer.files import path_of, replacing
+    from ernie_m.tokenizer.files import is_paddle, path_of, replacing
 
     folder = path_of(directory)
+    if is_paddle(folder) and (folder / "vocab.txt").is_file():
+        written = {**paddle_tokenizer(folder), **written}
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()
     targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *written, *(path.name for path in copied))]
@@ -63,6 +69,18 @@ def save_checkpoint(
         for path, file in zip(copied, others[len(written) :], strict=True):
             with open(path, "rb") as original:
                 shutil.copyfileobj(original, file)
+
+
+def paddle_tokenizer(directory: Path) -> dict[str, bytes]:
+    """The tokenizer_config.json, by its name, of a Paddle directory, which says how text is cut; {} if it does so."""
+    from ernie_m.tokenizer.files import read_json
+
+    path = directory / TOKENIZER_CONFIG
+    options = read_json(path) if path.is_file() else {}
+    if options.get("lone_marker") is not None:
+        return {}
+    text = json.dumps({**options, "lone_marker": "paddle"}, indent=2, sort_keys=True, ensure_ascii=False)
+    return {TOKENIZER_CONFIG: (text + "\n").encode()}
 
 
 def written_config(config: ErnieMConfig, architecture: str, dtype: str) -> ErnieMConfig:

@@ -86,6 +86,26 @@ def test_convert_of_paddle_writes_how_text_is_cut(options: Any, fixtures: Path, 
     }
 
 
+@pytest.mark.parametrize("options", [None, {"do_lower_case": True}])
+def test_saving_beside_weights_of_paddle_keeps_how_text_is_cut(options: Any, fixtures: Path, tmp_path: Path) -> None:
+    """The new weights are those that count, and no longer tell. Seen red: cut as transformers does, in silence."""
+    shutil.copytree(fixtures / "paddle_tiny" / "model", tmp_path, dirs_exist_ok=True)
+    model = ernie.ErnieMModel.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, overwrite=True)
+    # Without a tokenizer there is nothing to say.
+    assert not (tmp_path / "tokenizer_config.json").exists()
+    (tmp_path / "model.safetensors").unlink()
+    for name in ("sentencepiece.bpe.model", "vocab.txt"):
+        shutil.copy(fixtures / "tokenizer_multi" / name, tmp_path)
+    if options is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    before = ErnieMTokenizer.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, overwrite=True)
+    after = ErnieMTokenizer.from_pretrained(tmp_path)
+    assert before.lone_marker == after.lone_marker == "paddle"
+    assert before.do_lower_case == after.do_lower_case
+
+
 def test_convert_refuses_an_empty_path(tmp_path: Path, monkeypatch: Any) -> None:
     """It would be the current directory, which may be empty. Seen red: written into it."""
     random_model(ernie.ErnieMModel).save_pretrained(tmp_path / "source")
