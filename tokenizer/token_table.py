@@ -12,6 +12,7 @@ Source: transformers 4.40.2 `tokenization_utils.py`, `PreTrainedTokenizer`; `tok
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
@@ -60,6 +61,10 @@ class TokenTable:
                 raise TypeError(f"{role}: expected str or AddedToken, got None")
         additional = special_tokens.get(ADDITIONAL) or []
         self.add_special_tokens({**{k: v for k, v in roles.items() if v is not None}, ADDITIONAL: additional})
+        for number, token in added_tokens_decoder.items():
+            if (kept := self.added_tokens_decoder[number].content) != token.content:
+                name = f"added_tokens_decoder: {token.content!r}"
+                print(f"{name} has the id of {kept!r}, {number}: ignored", file=sys.stderr)
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add a token or a list of them, as str or AddedToken. Returns how many are new to the vocabulary.

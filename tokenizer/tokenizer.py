@@ -9,7 +9,6 @@ Source: transformers 4.40.2 `tokenization_ernie_m.py` and `tokenization_utils_ba
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
@@ -99,12 +98,6 @@ class ErnieMTokenizer(Calls):
                 )
             vocabulary.check_pieces(self._model.sample(SAMPLED_PIECES), vocab_file)
         super().__init__(vocabulary, do_lower_case, special_tokens, decoder)
-        for number, token in decoder.items():
-            if (kept := self.added_tokens_decoder[number]).content != token.content:
-                print(
-                    f"added_tokens_decoder: {token.content!r} has the id of {kept.content!r}, {number}: ignored",
-                    file=sys.stderr,
-                )
 
     @property
     def lone_marker(self) -> str:
