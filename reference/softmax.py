@@ -18,10 +18,13 @@ def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (
     """Probabilities over the last axis; each row sums to 1.
 
     `mask` broadcasts to `scores`. It is boolean (True = included; the others are exactly 0, and a row with nothing
-    included is all 0) or floating point (added to the scores).
+    included is all 0) or floating point (added to the scores). Raises TypeError for integers, which could mean either.
     """
     if mask is not None:
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+        if mask.dtype.kind not in "bf":
+            raise TypeError(f"mask: expected booleans, or floating point to add to the scores, got {mask.dtype}")
+        added = mask.astype(scores.dtype, copy=False)
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + added
     row_max = scores.max(axis=-1, keepdims=True)
     probs = scores - np.where(row_max == -np.inf, 0.0, row_max).astype(scores.dtype)
     np.exp(probs, out=probs)

@@ -163,6 +163,15 @@ def test_a_call_draws_its_seeds_and_nothing_else(attentions: bool) -> None:
         assert rng.bit_generator.state == other.bit_generator.state
 
 
+@pytest.mark.parametrize(("name", "p", "seed"), [("p", -0.1, 0), ("p", 1.5, 0), ("p", np.nan, None), ("seed", 0.5, -1)])
+def test_what_is_no_rate_or_seed_gets_one_clear_error(name: str, p: float, seed: Any) -> None:
+    """Seen red: 1.5 dropped everything, and a seed of 65 bits drew from other bits than a generator's."""
+    with pytest.raises(ValueError, match=f"^{name}: expected "):
+        dropout(np.ones((2, 3)), p, seed)
+    with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to 2\*\*64 - 1, got"):
+        dropout(np.ones((2, 3)), 0.5, 2**64)
+
+
 @pytest.mark.parametrize("rng", [0, 5, np.random.RandomState(0), np.random])
 def test_what_is_no_generator_gets_one_clear_error(rng: Any) -> None:
     """A seed, too: every call would drop the same."""

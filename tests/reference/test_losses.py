@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounding import LIBM, U64
 
+from ernie_m.reference import linear_cross_entropy, linear_cross_entropy_vjp
 from ernie_m.reference.losses import (
     binary_cross_entropy,
     binary_cross_entropy_vjp,
@@ -108,3 +109,14 @@ def test_a_large_vocabulary_and_many_weights_do_not_overflow_float16() -> None:
         expected = cross_entropy_vjp(1.0, logits.astype(np.float64), labels, weights=weights)
         # One rounding to float16, and an eighth of it for the sum in float32.
         np.testing.assert_allclose(slope[:, :4], expected[:, :4], rtol=1.125 * 2.0**-11)
+
+
+@pytest.mark.parametrize("label", [-1, -99, 7])
+def test_a_label_that_is_no_word_is_an_error(label: int) -> None:
+    """Seen red: -1 was the last word. The kernels' twin refuses it, too."""
+    hidden, weight, bias, labels = np.ones((3, 2)), np.ones((7, 2)), np.zeros(7), np.array([0, -100, label])
+    expected = rf"^labels: expected values in \[0, 7\) for a vocabulary of 7 words, got {label} at \[2\]$"
+    with pytest.raises(ValueError, match=expected):
+        linear_cross_entropy(hidden, weight, bias, labels)
+    with pytest.raises(ValueError, match=expected):
+        linear_cross_entropy_vjp(1.0, hidden, weight, bias, labels)

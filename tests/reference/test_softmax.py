@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounding import LIBM, U64
 
-from ernie_m.reference import softmax
+from ernie_m.reference import attention, softmax
 
 
 def test_softmax_literal() -> None:
@@ -63,3 +63,22 @@ def test_softmax_keeps_dtype_and_argument(dtype: type) -> None:
     for mask in (None, np.array([True, True, False]), np.zeros(3, dtype)):
         assert softmax(scores, mask).dtype == dtype
         np.testing.assert_array_equal(scores, copy)
+
+
+@pytest.mark.parametrize("dtype", [int, np.uint8])
+def test_a_mask_of_integers_is_refused(dtype: type) -> None:
+    """Seen red: 0 and 1 were added to the scores, so that everything was attended to."""
+    scores = np.zeros((1, 2, 2), np.float32)
+    for call in (lambda mask: softmax(scores, mask), lambda mask: attention(scores, scores, scores, mask)):
+        with pytest.raises(
+            TypeError, match=r"^mask: expected booleans, or floating point .*, got u?int"
+        ):
+            call(np.array([[1, 0], [1, 1]], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_softmax_has_the_dtype_of_the_scores_whatever_the_masks(dtype: type) -> None:
+    scores = np.array([1.0, 2.0, 3.0], dtype)
+    for mask in (np.array([0.0, -1.0, -np.inf]), np.array([0, -1, -np.inf], np.float32), np.array([True, True, False])):
+        found = softmax(scores, mask)
+        assert found.dtype == dtype and found[2] == 0.0
