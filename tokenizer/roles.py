@@ -57,16 +57,14 @@ class SpecialToken:
 
 
 class SpecialId:
-    """An attribute such as `pad_token_id`: the id of the token with that role. Read-only; set the token."""
+    """An attribute such as `pad_token_id`: the id of the token with that role, if any. Read-only; set the token."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.role = name.removesuffix("_id")
 
-    def __get__(self, table: TokenTable, owner: type) -> int:
+    def __get__(self, table: TokenTable, owner: type) -> Any:
         token = table.roles[self.role]
-        if token is None:
-            raise ValueError(f"{self.role}: this tokenizer has none; set one first")
-        return table.id_of(token)
+        return None if token is None else table.id_of(token)
 
     def __set__(self, table: TokenTable, value: object) -> None:
         raise AttributeError(f"{self.role}_id: set {self.role} instead")

@@ -34,7 +34,7 @@ class TokenTable:
     cls_token, mask_token = SpecialToken(), SpecialToken()
     unk_token_id, sep_token_id, pad_token_id = SpecialId(), SpecialId(), SpecialId()
     cls_token_id, mask_token_id = SpecialId(), SpecialId()
-    bos_token, eos_token = SpecialToken(), SpecialToken()
+    bos_token, eos_token, bos_token_id, eos_token_id = SpecialToken(), SpecialToken(), SpecialId(), SpecialId()
 
     def __init__(
         self,
@@ -217,6 +217,11 @@ class TokenTable:
     def additional_special_tokens(self) -> list[str]:
         """Special tokens without a role."""
         return list(self._additional)
+
+    @property
+    def additional_special_tokens_ids(self) -> list[int]:
+        """Their ids."""
+        return [self.id_of(token) for token in self._additional]
 
     @property
     def all_special_tokens(self) -> list[str]:

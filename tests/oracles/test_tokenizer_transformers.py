@@ -62,6 +62,8 @@ def test_tables_equal(kind: int) -> None:
     assert ours.all_special_tokens == theirs.all_special_tokens
     assert ours.all_special_ids == theirs.all_special_ids
     assert ours.additional_special_tokens == theirs.additional_special_tokens
+    for name in ("additional_special_tokens_ids", "bos_token_id", "eos_token_id", "mask_token_id"):
+        assert getattr(ours, name) == getattr(theirs, name)
     assert ours.special_tokens_map == theirs.special_tokens_map
     assert ours.convert_ids_to_tokens([-1, 0, 3, 5, 4001, 4002, 99999]) == theirs.convert_ids_to_tokens(
         [-1, 0, 3, 5, 4001, 4002, 99999]
