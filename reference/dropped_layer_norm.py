@@ -14,7 +14,7 @@ from typing import Any
 
 from .array import Array, sum_of_tokens
 from .dropout import dropout, dropout_vjp
-from .layer_norm import layer_norm, layer_norm_vjp
+from .layer_norm import check_sizes, layer_norm, layer_norm_vjp
 
 
 def dropped_layer_norm(
@@ -29,6 +29,7 @@ def dropped_layer_norm(
     tokens: Array | None = None,
 ) -> Array:  # (..., E), (E,), (..., E), (E,), (E,), (...) -> (..., E)
     """LayerNorm(dropout(x + bias) + residual); `p`, `seed` and `tokens` are those of `dropout`."""
+    check_sizes(x, {"residual": residual}, {"bias": bias})
     return layer_norm(dropout(x + bias, p, seed, tokens) + residual, gamma, beta, eps)
 
 
@@ -48,6 +49,7 @@ def dropped_layer_norm_vjp(
     The residual gets the gradient of the sum, x that gradient after dropout with the same bits, and the bias, which
     every token shares, the sum of x's over tokens.
     """
+    check_sizes(x, {"residual": residual}, {"bias": bias})
     dv, dgamma, dbeta = layer_norm_vjp(dy, dropout(x + bias, p, seed, tokens) + residual, gamma, eps)
     dx = dropout_vjp(dv, p, seed, tokens)
     return dx, sum_of_tokens(dx), dv.copy(), dgamma, dbeta

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .array import Array, sum_of_tokens
+from .array import Array, floating, sum_of_tokens
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..., E), (E,), (E,) -> (..., E)
-    """Normalise over the last axis. float16 is computed in float32 and rounded once, at the end."""
+    """Normalise over the last axis. float16 is computed in float32 and rounded once, at the end.
+
+    Raises TypeError or ValueError, naming the argument, if x is not floating-point or a vector does not fit it.
+    """
+    check_sizes(x, {}, {"gamma": gamma, "beta": beta})
     if x.dtype == np.float16:
         return layer_norm(x.astype(np.float32), gamma, beta, eps).astype(np.float16)
     y = x - x.mean(axis=-1, keepdims=True)
@@ -27,6 +31,16 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:  # (..
     return y
 
 
+def check_sizes(x: Array, rows: dict[str, Array], vectors: dict[str, Array]) -> None:
+    """Raise unless x is floating-point, `rows` have its shape and `vectors` that of one row: NumPy would broadcast."""
+    shape = floating("x", x).shape
+    for name, array in {**rows, **vectors}.items():
+        expected = shape if name in rows else shape[-1:]
+        if np.shape(array) != expected:
+            letters = "(..., E)" if name in rows else "(E,)"
+            raise ValueError(f"{name}: expected shape {letters} = {expected}, got {np.shape(array)}")
+
+
 def add_layer_norm(
     x: Array, bias: Array, residual: Array, gamma: Array, beta: Array, eps: float
 ) -> Array:  # (..., E), (E,), (..., E), (E,), (E,) -> (..., E)
@@ -34,6 +48,7 @@ def add_layer_norm(
 
     `x` is a matrix product whose bias has not been added yet.
     """
+    check_sizes(x, {"residual": residual}, {"bias": bias})
     return layer_norm(x + bias + residual, gamma, beta, eps)
 
 
@@ -49,6 +64,7 @@ def layer_norm_vjp(
 
     In dx, mean(g) comes from x's mean, and n mean(g n) from its variance: x changes both, and with them every column.
     """
+    check_sizes(x, {"dy": dy}, {"gamma": gamma})
     if x.dtype == np.float16:
         wide = layer_norm_vjp(dy.astype(np.float32), x.astype(np.float32), gamma.astype(np.float32), eps)
         return wide[0].astype(np.float16), wide[1].astype(np.float16), wide[2].astype(np.float16)
@@ -71,5 +87,6 @@ def add_layer_norm_vjp(
 
     All three terms of the sum get the sum's gradient; the bias, which every token shares, gets its sum over tokens.
     """
+    check_sizes(x, {"residual": residual}, {"bias": bias})
     dx, dgamma, dbeta = layer_norm_vjp(dy, x + bias + residual, gamma, eps)
     return dx, sum_of_tokens(dx), dx.copy(), dgamma, dbeta

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rounding import U64
 
-from ernie_m.reference import add_layer_norm, layer_norm
+from ernie_m.reference import (
+    add_layer_norm,
+    add_layer_norm_vjp,
+    dropped_layer_norm,
+    dropped_layer_norm_vjp,
+    layer_norm,
+    layer_norm_vjp,
+)
 
 
 def test_layer_norm_literal() -> None:
@@ -76,3 +86,26 @@ def test_add_layer_norm_is_layer_norm_of_the_sum(seed: int) -> None:
     bias, gamma, beta = rng.standard_normal((3, 9))
     expected = layer_norm(x + bias + residual, gamma, beta, 1e-5)
     np.testing.assert_array_equal(add_layer_norm(x, bias, residual, gamma, beta, 1e-5), expected)
+
+
+ROWS, VECTOR = np.zeros((4, 9)), np.zeros(9)
+NORMS = {
+    layer_norm: {"x": ROWS, "gamma": VECTOR, "beta": VECTOR},
+    layer_norm_vjp: {"dy": ROWS, "x": ROWS, "gamma": VECTOR},
+    add_layer_norm: {"x": ROWS, "bias": VECTOR, "residual": ROWS, "gamma": VECTOR, "beta": VECTOR},
+    add_layer_norm_vjp: {"dy": ROWS, "x": ROWS, "bias": VECTOR, "residual": ROWS, "gamma": VECTOR},
+    dropped_layer_norm: {"x": ROWS, "bias": VECTOR, "residual": ROWS, "gamma": VECTOR, "beta": VECTOR},
+    dropped_layer_norm_vjp: {"dy": ROWS, "x": ROWS, "bias": VECTOR, "residual": ROWS, "gamma": VECTOR},
+}
+
+
+@given(st.sampled_from(list(NORMS)), st.data(), st.sampled_from([(), (1,), (1, 9), (4, 1), (9, 4), (3, 4, 9)]))
+def test_what_numpy_would_broadcast_is_refused(function: Callable[..., Any], data: st.DataObject, shape: Any) -> None:
+    """Seen red: γ of shape (1,), a residual of one row, and integers were taken."""
+    arguments = dict(NORMS[function])
+    more = {"p": 0.5, "seed": 3} if "dropped" in function.__name__ else {}
+    name = data.draw(st.sampled_from([name for name in arguments if name != "x"]))
+    with pytest.raises(ValueError, match=f"^{name}: expected shape "):
+        function(**{**arguments, name: np.zeros(shape)}, eps=1e-5, **more)
+    with pytest.raises(TypeError, match=r"^x: expected float16, float32 or float64, got int"):
+        function(**{**arguments, "x": np.zeros((4, 9), int)}, eps=1e-5, **more)
