@@ -25,7 +25,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 FOLDER = Path(__file__).resolve().parent
 FOLDERS = (FOLDER, FOLDER / "exercises", FOLDER / "solutions")

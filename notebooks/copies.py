@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from build import FOLDER, FOLDERS, read_source, sources, written
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 # A name in the metadata of a copy, which Jupyter keeps: the source that the copy was made from.
 MADE_FROM = "ernie_m_source"

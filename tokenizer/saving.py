@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from .added_tokens import AddedToken, parse_added
-from .files import directory, is_paddle, read_json, replacing
+from .files import is_paddle, read_json
+from .new_files import directory, replacing
 from .piece_model import PieceModel
 from .roles import ADDITIONAL, ROLES
 from .token_table import TokenTable

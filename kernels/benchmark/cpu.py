@@ -27,7 +27,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from .report import aligned, commit, duration
 from .timing import Missing

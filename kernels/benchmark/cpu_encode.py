@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.reference import demo
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from . import cpu_models
 from .cpu_models import CHECKPOINT

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ernie_m.reference as reference
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 Call = Callable[[], Any]
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ernie_m.tokenizer.files import read_json, replacing
+from ernie_m.tokenizer.files import read_json
+from ernie_m.tokenizer.new_files import replacing
 
 from .encoders import encoder
 from .figures import figures

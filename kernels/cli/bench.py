@@ -31,7 +31,7 @@ import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
 from ernie_m.reference.cli.numbers import positive, some_path, thread_count
-from ernie_m.tokenizer.files import directory
+from ernie_m.tokenizer.new_files import directory
 
 from ..benchmark import cpu
 from ..benchmark.repeats import Repeats, repeats

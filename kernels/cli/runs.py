@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import Terminated
-from ernie_m.tokenizer.files import directory
+from ernie_m.tokenizer.new_files import directory
 
 from ..runtime import dispatch
 from ..training import Group, Stopped, logs, saving

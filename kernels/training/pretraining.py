@@ -18,7 +18,7 @@ from ernie_m.reference.objectives import Example, Vocabulary, collate, pseudo_to
 from ernie_m.reference.training.mixture import Mixture
 from ernie_m.reference.training.retrieval import accuracies
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from . import saving
 from .loop import Batch

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from .parallel import Group
 

@@ -44,8 +44,9 @@ def save_checkpoint(
     Raises FileExistsError if a file exists, unless `overwrite`, or cannot be replaced; ValueError, naming the weight,
     for a number too large for bfloat16.
     """
-    from ernie_m.tokenizer.files import directory as created
-    from ernie_m.tokenizer.files import is_paddle, path_of, replacing
+    from ernie_m.tokenizer.files import is_paddle, path_of
+    from ernie_m.tokenizer.new_files import directory as created
+    from ernie_m.tokenizer.new_files import replacing
 
     folder = path_of(directory)
     if is_paddle(folder) and (folder / "vocab.txt").is_file():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from ..array import Array
 from ..checkpoint import open_checkpoint

@@ -4,7 +4,7 @@
     .npz    such a file, named "vectors", in an uncompressed zip
     -       {"index": 0, "vector": [...]} on standard output, one line per text
 
-Files get their names when they are complete (`files.replacing`), so that none is half-written.
+Files get their names when they are complete (`new_files.replacing`), so that none is half-written.
 
 Source: numpy's documentation, `numpy.lib.format`, for the header.
 """
@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 from ..array import Array
 from .output import writable

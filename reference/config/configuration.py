@@ -217,8 +217,9 @@ class ErnieMConfig:
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write `config.json` to a directory, which is created if needed; an existing file is replaced."""
-        from ernie_m.tokenizer.files import directory as created
-        from ernie_m.tokenizer.files import path_of, replacing
+        from ernie_m.tokenizer.files import path_of
+        from ernie_m.tokenizer.new_files import directory as created
+        from ernie_m.tokenizer.new_files import replacing
 
         folder, text = path_of(directory), self.to_json()
         with created(folder), replacing(folder / config_files.CONFIG_FILE) as (file,):

@@ -29,7 +29,7 @@ from ernie_m.reference import ErnieMForMaskedLM, ErnieMModel
 from ernie_m.reference.checkpoint import save_checkpoint
 from ernie_m.reference.parameters import flatten
 from ernie_m.reference.training.evaluation import Result, evaluate
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 HERE = Path(__file__).resolve().parent
 HUB, ITEMS = "en", 500

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_m.tokenizer import files
-from ernie_m.tokenizer.files import directory, replacing
+from ernie_m.tokenizer import new_files
+from ernie_m.tokenizer.new_files import directory, replacing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ("a", "b", "c")
@@ -154,7 +154,7 @@ def test_without_overwriting_all_names_must_be_free(
     if when == "before":
         other.write_bytes(b"other")
     if when == "at the last moment":
-        monkeypatch.setattr(files, "refuse_targets", lambda *arguments: None)
+        monkeypatch.setattr(new_files, "refuse_targets", lambda *arguments: None)
     with (
         pytest.raises(FileExistsError, match=f"{NAMES[place]}: the file already exists"),
         replacing(*(tmp_path / name for name in NAMES), overwrite=False),
@@ -175,7 +175,7 @@ def test_a_missing_folder_is_named(kind: str, tmp_path: Path) -> None:
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 if sys.argv[2] == "hidden" and hasattr(os, "O_TMPFILE"):
     del os.O_TMPFILE
 with replacing(Path(sys.argv[1])) as (file,):
@@ -201,7 +201,7 @@ def test_a_writer_that_is_killed_leaves_nothing(number: int, tmp_path: Path) -> 
 RACE = """
 import os, sys
 from pathlib import Path
-from ernie_m.tokenizer import ErnieMTokenizer, files
+from ernie_m.tokenizer import ErnieMTokenizer, new_files
 folder, way = Path(sys.argv[1]), sys.argv[2]
 tokenizer = ErnieMTokenizer.from_pretrained(sys.argv[3])
 if way == "hidden" and hasattr(os, "O_TMPFILE"):
@@ -213,7 +213,7 @@ for i in range(120):
         os.close(writing)
         os.read(reading, 1)  # all begin together, when the parent closes the pipe
         try:
-            with files.directory(folder), files.replacing(folder / "one", overwrite=False) as (file,):
+            with new_files.directory(folder), new_files.replacing(folder / "one", overwrite=False) as (file,):
                 file.write(b"%d" % i)
             alone = True
         except FileExistsError:
@@ -280,7 +280,7 @@ def test_directory_that_stays_empty_is_removed(tmp_path: Path) -> None:
 # The way itself, and a module that writes only into a temporary folder of its own.
 # A log grows line by line, and shards are written in a folder that gets its name when all is there.
 EXCEPTIONS = (
-    "tokenizer/files.py",
+    "tokenizer/new_files.py",
     "kernels/machine_code/children.py",
     "kernels/training/logs.py",
     "reference/training/shards.py",

@@ -10,7 +10,8 @@ from typing import Any
 
 from ernie_m.reference.cli.command import Parser, execute
 from ernie_m.reference.cli.numbers import some_path
-from ernie_m.tokenizer.files import read_json, replacing
+from ernie_m.tokenizer.files import read_json
+from ernie_m.tokenizer.new_files import replacing
 
 PROGRAM = "experiment"
 HERE = Path(__file__).resolve().parent

@@ -25,7 +25,7 @@ from ernie_m.reference.objectives.examples import words_of
 from ernie_m.reference.training.mixture import Mixture
 from ernie_m.reference.training.shards import Shards
 from ernie_m.reference.training.texts import read_segments
-from ernie_m.tokenizer.files import replacing
+from ernie_m.tokenizer.new_files import replacing
 
 LANGUAGES = ("en", "de", "ru")
 M, T, C, B = "mmlm", "tlm", "camlm", "btmlm"

@@ -25,7 +25,8 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.shards import Shards, fingerprint, identity, shard
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.files import read_json, replacing
+from ernie_m.tokenizer.files import read_json
+from ernie_m.tokenizer.new_files import replacing
 
 from ...words import ErnieMForMaskedLM
 from .. import saving

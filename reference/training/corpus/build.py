@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.files import directory, replacing
+from ernie_m.tokenizer.new_files import directory, replacing
 
 from ..shards import shard
 from . import firefox, help, pieces, unicode

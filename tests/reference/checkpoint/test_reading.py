@@ -27,7 +27,7 @@ from ernie_m.reference.checkpoint.names import PADDLE, file_name, is_transposed
 from ernie_m.reference.checkpoint.reading import MOST_LINES, LoadReport, is_extraction
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten
-from ernie_m.tokenizer import files
+from ernie_m.tokenizer import new_files
 
 BY_FIXTURE = dict(zip(("model", "seqcls", "mc", "tokcls", "qa", "uiem"), PUBLISHED, strict=True))
 SEQUENCE, TOKEN = ernie.ErnieMForSequenceClassification, ernie.ErnieMForTokenClassification
@@ -539,7 +539,7 @@ def test_save_pretrained_leaves_nothing_when_it_fails(stage: str, tmp_path: Path
     if stage == "write":
         monkeypatch.setattr(checkpoint_write, "write_safetensors", failing_write)
     else:
-        monkeypatch.setattr(files.os, "replace", failing_replace)
+        monkeypatch.setattr(new_files.os, "replace", failing_replace)
     with pytest.raises(DiskFullError):
         other.save_pretrained(tmp_path / "new" / "folder")
     with pytest.raises(DiskFullError):
