@@ -41,6 +41,7 @@ from .gelu import bias_gelu_unchecked
 from .layer_norm import add_layer_norm_unchecked, plain_layer_norm
 from .layouts import FirstTokens, Layout, Packed, first_tokens, of_layer
 from .runtime.derivative import without_row
+from .runtime.dispatch import autocasts
 from .runtime.dtypes import widen
 from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
@@ -102,7 +103,7 @@ def normalised_sum(x: Tensor, y: Tensor, norm: LayerNorm) -> Tensor:  # (..., E)
     weight = getattr(norm, "weight", None)
     normalised = norm(v.to(weight.dtype if isinstance(weight, Tensor) else x.dtype))
     assert isinstance(normalised, Tensor)
-    return normalised if torch.is_autocast_enabled(x.device.type) else normalised.to(x.dtype)
+    return normalised if autocasts(x) else normalised.to(x.dtype)
 
 
 class EncoderLayer(Module):
@@ -163,7 +164,7 @@ class EncoderLayer(Module):
         """LayerNorm(residual + dropout(linear(x))), with padding reset to 0; fused if both modules may be."""
         norm: LayerNorm = getattr(self, norm_name)
         # Autocast brings the product's operands to one dtype itself.
-        like = residual if torch.is_autocast_enabled(x.device.type) else x
+        like = residual if autocasts(x) else x
         if layout.plain or not (untouched(linear, Linear, like) and untouched(norm, LayerNorm, residual)):
             return self._norm(record(f"{self.name}.{name}", linear(x), layout), residual, norm_name, layout)
         bias, affine = linear.bias, (norm.weight, norm.bias, norm.eps)

@@ -23,7 +23,7 @@ from ernie_m.reference.embedding import POSITION_OFFSET
 from ernie_m.reference.inputs import CLS_KEY_PENALTY, CLS_TOKEN_ID, POSITIONS, VOCABULARY, Inputs
 
 from .runtime.arguments import check_device, check_range
-from .runtime.dispatch import transformed
+from .runtime.dispatch import transformed, without_values
 from .runtime.dtypes import widen
 
 
@@ -137,7 +137,9 @@ def warn_of_mask(model: Any, ids: Tensor | None, attention_mask: Tensor | None) 
     """
     if torch.compiler.is_compiling() or model.config.default_mask != "cls_token" or model.warned_of_mask:
         return
-    if ids is None or attention_mask is None or attention_mask.dim() != 2 or transformed() or torch.jit.is_tracing():
+    if ids is None or attention_mask is None or attention_mask.dim() != 2:
+        return
+    if transformed() or torch.jit.is_tracing() or without_values(ids, attention_mask):
         return
     if ids.is_cuda and torch.cuda.is_current_stream_capturing():
         return

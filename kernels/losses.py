@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ernie_m.reference.losses import IGNORE_INDEX
 
+from .runtime.dispatch import autocasts
 from .runtime.dtypes import widen
 
 
@@ -25,7 +26,7 @@ def mean_of(values: Tensor, counted: Tensor) -> Tensor:  # two tensors of one sh
 
 def _rounded(loss: Tensor, logits: Tensor) -> Tensor:  # () -> ()
     """The loss in the dtype of `logits`; under autocast as it is, for a gradient scaler could overflow float16."""
-    return loss if torch.is_autocast_enabled(logits.device.type) else loss.to(logits.dtype)
+    return loss if autocasts(logits) else loss.to(logits.dtype)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:  # (N, C), (N,) -> ()

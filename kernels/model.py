@@ -36,8 +36,8 @@ from .layouts import Packed, pack, rows_of_first_tokens
 from .outputs import ModelOutput
 from .pretrained import PretrainedModel, initialise
 from .runtime.arguments import check_range
-from .runtime.dispatch import eager_on_cpu, runs_triton, should_validate, transformed
-from .runtime.modules import all_untouched
+from .runtime.dispatch import autocasts, eager_on_cpu, runs_triton, should_validate, transformed, without_values
+from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
 from .trace import tracing
 
@@ -114,7 +114,8 @@ class ErnieMModel(PretrainedModel):
         `head_drops`: the head needs a seed, even if nothing here does.
         """
         config, like = self.config, self.like(input_ids, inputs_embeds)
-        validate = should_validate(like, self.validate if validate is None else validate)
+        shapes_only = without_values(like, input_ids, inputs_embeds)
+        validate = not shapes_only and should_validate(like, self.validate if validate is None else validate)
         inputs = check_inputs(config, like, input_ids, attention_mask, position_ids, inputs_embeds, validate)
         warn_of_mask(self, inputs.input_ids, attention_mask)
         check_token_types(options.get("token_type_ids"), inputs.position_ids, validate)
@@ -122,12 +123,13 @@ class ErnieMModel(PretrainedModel):
         wanted = [bool(options.get(name)) for name in ("output_hidden_states", "output_attentions")]
         given = options.get("dropout_seeds"), options.get("first_token", 0)
         drops, seeds, first_token = call_seeds(self, config, like, *given, head_drops)
-        differentiates = drops or self._differentiates(inputs.inputs_embeds)
+        differentiates = drops or self._differentiates(like, inputs.inputs_embeds)
         plain = self._is_plain(like, differentiates)
         # In training, the rectangle: where plain torch cannot read lengths, and for what was put on the embeddings.
         packs = all_untouched(self.embeddings, KINDS) and (not plain or eager_on_cpu(like))
-        # And for `torch.jit.trace`, which would keep this batch's length as the longest that attention can read.
-        rectangle = (differentiates and not packs) or wanted[1] or torch.jit.is_tracing()
+        # And for `torch.jit.trace`, which would keep this batch's length as the longest that attention can read, and
+        # where the number of tokens is unknown.
+        rectangle = (differentiates and not packs) or wanted[1] or torch.jit.is_tracing() or shapes_only
         layout = choose_layout(inputs, plain, rectangle, wanted[1])
         first_only = first_only and isinstance(layout, Packed) and not wanted[0] and reduces(self.encoder)
         # With gradients, a trace records every value. The kernel for first tokens drops nothing.
@@ -152,6 +154,9 @@ class ErnieMModel(PretrainedModel):
         if table.device.type != "meta":
             return table
         devices = [x.device for x in given if isinstance(x, Tensor)]
+        if devices and devices[0].type != "meta" and untouched(self.embeddings.word_embeddings, Embedding):
+            # Nothing is on it that could fetch its weights.
+            raise ValueError(f"model: expected weights on {devices[0]} like the inputs, got {NO_WEIGHTS}")
         return torch.empty(0, dtype=table.dtype, device=devices[0] if devices else "cpu")
 
     def packed(
@@ -179,7 +184,7 @@ class ErnieMModel(PretrainedModel):
             raise ValueError(f"input_ids: expected shape (T,), got {tuple(ids.shape)}")
         cu_seqlens = on_device("cu_seqlens", cu_seqlens, like)
         drops, seeds, first_token = call_seeds(self, self.config, like, dropout_seeds, first_token)
-        plain = self._is_plain(like, drops or self._differentiates(None))
+        plain = self._is_plain(like, drops or self._differentiates(like, None))
         layout, column = pack(cu_seqlens, len(ids), max_seqlen, plain, validate)
         positions = column if position_ids is None else integers("position_ids", position_ids, like)
         if positions.shape != ids.shape:
@@ -201,13 +206,12 @@ class ErnieMModel(PretrainedModel):
         trace of a training step, which records every value."""
         return transformed() or not runs_triton(like) or (differentiates and tracing())
 
-    def _differentiates(self, vectors: Tensor | None) -> bool:
+    def _differentiates(self, like: Tensor, vectors: Tensor | None) -> bool:
         """Whether a gradient may be asked for.
 
         What is put on or in place of a module may bring in tensors that need gradients and are no parameters here.
         """
-        like = self.like(vectors)
-        if transformed() or (torch.is_autocast_enabled(like.device.type) and not runs_triton(like)):
+        if transformed() or (autocasts(like) and not runs_triton(like)):
             return True
         return torch.is_grad_enabled() and (
             (vectors is not None and vectors.requires_grad)
@@ -218,6 +222,7 @@ class ErnieMModel(PretrainedModel):
 
 # The options of a call.
 CALL_OPTIONS = (*OPTIONS, "dropout_seeds", "first_token")
+NO_WEIGHTS = "some on the meta device, without values: load_state_dict(weights, assign=True) fills them"
 # What a model is made of.
 KINDS: tuple[type[Module], ...] = (
     *(ErnieMModel, Embeddings, Encoder, ModuleList, EncoderLayer, Attention, SelfAttention, Pooler),

@@ -32,7 +32,7 @@ from .head import Head
 from .linear_cross_entropy import linear_cross_entropy
 from .outputs import MaskedLMOutput
 from .pretrained import initialise
-from .runtime.dispatch import transformed
+from .runtime.dispatch import transformed, without_values
 from .runtime.dtypes import wide_dtype, widen
 from .runtime.modules import untouched
 from .trace import record
@@ -151,7 +151,13 @@ class ErnieMForMaskedLM(Head):
         hidden = encoded.on_rectangle
         B, S, _ = hidden.shape
         classes = targets.classes("labels", labels, (B, S), self.config.vocab_size, hidden, self._validates(hidden))
-        keep = ((classes != IGNORE_INDEX) & encoded.valid).flatten().nonzero()[:, 0]
+        counted = ((classes != IGNORE_INDEX) & encoded.valid).flatten()
+        if without_values(hidden):
+            # How many tokens count is unknown: the others get a label and a weight that count for nothing.
+            classes = classes.masked_fill(~counted.view(B, S), IGNORE_INDEX)
+            keep = torch.arange(B * S, device=hidden.device)
+        else:
+            keep = counted.nonzero()[:, 0]
         weights = None
         if label_weights is not None:
             validate = self._validates(hidden)
@@ -159,9 +165,9 @@ class ErnieMForMaskedLM(Head):
             weights = label_weights.to(wide_dtype(hidden)).flatten()[keep]
         rows, bias = self.cls(hidden.flatten(0, 1)[keep], Rows(keep, B, S))
         table, words = self._table(hidden), classes.flatten()[keep]
-        if transformed():
+        if transformed() or without_values(hidden):
             # `torch.func` differentiates what autograd's functions of our own hide.
             losses = F.cross_entropy(widen(rows @ table.T + bias), words.long(), reduction="none")
-            shares = torch.ones_like(losses) if weights is None else weights
+            shares = (words != IGNORE_INDEX) * (torch.ones_like(losses) if weights is None else weights)
             return (shares * losses).sum() / shares.sum()
         return linear_cross_entropy(rows, table, bias, words, weights=weights)

@@ -9,9 +9,11 @@ the plain torch form     on a CPU without the interpreter
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from .dtypes import TRITON_TYPES
@@ -19,6 +21,10 @@ from .optional_triton import HAS_TRITON
 
 # Triton reads the variable when it is imported, so only its value at that time counts.
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
+
+# The modes under which operations are recorded, or only their shapes computed.
+_KEYS = torch._C._TorchDispatchModeKey
+_RECORDING = (_KEYS.FAKE, _KEYS.PROXY, _KEYS.FUNCTIONAL)
 
 
 def runs_triton(x: Tensor) -> bool:
@@ -36,10 +42,27 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def without_values(*tensors: Any) -> bool:
+    """Whether one of `tensors` has a shape but no values to read: on the meta device, fake, or recorded by `make_fx`.
+
+    False in a graph that is being compiled, where sizes that depend on values have symbols.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    recorded = any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDING)
+    return recorded or any(isinstance(x, Tensor) and (isinstance(x, FakeTensor) or x.is_meta) for x in tensors)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for the device of `x`; the meta device has none."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def eager_on_cpu(x: Tensor) -> bool:
     """Whether `x` is on a CPU, in a function that is not being compiled, traced or transformed: its values can be read,
     and memory can be written."""
-    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed())
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed() or without_values(x)
+    return x.device.type == "cpu" and not recorded
 
 
 def wants_derivative(*tensors: Tensor) -> bool:
@@ -64,6 +87,7 @@ def wants_plain(*tensors: Tensor, reads_values: bool = False, differentiable: bo
 def should_validate(x: Tensor, validate: bool) -> bool:
     """Whether to validate values: always on a CPU; on a GPU only on request, because it synchronises.
 
-    Never in a graph that is being compiled or in a function that `torch.func` transforms, which have no values yet.
+    Never in a graph that is being compiled, in a function that `torch.func` transforms, or `without_values`.
     """
-    return (validate or x.device.type == "cpu") and not torch.compiler.is_compiling() and not transformed()
+    wanted = validate or x.device.type == "cpu"
+    return wanted and not (torch.compiler.is_compiling() or transformed() or without_values(x))
