@@ -61,11 +61,13 @@ class _BothWays(_Backward):
 def with_derivative(value: Elementwise, derivative: Elementwise) -> Elementwise:
     """The function `value`, with the given derivative.
 
-    Both are written for float32 or float64, of any shape; the result takes and returns half precision too.
+    Both are written for float32 or float64, of any shape; the result takes and returns half precision too. For
+    `torch.jit.trace`, which cannot save a function of ours, the derivative is what autograd makes of `value`: the same
+    within rounding, but nan at infinity.
     """
 
     def function(x: Tensor) -> Tensor:
-        if not wants_derivative(x):
+        if not wants_derivative(x) or torch.jit.is_tracing():
             return in_wide(value, x)
         cls = _Backward if torch.compiler.is_compiling() else _BothWays
         result: Tensor = cls.apply(x, value, derivative)

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, hessian, jvp, stack_module_state, 
 from torch_models import CLASSES, PUBLISHED
 
 from ernie_m.kernels import ErnieMModel
+from ernie_m.kernels.activations import ACTIVATIONS, activate
 
 
 def with_less_padding(given: dict[str, Any]) -> dict[str, Any]:
@@ -64,10 +65,37 @@ def test_trace(cls: Any, grad: bool) -> None:
     model, given = small(cls), without_targets(batch(cls))
     other = with_less_padding(without_targets(batch(cls, seed=7)))
     with torch.set_grad_enabled(grad):
-        traced = torch.jit.trace(model, tuple(given.values()), strict=False, check_trace=False)
+        traced = torch.jit.trace(model, tuple(given.values()), strict=False)
         found, wanted = traced(*other.values()), model(*other.values())
     assert list(found) == list(wanted)
     close({name: x.detach() for name, x in found.items()}, {name: x.detach() for name, x in wanted.items()})
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_model_traced_with_gradients_is_saved_and_has_them(cls: Any) -> None:
+    """Seen red: "Could not export Python function call '_BothWays'", the derivative of an activation."""
+    model, given = small(cls), without_targets(batch(cls))
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, tuple(given.values()), strict=False), buffer)
+    loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
+    sums = [numbers(call(*given.values())).sum() for call in (loaded, model)]
+    found, wanted = (
+        torch.autograd.grad(total, tuple(weights.parameters()), allow_unused=True)
+        for total, weights in zip(sums, (loaded, model), strict=True)
+    )
+    names = [name for name, _ in model.named_parameters()]
+    assert [name for name, _ in loaded.named_parameters()] == names
+    close(*({name: x for name, x in zip(names, grads, strict=True) if x is not None} for grads in (found, wanted)))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_is_traced(name: str) -> None:
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    traced = torch.jit.trace(lambda x: activate(name, x), (x,))
+    close(traced(x), activate(name, x))
+    close(*(torch.autograd.grad(call(x).sum(), x) for call in (traced, lambda x: activate(name, x))))
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
