@@ -71,7 +71,8 @@ class Embeddings(Module):
         """Embed ids, or word vectors in their place, at positions; then apply dropout."""
         word, table, norm = self.word_embeddings, self.position_embeddings, self.layer_norm
         own = untouched(word, Embedding) and untouched(table, Embedding) and untouched(norm, LayerNorm, word.weight)
-        if input_ids is not None and own and not layout.plain:
+        # `torch.jit.save` knows no function of ours such as `without_row`, but torch's embedding.
+        if input_ids is not None and own and not layout.plain and not torch.jit.is_tracing():
             words, places = (without_row(x.weight, x.padding_idx) for x in (word, table))
             x = embed_unchecked(input_ids, position_ids, words, places, norm.weight, norm.bias, norm.eps)
         else:
