@@ -72,7 +72,7 @@ def _masks(
         penalty = torch.zeros(batch, dtype=like.dtype, device=like.device)
         return None, penalty.masked_fill(ids == CLS_TOKEN_ID, CLS_KEY_PENALTY)[:, None, None, :]
     given = on_device("attention_mask", attention_mask, like)
-    shared.check_mask_shape(given.shape, batch, given.dtype == torch.bool)
+    shared.check_mask_shape(given.shape, batch, given.dtype)
     if given.dim() == 4:
         given = given[:, 0, 0] if given.shape[2] == 1 < batch[1] else given[:, 0]
     allowed = zeros_and_ones("attention_mask", given, validate)

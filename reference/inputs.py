@@ -95,7 +95,7 @@ def _masks(
         return None, penalty[:, None, None, :]
 
     given = np.asarray(attention_mask)
-    check_mask_shape(given.shape, shape, given.dtype == bool)
+    check_mask_shape(given.shape, shape, given.dtype)
     if given.ndim == 4:
         given = given[:, 0, 0] if given.shape[2] == 1 < shape[1] else given[:, 0]
     allowed = zeros_and_ones("attention_mask", given)
@@ -220,8 +220,9 @@ def check_embeds_shape(shape: Shape, hidden_size: int) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def check_mask_shape(shape: Shape, batch: tuple[int, int], boolean: bool) -> None:
-    """Raise an error unless an `attention_mask` is (B, S), (B, S, S) or, if `boolean`, (B, 1, 1, S) or (B, 1, S, S)."""
+def check_mask_shape(shape: Shape, batch: tuple[int, int], dtype: Any) -> None:
+    """Raise an error unless an `attention_mask` is (B, S); (B, S, S), but not of floats, which may be meant to be added
+    to the scores, where 0 lets a token attend; or (B, 1, 1, S) or (B, 1, S, S) of booleans."""
     B, S = batch
     shapes: dict[str, Shape] = {"(B, 1, 1, S)": (B, 1, 1, S), "(B, 1, S, S)": (B, 1, S, S)}
     if len(shape) != 4:
@@ -229,10 +230,11 @@ def check_mask_shape(shape: Shape, batch: tuple[int, int], boolean: bool) -> Non
     if shape not in shapes.values():
         expected = " or ".join(f"{letters} = {one}" for letters, one in shapes.items())
         raise ValueError(f"attention_mask: expected shape {expected}, got {tuple(shape)}")
-    if len(shape) == 4 and not boolean:
+    kind = str(dtype).removeprefix("torch.")
+    if kind != "bool" and (len(shape) == 4 or (len(shape) == 3 and "int" not in kind)):
         raise TypeError(
-            "attention_mask: expected a 4-D mask to be boolean, True = may attend; a mask that is added to the scores "
-            "becomes one by `mask == 0`"
+            f"attention_mask: expected a {len(shape)}-D mask to be boolean, True = may attend, got {kind}; one that is "
+            "added to the scores becomes so by `mask == 0`, one of 0 and 1 by `mask == 1`"
         )
 
 

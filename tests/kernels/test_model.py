@@ -248,6 +248,8 @@ def message(call: Any) -> str:
 IDS = np.full((2, 7), 5)
 WRONG: dict[str, dict[str, Any]] = {
     "mask too wide": {"input_ids": IDS, "attention_mask": np.ones((2, 8), int)},
+    "mask of pairs that may be added": {"input_ids": IDS, "attention_mask": np.zeros((2, 7, 7), np.float32)},
+    "mask of keys that may be added": {"input_ids": IDS, "attention_mask": np.zeros((2, 1, 1, 7))},
     "mask of twos": {"input_ids": IDS, "attention_mask": np.full((2, 7), 2)},
     "ids of one axis": {"input_ids": IDS[0]},
     "no columns": {"input_ids": IDS[:, :0]},

@@ -128,6 +128,30 @@ def test_model_takes_boolean_masks_with_an_axis_for_heads() -> None:
             MODEL(ids, attention_mask=wide.astype(np.int64))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 1, 4, 4), (2, 1, 1, 4)])
+def test_model_refuses_masks_for_pairs_that_may_be_added_to_the_scores(dtype: Any, shape: tuple[int, ...]) -> None:
+    """Of zeros, such a mask means "all may attend" where it is added. Seen red: read as "nothing may attend", it made
+    every output 0."""
+    ids = np.full((2, 4), 9)
+    for mask in (np.zeros(shape, dtype), np.ones(shape, dtype), np.full(shape, -np.inf, dtype)):
+        expected = f"attention_mask: expected a {len(shape)}-D mask to be boolean, True = may attend, got {mask.dtype}"
+        with pytest.raises(TypeError, match=expected):
+            MODEL(ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.float32])
+def test_model_takes_one_mask_for_tokens_in_any_dtype(dtype: Any) -> None:
+    """As transformers: 1 is a token, 0 is padding, also in a mask of floats."""
+    mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
+    expected = call(MODEL, mask).last_hidden_state
+    np.testing.assert_array_equal(call(MODEL, mask.astype(dtype), ids_like(mask)).last_hidden_state, expected)
+    if dtype != np.float32:
+        pairs = mask[:, :, None] * mask[:, None, :]
+        wide = call(MODEL, pairs.astype(dtype), ids_like(mask)).last_hidden_state
+        np.testing.assert_allclose(wide, expected, rtol=0, atol=MODEL_BOUND)
+
+
 def test_model_default_mask_excludes_the_padding_token() -> None:
     ids = np.array([[0, 9, 2, 1, 1], [0, 9, 8, 7, 2]])
     np.testing.assert_array_equal(MODEL(ids).last_hidden_state, call(MODEL, ids != 1, ids).last_hidden_state)
