@@ -135,8 +135,7 @@ class PretrainedModel(Module):
 
     def to_reference(self) -> Any:
         """A reference model of the same class, with copies of the weights; bfloat16, which NumPy lacks, as float32."""
-        arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in self.state_dict().items()})
-        return self.twin(self.config, unflatten(arrays))
+        return self.twin(self.config, unflatten(_arrays_of(self.state_dict())))
 
     def save_pretrained(
         self,
@@ -159,9 +158,8 @@ class PretrainedModel(Module):
         if not is_main_process:
             return
         state = self.state_dict() if state_dict is None else state_dict
-        check_saved(state)
+        arrays = _arrays_of(state)
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
-        arrays = from_huggingface({name: to_numpy(tensor) for name, tensor in state.items()})
         check_complete(arrays, self.twin.shapes(self.config), surgery.base_of(self).pooler is not None)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite, bfloat16=half)
 
@@ -239,6 +237,10 @@ class PretrainedModel(Module):
         return sum(x.numel() for x in self.parameters() if x.requires_grad or not only_trainable)
 
 
+def _arrays_of(state: Mapping[str, Tensor]) -> dict[str, Array]:
+    return from_huggingface({name: to_numpy(tensor) for name, tensor in check_saved(state).items()})
+
+
 def _require_grad(module: Module, arguments: Any, vectors: Tensor) -> None:
     vectors.requires_grad_(True)
 
@@ -247,8 +249,7 @@ def _require_grad(module: Module, arguments: Any, vectors: Tensor) -> None:
 def initialise(module: Module, config: ErnieMConfig) -> None:
     """Draw weights from torch's generator, distributed as in `reference.parameters.initialise`."""
     for child in module.modules():
-        own: Mapping[str, Tensor] = dict(child.named_parameters(recurse=False))
-        for name, parameter in own.items():
+        for name, parameter in child.named_parameters(recurse=False):
             if name == "bias":
                 parameter.zero_()
             elif isinstance(child, LayerNorm):

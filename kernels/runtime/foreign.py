@@ -95,10 +95,16 @@ def check_config(config: Any) -> None:
         raise TypeError(f"config: expected ernie_m.reference.ErnieMConfig, got {theirs}{convert}")
 
 
-def check_saved(weights: Mapping[str, Tensor]) -> None:
-    """Raise TypeError unless weights are floats in tensors; ValueError if they are elsewhere, or adapters attached."""
+def check_saved(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return `weights`. Raises TypeError unless they are floats in tensors, not quantised; ValueError if they are
+    elsewhere, or adapters attached."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"state_dict: expected tensors by name, got {type(weights).__name__}")
+    for name, x in weights.items():
+        module, packed, _ = name.partition("._packed_params")
+        if packed or (isinstance(x, Tensor) and x.is_quantized):
+            expected = "expected floating-point weights, got a quantised module: save the model that was quantised"
+            raise TypeError(f"{module}: {expected}; torch.save(model.state_dict(), file) keeps its numbers")
     for name, x in weights.items():
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -107,6 +113,7 @@ def check_saved(weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: expected values, got none: pass state_dict= with those offloaded")
         if {"base_layer", "parametrizations"} & set(name.split(".")) or name.endswith(("_orig", "_mask")):
             raise ValueError(f"{name}: expected the name of a weight: merge adapters and remove pruning before saving")
+    return weights
 
 
 def check_complete(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], pooler: bool) -> None:

@@ -117,6 +117,28 @@ def test_dynamic_quantization(cls: Any) -> None:
     assert float(error) < 0.1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["qint8", "float16", "words"])
+def test_a_quantised_model_is_not_saved(kind: str, tmp_path: Path) -> None:
+    """Seen red: "zero_point: expected a tensor of floats, got torch.int64", and an AttributeError."""
+    model = small(dtype=np.float32)
+    what: Any = {Linear}
+    if kind == "words":
+        what = {Embedding: torch.ao.quantization.float_qparams_weight_only_qconfig}
+    dtype = torch.quint8 if kind == "words" else getattr(torch, kind)
+    quantised: Any = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), what, dtype=dtype)
+    name = "embeddings.word_embeddings" if kind == "words" else "encoder.layers.0.self_attn.self_attn.q_proj"
+    expected = f"^ernie_m.{name}: expected floating-point weights, got a quantised module: save the model"
+    for call in (
+        lambda: quantised.save_pretrained(tmp_path / "new"),
+        lambda: model.save_pretrained(tmp_path / "new", state_dict=quantised.state_dict()),
+        quantised.to_reference,
+    ):
+        with pytest.raises(TypeError, match=expected):
+            call()
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_new_parameter_in_place_of_a_weight_is_trained() -> None:
     model = small()
     model.ernie_m.encoder.layers[0].linear1.weight = Parameter(torch.zeros(40, 32, dtype=torch.float64))
