@@ -1,4 +1,5 @@
-"""The arguments of tasks, validated: one text or a list of them, and how many results are wanted."""
+"""The arguments of tasks, validated: one text or a list of them, and how many results are wanted; and the numbers that
+their models return."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ernie_m.tokenizer.piece_model import check_unicode
+
+from ..array import Array
 
 
 def listed(name: str, texts: Any, names: Sequence[str] | None = None) -> list[str]:
@@ -73,3 +76,11 @@ def at_least_one(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
     return int(value)
+
+
+def finite(values: Array) -> Array:
+    """Return `values`, outputs of a model. Raises ValueError for nan and inf, which would look like an answer."""
+    wrong = values[~np.isfinite(values)]
+    if wrong.size:
+        raise ValueError(f"model: expected finite outputs, got {wrong[0]}; its weights are damaged, or too large")
+    return values

@@ -29,7 +29,7 @@ from ..checkpoint.names import file_name
 from ..groups import TOKENS as TOKENS
 from ..groups import batches as batches
 from ..training.retrieval import normalised
-from .arguments import at_least_one, several, true_or_false
+from .arguments import at_least_one, finite, several, true_or_false
 from .backends import NUMPY, POOLINGS, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts, window_starts
 from .recorded import ONE_AT_A_TIME, Centre, Recorded, choose_layer, read_recorded
@@ -251,7 +251,5 @@ class Encoder:
 
     def _finished(self, vectors: Array, means: Array | None) -> Array:  # (n, E), (n, E) or (E,) -> (n, E)
         """The vectors, centred and normalised if that is wanted. Raises ValueError for nan or inf."""
-        if not np.isfinite(vectors).all():
-            raise ValueError("model: expected finite vectors, got nan or inf; its weights may be damaged")
-        centred = vectors if means is None else vectors - means
+        centred = finite(vectors) if means is None else finite(vectors) - means
         return normalised(centred) if self.normalize else centred

@@ -27,7 +27,7 @@ from ..heads import ErnieMForMultipleChoice
 from ..model import ErnieMModel
 from ..padding import pad_ids
 from ..training.rows import RowEncoder, visible
-from .arguments import at_least_one
+from .arguments import at_least_one, finite
 from .backends import NUMPY, check_backend, load
 
 # Those fields of an output that are numbers for each row.
@@ -108,7 +108,7 @@ class Task:
 
         They are (C,) for a head on whole rows, (1,) for multiple choice, (S, C) or (S,) for one on tokens, in the
         model's dtype, at least float32; equal rows share their arrays. Raises ValueError in `train()` mode, and
-        for nan.
+        for nan and inf.
         """
         if self.is_torch and self.model.training:
             raise ValueError("model: expected one in eval() mode, got one in train() mode")
@@ -121,10 +121,9 @@ class Task:
                 # Heads on tokens have an axis that is as long as the longest row.
                 on_tokens = {name for name, x in outputs.items() if name != "logits" or x.ndim == 3}
                 found[row] = {
-                    name: (x[b, : len(row)] if name in on_tokens else x[b]).copy() for name, x in outputs.items()
+                    name: finite(x[b, : len(row)] if name in on_tokens else x[b]).copy()
+                    for name, x in outputs.items()
                 }
-                if any(np.isnan(x).any() for x in found[row].values()):
-                    raise ValueError("model: expected numbers, got nan among its outputs; its weights may be damaged")
             if self.progress is not None:
                 self.progress(len(found), len(distinct))
         return [found[tuple(row)] for row in rows]

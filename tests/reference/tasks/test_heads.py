@@ -267,10 +267,12 @@ def test_one_text_or_a_list_gives_one_result_or_a_list() -> None:
     assert task(Chooser).choose(["a"], [["b", "c"]]) == [task(Chooser).choose("a", ["b", "c"])]
 
 
-def damaged(job: Any) -> Any:
+def damaged(job: Any, value: float = np.nan) -> Any:
     """The job with a weight that is not a number, which would look as if nothing were found."""
     arrays = flatten(job.model.parameters)
-    arrays["head.classifier.bias"] = np.full_like(arrays["head.classifier.bias"], np.nan)
+    for name in arrays:
+        if name.startswith("head.") and name.endswith("bias"):
+            arrays[name] = np.full_like(arrays[name], value)
     return type(job)(job.head(job.config, unflatten(arrays)), TOKENIZER)
 
 
@@ -295,7 +297,11 @@ ERRORS: list[tuple[Any, Callable[[Any], Any], Any, str]] = [
     (Tagger, lambda job: Tagger(job.model, TOKENIZER, progress=3), TypeError, "progress: expected a function .* 3"),
     (Answerer, lambda job: job.answer("a", "b", no_answer="no"), TypeError, "no_answer: expected True or False, got"),
     (Classifier, lambda job: job.zero_shot("a", ["b"], multi_label=2), TypeError, "multi_label: expected True or Fal"),
-    (Tagger, lambda job: damaged(job).tag("a"), ValueError, "model: expected numbers, got nan among its outputs"),
+    (Tagger, lambda job: damaged(job).tag("a"), ValueError, "^model: expected finite outputs, got nan; its weights"),
+    (Tagger, lambda job: damaged(job, np.inf).tag("a"), ValueError, "^model: expected finite outputs, got inf; its"),
+    (Classifier, lambda job: damaged(job, -np.inf).classify("a"), ValueError, "^model: .*finite outputs, got -inf;"),
+    (Answerer, lambda job: damaged(job, np.inf).answer("a", "b"), ValueError, "^model: .*finite outputs, got inf;"),
+    (Chooser, lambda job: damaged(job, np.inf).choose("a", ["b"]), ValueError, "^model: .*finite outputs, got inf;"),
     (Classifier, lambda job: job.classify("a", top_k=0), ValueError, "top_k: expected at least 1, got 0"),
     (Classifier, lambda job: job.classify(["a"], []), ValueError, "texts, pairs: expected lists of equal length"),
     (Classifier, lambda job: job.zero_shot("a", []), ValueError, "labels: expected at least one text, got none"),
