@@ -29,7 +29,7 @@ from .normal import EXPONENT as EXPONENT
 from .normal import normal_cdf, normal_density, scaled_tail
 from .runtime.arguments import check_floats, check_shape
 from .runtime.derivative import refuse_second_derivatives, with_derivative
-from .runtime.dispatch import runs_triton, wants_plain
+from .runtime.dispatch import exports_onnx, runs_triton, wants_plain
 from .runtime.dtypes import TRITON_TYPES, name_of, widen
 from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
@@ -111,7 +111,9 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def _gelu(z: Tensor) -> Tensor:
-    """z Φ(z). Clamping z where Φ(z) is 0 avoids inf · 0."""
+    """z Φ(z). Clamping z where Φ(z) is 0 avoids inf · 0. ONNX has no erfc, so its tail is that of 1 + erf."""
+    if exports_onnx():
+        return torch.nn.functional.gelu(z)
     c = z.clamp(min=-TAIL_END)
     return normal_cdf(c if z.dtype == torch.float32 else c.clamp(max=TAIL_END)).mul_(c)
 

@@ -115,7 +115,7 @@ def _(
 
 def plain_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm of a float32 or float64 `x`, at least as precise as gamma and beta. Returns y, mean and rstd."""
-    y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+    y, mean, rstd = torch.native_layer_norm(x, gamma.shape, gamma, beta, eps)
     return y, mean.squeeze(-1), rstd.squeeze(-1)
 
 

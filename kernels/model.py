@@ -36,7 +36,15 @@ from .layouts import Packed, pack, rows_of_first_tokens
 from .outputs import ModelOutput
 from .pretrained import PretrainedModel, initialise
 from .runtime.arguments import check_range
-from .runtime.dispatch import autocasts, eager_on_cpu, runs_triton, should_validate, transformed, without_values
+from .runtime.dispatch import (
+    autocasts,
+    eager_on_cpu,
+    exports_onnx,
+    runs_triton,
+    should_validate,
+    transformed,
+    without_values,
+)
 from .runtime.modules import all_untouched, untouched
 from .self_attention import Attention, SelfAttention
 from .trace import tracing
@@ -202,9 +210,9 @@ class ErnieMModel(PretrainedModel):
         return ModelOutput(x, None if self.pooler is None else self.pooler(rows_of_first_tokens(x, cu_seqlens)))
 
     def _is_plain(self, like: Tensor, differentiates: bool) -> bool:
-        """Whether to compute in plain torch: where no kernel runs, under the transforms of `torch.func`, and for a
-        trace of a training step, which records every value."""
-        return transformed() or not runs_triton(like) or (differentiates and tracing())
+        """Whether to compute in plain torch: where no kernel runs, under the transforms of `torch.func`, for ONNX, and
+        for a trace of a training step, which records every value."""
+        return transformed() or not runs_triton(like) or exports_onnx() or (differentiates and tracing())
 
     def _differentiates(self, like: Tensor, vectors: Tensor | None) -> bool:
         """Whether a gradient may be asked for.

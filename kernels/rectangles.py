@@ -211,7 +211,7 @@ def padded_attention(
     `mask` as in `Padded`; a row that may attend to nothing is 0. `drop` is applied to the probabilities.
     """
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, S, D)
-    scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).mT)
+    scores = record(f"{name}.scores", (widen(q) / math.sqrt(q.shape[-1])) @ widen(k).transpose(-1, -2))
     if mask is None:
         probs = scores.softmax(dim=-1)
     elif mask.dtype == torch.bool:

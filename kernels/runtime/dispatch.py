@@ -53,6 +53,11 @@ def without_values(*tensors: Any) -> bool:
     return recorded or any(isinstance(x, Tensor) and (isinstance(x, FakeTensor) or x.is_meta) for x in tensors)
 
 
+def exports_onnx() -> bool:
+    """Whether a model is traced by `torch.onnx.export(..., dynamo=False)`, which knows torch's operations alone."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for the device of `x`; the meta device has none."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
