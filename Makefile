@@ -83,6 +83,7 @@ experiment: $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/data $(STAMPS)/plots
 lint: $(STAMPS)/package $(STAMPS)/tools
 	@echo "== ruff: every Python file here"
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
 	@echo "== mypy: the installed rooms ($(ROOMS))"
 	@$(BIN)/python -m mypy $(ROOMS:%=-p ernie_m.%)
 

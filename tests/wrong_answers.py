@@ -69,9 +69,7 @@ def softmax_backward_diagonal(dy: Array, probs: Array) -> Array:
     return dy * probs * (1 - probs)
 
 
-def layer_norm_backward_constants(
-    dy: Array, x: Array, gamma: Array, eps: float
-) -> tuple[Array, Array, Array]:
+def layer_norm_backward_constants(dy: Array, x: Array, gamma: Array, eps: float) -> tuple[Array, Array, Array]:
     centred = x - x.mean(axis=-1, keepdims=True)
     s = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps)
     return dy * gamma / s, (dy * centred / s).sum(axis=0), dy.sum(axis=0)

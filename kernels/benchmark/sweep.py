@@ -146,9 +146,7 @@ class Tried:
         return row | {"difference": self.difference, "verdict": self.verdict}
 
 
-def sweep(
-    cases: Sequence[Case], runs: int, timer: Timer = time_calls, device: str = "cuda"
-) -> Iterator[list[Tried]]:
+def sweep(cases: Sequence[Case], runs: int, timer: Timer = time_calls, device: str = "cuda") -> Iterator[list[Tried]]:
     """Sweep each choice that our first competitor of each case makes; yields what was tried, round by round."""
     for case in cases:
         yield from _sweep_of(case, runs, timer, device)

@@ -194,9 +194,7 @@ FAMILIES = {
     "embed_vjp": _rows(_embedding_vjp, None, None),
     # The interpreter takes 20 ms for the bits of a program.
     "dropout_vjp": _rows(_dropped(drawn_rows(dy=2)), None, FEW),
-    "dropped_layer_norm_vjp": _rows(
-        _dropped(drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0)), None, None
-    ),
+    "dropped_layer_norm_vjp": _rows(_dropped(drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0)), None, None),
     "packed_attention": _sequences(packed, 3, lambda inputs, rows: own_tokens(inputs, rows, "qkv")),
     "first_token_attention": _sequences(first, 2, own_sequences),
     "group_attention": _sequences(groups, 3, own_groups, GROUPS),

@@ -40,9 +40,7 @@ def draw_seed(draw: Any) -> int:
     return int(draw(st.integers(0, 99)))
 
 
-def loss_vjp(
-    normal: Normal, rows: int, words: int, width: int, spread: float = 1.0, d_loss: float = 1.0
-) -> Inputs:
+def loss_vjp(normal: Normal, rows: int, words: int, width: int, spread: float = 1.0, d_loss: float = 1.0) -> Inputs:
     """Inputs at given sizes, whose logits have about this standard deviation. Every third row has no label.
 
     Labels are drawn as the logits predict, so that p − 1, which is rounded, is not about -1 in every row.

@@ -91,7 +91,5 @@ def pairs(found: Iterable[Text], from_arguments: bool) -> Iterator[tuple[str, st
 
 def shown(sentence: str, translation: str, aligned: list[AlignedPair]) -> list[str]:
     """For people."""
-    rows = [
-        (sentence[slice(*one.source)], translation[slice(*one.target)], f"{one.score:.3f}") for one in aligned
-    ]
+    rows = [(sentence[slice(*one.source)], translation[slice(*one.target)], f"{one.score:.3f}") for one in aligned]
     return [sentence, translation, *lines_of(rows), ""]

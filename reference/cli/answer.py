@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     add_option = parser.add_argument
     add_option("--question", metavar="TEXT", required=True, help="what to ask of each text")
     add_option("--top-k", metavar="N", type=positive, default=1, help="answers per text (default: %(default)s)")
-    add_option("--no-answer", action="store_true", help="allow \"no answer\" as an answer")
+    add_option("--no-answer", action="store_true", help='allow "no answer" as an answer')
     longest = "maximum length of an answer, in tokens (default: %(default)s)"
     add_option("--longest", metavar="N", type=positive, default=15, help=longest)
     add_running(parser)

@@ -40,9 +40,7 @@ class Answerer(Task):
         self, questions: Sequence[str], contexts: Sequence[str], top_k: int = ..., no_answer: bool = ...,
         longest: int = ...,
     ) -> list[list[Answer]]: ...  # fmt: skip
-    def answer(
-        self, questions: Any, contexts: Any, top_k: int = 1, no_answer: bool = False, longest: int = 15
-    ) -> Any:
+    def answer(self, questions: Any, contexts: Any, top_k: int = 1, no_answer: bool = False, longest: int = 15) -> Any:
         """The `top_k` best answers to each question in the context of the same place, the best first.
 
         no_answer: whether to allow "no answer" as an answer. longest: the maximum length of an answer, in tokens. There

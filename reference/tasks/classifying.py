@@ -71,9 +71,7 @@ class Classifier(FittingTask):
     def zero_shot(
         self, texts: Sequence[str], labels: Sequence[str], template: str = ..., multi_label: bool = ...
     ) -> list[list[Label]]: ...
-    def zero_shot(
-        self, texts: Any, labels: Sequence[str], template: str = TEMPLATE, multi_label: bool = False
-    ) -> Any:
+    def zero_shot(self, texts: Any, labels: Sequence[str], template: str = TEMPLATE, multi_label: bool = False) -> Any:
         """All of the labels for each text, the most probable first.
 
         template: what is asked to follow from the text, with {} for the label; only the text is ever cut or windowed.

@@ -1,5 +1,7 @@
 """Texts, or pairs of texts, as rows that fit the model, by a policy for long ones (see `long_texts`).
 
+What these two policies do to a pair:
+
     truncate      a pair's longer text loses its end first, or, where the second must stay whole, only the first does
     window-mean   windows of a pair's longer text, or of its first, each with all of the other
 """

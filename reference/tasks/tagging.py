@@ -55,9 +55,7 @@ class Tagger(Task):
         room = encoder.longest - 2
         starts = [windows(len(text), room) for text in found]
         rows = [
-            encoder.row(text.part(start, start + room), None, i)
-            for i, text in enumerate(found)
-            for start in starts[i]
+            encoder.row(text.part(start, start + room), None, i) for i, text in enumerate(found) for start in starts[i]
         ]
         scores: list[list[Array]] = [[] for _ in texts]
         for row, output in zip(rows, self.outputs([row.choices[0] for row in rows]), strict=True):

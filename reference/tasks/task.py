@@ -121,8 +121,7 @@ class Task:
                 # Heads on tokens have an axis that is as long as the longest row.
                 on_tokens = {name for name, x in outputs.items() if name != "logits" or x.ndim == 3}
                 found[row] = {
-                    name: finite(x[b, : len(row)] if name in on_tokens else x[b]).copy()
-                    for name, x in outputs.items()
+                    name: finite(x[b, : len(row)] if name in on_tokens else x[b]).copy() for name, x in outputs.items()
                 }
             if self.progress is not None:
                 self.progress(len(found), len(distinct))

@@ -173,9 +173,7 @@ class _Writer:
     tokens: int = 0
     pending: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def file(
-        self, file: str | os.PathLike[str], tokenizer: ErnieMTokenizer, progress: Callable[[int], None]
-    ) -> None:
+    def file(self, file: str | os.PathLike[str], tokenizer: ErnieMTokenizer, progress: Callable[[int], None]) -> None:
         """Tokenise a file and append its texts."""
         before, segments = self.tokens, read_segments(file)
         while batch := list(islice(segments, BATCH)):

@@ -188,9 +188,7 @@ def test_from_pretrained_reads_what_the_reference_reads(cls: Any, dtype: torch.d
     assert all(torch.equal(again[name], torch.tensor(array)) for name, array in twin.state_dict().items())
 
 
-def test_a_model_without_a_pooler_is_saved_without_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_without_a_pooler_is_saved_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It loads with a new pooler; the reference's model, which has one, cannot be made of it. Seen red: not saved."""
     whole = pair(dtype=np.float32)[1]
     model = type(whole)(whole.config, add_pooling_layer=False)

@@ -135,9 +135,7 @@ def test_solution_is_right(checking: ModuleType, source: str, exercise: str) -> 
 
 
 @pytest.mark.parametrize("source", NOTEBOOK)
-def test_stubs_are_reported_as_not_written(
-    checking: ModuleType, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
+def test_stubs_are_reported_as_not_written(checking: ModuleType, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """Runs the notebook itself and records its calls to `answer`."""
     kept: list[tuple[str, Callable[..., Any], str]] = []
     monkeypatch.setattr(checking, "answer", lambda name, stub, arrays="torch": kept.append((name, stub, arrays)))

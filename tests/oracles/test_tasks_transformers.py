@@ -85,9 +85,7 @@ def test_classify_equals_the_pipeline(directory: Path, text: str, pair: str | No
     expected = theirs([{"text": text, "text_pair": pair}] if pair is not None else [text], **options)[0]
     found = quietly(lambda: Classifier(model, TOKENIZER).classify(text, pair, top_k=None))
     assert [label.label for label in found] == [label["label"] for label in expected]
-    np.testing.assert_allclose(
-        *([x.score for x in found], [x["score"] for x in expected]), rtol=BOUND, atol=BOUND
-    )
+    np.testing.assert_allclose(*([x.score for x in found], [x["score"] for x in expected]), rtol=BOUND, atol=BOUND)
 
 
 @settings(max_examples=30)

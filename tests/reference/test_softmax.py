@@ -70,9 +70,7 @@ def test_a_mask_of_integers_is_refused(dtype: type) -> None:
     """Seen red: 0 and 1 were added to the scores, so that everything was attended to."""
     scores = np.zeros((1, 2, 2), np.float32)
     for call in (lambda mask: softmax(scores, mask), lambda mask: attention(scores, scores, scores, mask)):
-        with pytest.raises(
-            TypeError, match=r"^mask: expected booleans, or floating point .*, got u?int"
-        ):
+        with pytest.raises(TypeError, match=r"^mask: expected booleans, or floating point .*, got u?int"):
             call(np.array([[1, 0], [1, 1]], dtype))
 
 

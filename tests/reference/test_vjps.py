@@ -324,9 +324,7 @@ VJPS: dict[str, Callable[[Any], Any]] = {
     "softmax": lambda a: ernie.softmax_vjp(a(3, 4), a(3, 4)),
     "layer_norm": lambda a: ernie.layer_norm_vjp(a(3, 4), a(3, 4), a(4), EPS),
     "add_layer_norm": lambda a: ernie.add_layer_norm_vjp(a(3, 4), a(3, 4), a(4), a(3, 4), a(4), EPS),
-    "dropped_layer_norm": lambda a: ernie.dropped_layer_norm_vjp(
-        a(3, 4), a(3, 4), a(4), a(3, 4), a(4), EPS, 0.5, 1
-    ),
+    "dropped_layer_norm": lambda a: ernie.dropped_layer_norm_vjp(a(3, 4), a(3, 4), a(4), a(3, 4), a(4), EPS, 0.5, 1),
     "bias_gelu": lambda a: ernie.bias_gelu_vjp(a(3, 4), a(3, 4), a(4)),
     "attention": lambda a: ernie.attention_vjp(a(2, 3, 4), a(2, 3, 4), a(2, 3, 4), a(2, 3, 4)),
     "packed_attention": lambda a: ernie.packed_attention_vjp(a(3, 2, 4), a(3, 3, 2, 4), np.array([0, 1, 3])),

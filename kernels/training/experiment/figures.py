@@ -192,4 +192,3 @@ def paired(first: Array, second: Array) -> dict[str, float]:  # (seeds,) x 2
     half = float(t.ppf(0.975, n - 1)) * float(difference.std(ddof=1)) / np.sqrt(n)
     mean = float(difference.mean())
     return {"difference": mean, "low": mean - half, "high": mean + half}
-

@@ -153,5 +153,3 @@ def spent(directory: Path) -> Iterator[None]:
 def say(text: str) -> None:
     """A line on standard error."""
     print(text, file=sys.stderr, flush=True)
-
-

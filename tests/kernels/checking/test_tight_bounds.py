@@ -150,9 +150,7 @@ def dropping(normal: Callable[..., Array]) -> Inputs:
     return {"x": x, "bias": bias, "residual": residual, "gamma": normal(COLUMNS), "eps": 1e-5, **DROPOUT}
 
 
-def dropped_terms(
-    dy: Array, x: Array, bias: Array, residual: Array, gamma: Array, eps: float, **more: Any
-) -> Array:
+def dropped_terms(dy: Array, x: Array, bias: Array, residual: Array, gamma: Array, eps: float, **more: Any) -> Array:
     """As `norm_terms`, with additions in units of the sum: of x and the bias, and of what is kept and the residual."""
     kept = reference.dropout(x + bias, **more)
     z = kept + residual

@@ -129,9 +129,7 @@ def corpus(folder: Path) -> Path:
     TOKENIZER.save_pretrained(folder / "tokenizer")
     (folder / "jobs").mkdir()
     texts = [(name, text) for row in segments(30, seed=9) for name, text in row.items()]
-    labelled = [
-        {"text": text, "label": MODULES[i % 2], "language": name} for i, (name, text) in enumerate(texts)
-    ]
+    labelled = [{"text": text, "label": MODULES[i % 2], "language": name} for i, (name, text) in enumerate(texts)]
     write_jsonl(folder / "jobs" / "module.train.jsonl", [row for row in labelled if row["language"] == "en"])
     write_jsonl(folder / "jobs" / "module.test.jsonl", labelled)
     return folder

@@ -18,9 +18,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read(path) == [{"step": 1, "loss": 2.5, "seconds": 0.5}]
 
 
-def test_a_plot_that_cannot_be_written_is_told_and_no_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plot_that_cannot_be_written_is_told_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "log.png").mkdir()
     log = Log(tmp_path, 0, 6)

@@ -70,9 +70,7 @@ def test_heads_print_what_the_tasks_return(
         same_as_the_tasks(checkpoints, backend, lines(tmp_path / "texts.txt", TEXTS), capsys)
 
 
-def same_as_the_tasks(
-    checkpoints: dict[str, str], backend: str, file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def same_as_the_tasks(checkpoints: dict[str, str], backend: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command's lines, and what its task returns."""
     options = {"backend": backend}
     tagged = Tagger.from_pretrained(checkpoints["tag"], **options).tag(TEXTS)
@@ -107,9 +105,7 @@ def rounded(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_heads_show_texts_to_people(
-    name: str, checkpoints: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_heads_show_texts_to_people(name: str, checkpoints: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal, or if asked."""
     text = "The cat sleeps on the sofa."
     command = [name, "--model", checkpoints[name], *HEADS[name][2], "--format", "text", text]

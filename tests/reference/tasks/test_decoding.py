@@ -214,9 +214,7 @@ def test_spans_of_windows_are_those_of_the_whole_text_that_fit_into_one(n: int, 
         spans = spans_in(offsets[part], sides[part], starts[part], ends[part], 0.5)
         windows.append(((begin, min(n, begin + size)), spans))
     whole = spans_in(offsets, sides, starts, ends, 0.5)
-    expected = {
-        (s, e): p for (s, e), p in whole.items() if any(begin <= s and e <= begin + size for begin in begins)
-    }
+    expected = {(s, e): p for (s, e), p in whole.items() if any(begin <= s and e <= begin + size for begin in begins)}
     assert list(merge_windows(windows).items()) == sorted(expected.items())
 
 

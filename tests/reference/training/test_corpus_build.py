@@ -106,9 +106,7 @@ def test_the_tokenizer_loads_and_was_trained_on_training_text_alone(
     assert all(row["unknown"] < 0.01 for row in report["tokenizer"]["train"].values())
 
 
-def test_training_finds_its_texts_tokenised(
-    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_finds_its_texts_tokenised(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the recipe's length and the new tokenizer, they are copied; with another length, tokenised again."""
     assert run("--from", packages, "--languages", "zh", "de", "--out", tmp_path) == 0
     tokenizer = ErnieMTokenizer.from_pretrained(tmp_path / "tokenizer")

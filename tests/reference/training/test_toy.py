@@ -66,6 +66,7 @@ def learn(objective: str, seed: int) -> ErnieMForMaskedLM:
         initializer_range=0.05,
     )
     rng, known = np.random.default_rng(seed + 1), sentences(seed)[0]
+
     def batches() -> Iterator[dict[str, Array]]:
         while True:
             chosen = [known[i] for i in rng.integers(0, len(known), BATCH)]
