@@ -15,7 +15,7 @@ Twin: `group_attention_vjp` in reference/attention_groups.py.
 
 from __future__ import annotations
 
-from .attention_backward import LOG2E, add_to_queries, load_rows, store_rows
+from .attention_backward import LOG2E, add_to_queries, load_rows, load_statistics, store_rows
 from .runtime.optional_triton import tl, triton
 
 
@@ -33,9 +33,9 @@ def group_bounds(groups, i_group, T):
 
 @triton.jit
 def group_keys_kernel(
-    d_context, qkv, groups, lse, delta, d_qkv, T, scale, BLOCKS,
+    d_context, qkv, groups, stats, d_qkv, T, scale, BLOCKS,
     H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # (T, H, D), (T, 3, H, D), (G, 5), (H, T) x 2 -> (T, 3, H, D)  # fmt: skip
+):  # (T, H, D), (T, 3, H, D), (G, 5), (2, H, T) -> (T, 3, H, D)  # fmt: skip
     """dk and dv of one block of one group's keys, in one head; `scale` is 1/√D."""
     i_block = tl.program_id(0) % BLOCKS
     i_row = tl.program_id(0) // BLOCKS
@@ -59,9 +59,7 @@ def group_keys_kernel(
             m_m = o_m < n
             b_q = load_rows(p_q, o_m, m_m, STRIDE, D)
             b_dy = load_rows(p_dy, o_m, m_m, H * D, D)
-            # Past the end, exp2(0 − inf) = 0.
-            b_lse = tl.load(lse + o_stats + o_m, mask=m_m, other=float("inf")) * LOG2E
-            b_delta = tl.load(delta + o_stats + o_m, mask=m_m, other=0.0)
+            b_lse, b_delta = load_statistics(stats + o_stats, tl.cast(T, tl.int64) * H, o_m, m_m)
             scores = tl.dot(b_k, tl.trans(b_q), input_precision="ieee")  # (BN, BM)
             probs = tl.math.exp2(scores * (scale * LOG2E) - b_lse[None, :])
             d_probs = tl.dot(b_v, tl.trans(b_dy), input_precision="ieee")
@@ -74,9 +72,9 @@ def group_keys_kernel(
 
 @triton.jit
 def group_queries_kernel(
-    d_context, qkv, groups, lse, delta, d_qkv, T, scale, BLOCKS,
+    d_context, qkv, groups, stats, d_qkv, T, scale, BLOCKS,
     H: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # (T, H, D), (T, 3, H, D), (G, 5), (H, T) x 2 -> (T, 3, H, D)  # fmt: skip
+):  # (T, H, D), (T, 3, H, D), (G, 5), (2, H, T) -> (T, 3, H, D)  # fmt: skip
     """dq of one block of one group's queries, in one head, and dk and dv of those that see themselves."""
     i_block = tl.program_id(0) % BLOCKS
     i_row = tl.program_id(0) // BLOCKS
@@ -92,8 +90,8 @@ def group_queries_kernel(
         b_q = load_rows(p_q, o_m, m_m, STRIDE, D)
         b_dy = load_rows(d_context + i_head * D, o_m, m_m, H * D, D)
         o_stats = i_head.to(tl.int64) * T + o_m
-        b_lse = tl.load(lse + o_stats, mask=m_m, other=0.0) * LOG2E
-        b_delta = tl.load(delta + o_stats, mask=m_m, other=0.0)
+        b_lse = tl.load(stats + o_stats, mask=m_m, other=0.0)
+        b_delta = tl.load(stats + tl.cast(T, tl.int64) * H + o_stats, mask=m_m, other=0.0)
         p_k = p_q + H * D + k0.to(tl.int64) * STRIDE + o_n[:, None] * STRIDE + tl.arange(0, D)[None, :]
         dq = tl.zeros((BM, D), tl.float32)
         whole = n // BN * BN

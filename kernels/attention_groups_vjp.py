@@ -30,7 +30,7 @@ from .sequences import HEAD_SIZES
 def variants_backward(target: str) -> Iterator[Variant]:
     """The kernels for 12 heads of 64 (base) and 16 of 64 (large)."""
     for dtype, kind in TRITON_TYPES.items():
-        signature = {"d_context": f"*{kind}", "qkv": f"*{kind}", "groups": "*i32", "lse": "*fp32", "delta": "*fp32"}
+        signature = {"d_context": f"*{kind}", "qkv": f"*{kind}", "groups": "*i32", "stats": "*fp32"}
         signature |= {"d_qkv": f"*{kind}", "T": "i32", "scale": "fp32", "BLOCKS": "i32"}
         parts = (
             ("dk dv", group_keys_kernel, keys_configuration(target, dtype, 64)),
@@ -51,17 +51,17 @@ def _group_attention_vjp(
     d_context, qkv, groups, context, lse = (x.contiguous() for x in given)
     T, _, H, D = qkv.shape
     # Rows that are no key, of a group or of themselves, have a gradient of 0.
-    d_qkv, delta, target = torch.zeros_like(qkv), torch.empty_like(lse), target_of(qkv.device)
+    d_qkv, stats, target = torch.zeros_like(qkv), lse.new_empty(2, H, T), target_of(qkv.device)
     if not (T and len(groups)):
         return d_qkv
     grid = (-(-T // DELTA_ROWS) * H,)
-    launch(delta_kernel, grid, qkv, d_context, context, delta, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
+    launch(delta_kernel, grid, qkv, d_context, context, lse, stats, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
     for kernel, sizes, size in (
         (group_keys_kernel, keys_configuration(target, qkv.dtype, D), "BN"),
         (group_queries_kernel, queries_configuration(target, qkv.dtype, D), "BM"),
     ):
         BLOCKS = max(-(-longest // sizes.blocks[size]), 1)
-        arguments = (d_context, qkv, groups, lse, delta, d_qkv, T, 1.0 / math.sqrt(D), BLOCKS)
+        arguments = (d_context, qkv, groups, stats, d_qkv, T, 1.0 / math.sqrt(D), BLOCKS)
         grid = (len(groups) * H * BLOCKS,)
         launch(kernel, grid, qkv, *arguments, H=H, D=D, **sizes.blocks, **sizes.options)
     return d_qkv

@@ -62,7 +62,7 @@ def variants_backward(target: str) -> Iterator[Variant]:
     for dtype, kind in TRITON_TYPES.items():
         for H, D in ((12, 64), (16, 64), (12, 128)):
             tensors = {"d_context": f"*{kind}", "qkv": f"*{kind}", "cu_seqlens": "*i32"}
-            stats = {"lse": "*fp32", "delta": "*fp32", "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"}
+            stats = {"stats": "*fp32", "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"}
             short = short_configuration(dtype, D)
             for drop in (False, True) if (H, D, dtype) == (12, 64, torch.bfloat16) else (False,):
                 keys, queries = (f(target, dtype, D, drop) for f in (keys_configuration, queries_configuration))
@@ -113,17 +113,17 @@ def packed_attention_backward(
         given = (d_context, qkv, cu_seqlens, d_qkv, seed, tokens, T, scale, *threshold_and_scale(p))
         launch(short_kernel, (B * H,), qkv, *given, H=H, D=D, **short.blocks, DROP=seed is not None, **short.options)
         return d_qkv
-    delta = torch.empty_like(lse)
+    stats = lse.new_empty(2, H, T)
     grid = (-(-T // DELTA_ROWS) * H,)
-    launch(delta_kernel, grid, qkv, d_context, context, delta, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
+    launch(delta_kernel, grid, qkv, d_context, context, lse, stats, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
     if d_lse is not None:
-        delta -= d_lse
+        stats[1] -= d_lse
     for kernel, chosen, size in (
         (keys_kernel, keys_configuration(target, qkv.dtype, D, seed is not None), "BN"),
         (queries_kernel, queries_configuration(target, qkv.dtype, D, seed is not None), "BM"),
     ):
         blocks = max(-(-max_seqlen // chosen.blocks[size]), 1)
-        arguments = (d_context, qkv, cu_seqlens, lse, delta, d_qkv, seed, tokens, T, scale, blocks)
+        arguments = (d_context, qkv, cu_seqlens, stats, d_qkv, seed, tokens, T, scale, blocks)
         constants = {"H": H, "D": D, **chosen.blocks, "DROP": seed is not None, **chosen.options}
         launch(kernel, (B * H * blocks,), qkv, *arguments, *threshold_and_scale(p), **constants)
     return d_qkv

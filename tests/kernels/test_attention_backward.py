@@ -270,7 +270,7 @@ def test_sequences_longer_than_promised_get_nan() -> None:
 # Which kernel, what is changed in it, and into what.
 FAULTS = {
     "δ left out": ("queries_kernel", "probs * (d_probs - b_delta[:, None])", "probs * d_probs"),
-    "δ of the next head": ("delta_kernel", "delta + i_head.to(tl.int64) * T", "delta + ((i_head + 1) % H) * T"),
+    "δ of the next head": ("delta_kernel", "tl.int64) * H + o_stats", "tl.int64) * H + (o_stats + T) % (H * T)"),
     "the scale twice": ("keys_kernel", "dk * scale", "dk * scale * scale"),
     "a key of the next sequence": ("queries_kernel", "m_n = whole + o_n < n", "m_n = whole + o_n < n + 1"),
     "the last keys not masked in the short form": (

@@ -134,13 +134,13 @@ GOOD = {
 GELU = {"operation": "bias_gelu", "label": "F=3072", "loop": False, "tensor_cores": {}, "instructions_per": 28.0}
 SLOPE = {**GELU, "operation": "bias_gelu_vjp", "loop": True, "instructions_per": 40.0}
 ROW = {"operation": "add_layer_norm", "label": "E=768", "loop": False, "instructions_per": 500.0, "per": "row"}
-KEYS = {"operation": "packed_attention_vjp", "label": "H=12 D=64 dk dv", "instructions_per": 13.0}
+KEYS = {"operation": "packed_attention_vjp", "label": "H=12 D=64 dk dv", "instructions_per": 11.0}
 DROPPING = {**KEYS, "label": "H=12 D=64 dk dv with dropout", "instructions_per": 35.0}
 QUERIES = {**KEYS, "label": "H=12 D=64 dq", "instructions_per": 8.0}
 BACK = {**ROW, "operation": "add_layer_norm_vjp", "loop": True, "instructions_per": 900.0}
 
 
-SCORES = "at most 13 instructions per score for dk and dv, 8 for dq: 21 together"
+SCORES = "at most 11 instructions per score for dk and dv, 8 for dq: 19 together"
 DROPPED_SCORES = "with dropout, at most 35 instructions per score for dk and dv, 25 for dq: 60 together"
 
 
@@ -170,8 +170,8 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
         ({"instructions_per": 9.01}, "at most 9.0 instructions per attention score"),
         ({**GELU, "instructions_per": 28.01}, "at most 28 instructions per element of GELU"),
         ({**ROW, "instructions_per": 501.0}, "at most 500 instructions per row of LayerNorm"),
-        ({**KEYS, "instructions_per": 13.01}, SCORES),
-        ({**KEYS, "operation": "group_attention_vjp", "instructions_per": 13.01}, SCORES),
+        ({**KEYS, "instructions_per": 11.01}, SCORES),
+        ({**KEYS, "operation": "group_attention_vjp", "instructions_per": 11.01}, SCORES),
         ({**QUERIES, "operation": "group_attention_vjp", "instructions_per": 8.01}, SCORES),
         (
             {"operation": "group_attention", "label": "H=12 D=64", "instructions_per": 9.21},
