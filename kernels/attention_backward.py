@@ -55,12 +55,12 @@ def load_statistics(p, stride, o_rows, m_rows):
 
 
 @triton.jit
-def drop(x, b_bits, threshold):
-    """x, and 0 where the bits are below the threshold: of probabilities, and of their cotangents.
+def kept(b_bits, threshold, factor):
+    """What probabilities and their cotangents are multiplied by: `factor`, or 0 where the bits are below the threshold.
 
-    `keep`, 1/(1 − p), multiplies dP in the same instruction that subtracts δ, and dv at the end.
+    Bits lie in other threads than scores. Triton moves numbers with fewer instructions than truth values.
     """
-    return tl.where(b_bits < tl.cast(threshold, tl.uint32), 0.0, x)
+    return tl.where(b_bits < tl.cast(threshold, tl.uint32), 0.0, factor)
 
 
 @triton.jit
@@ -123,8 +123,9 @@ def keys_kernel(
             if DROP:
                 b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
                 b_bits = tl.trans(probability_bits(tl.load(seed), b_tokens, i_block * BN, i_head, BN))
-                weights = drop(probs, b_bits, threshold)
-                d_probs = drop(d_probs, b_bits, threshold) * keep
+                b_kept = kept(b_bits, threshold, 1.0)
+                weights = probs * b_kept
+                d_probs = d_probs * b_kept * keep
             dv = tl.dot(weights.to(b_dy.dtype), b_dy, dv, input_precision="ieee")
             d_scores = probs * (d_probs - b_delta[None, :])
             dk = tl.dot(d_scores.to(b_q.dtype), b_q, dk, input_precision="ieee")
@@ -161,7 +162,7 @@ def add_to_queries(
     probs = tl.math.exp2(scores * (scale * LOG2E) - b_lse[:, None])
     d_probs = tl.dot(b_dy, tl.trans(b_v), input_precision="ieee")
     if DROP:
-        d_probs = drop(d_probs, b_bits, threshold) * keep
+        d_probs *= kept(b_bits, threshold, keep)
     d_scores = probs * (d_probs - b_delta[:, None])
     return tl.dot(d_scores.to(b_k.dtype), b_k, dq, input_precision="ieee")
 
@@ -242,8 +243,9 @@ def short_kernel(
     if DROP:
         b_tokens = tl.load(tokens + start + o_m, mask=m_m, other=0)
         b_bits = probability_bits(tl.load(seed), b_tokens, 0, i_head, BM)
-        weights = drop(probs, b_bits, threshold)
-        d_probs = drop(d_probs, b_bits, threshold) * keep
+        b_kept = kept(b_bits, threshold, 1.0)
+        weights = probs * b_kept
+        d_probs = d_probs * b_kept * keep
     dv = tl.dot(tl.trans(weights.to(b_dy.dtype)), b_dy, input_precision="ieee")
     if DROP:
         dv *= keep

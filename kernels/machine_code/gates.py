@@ -151,9 +151,9 @@ GATES = (
         Depth.LISTING,
     ),
     Gate(
-        "with dropout, at most 35 instructions per score for dk and dv, 25 for dq: 60 together",
+        "with dropout, at most 30 instructions per score for dk and dv, 23 for dq: 53 together",
         _dropping_gradient,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= (25.0 if " dq" in row["label"] else 35.0),
+        lambda row: row["per"] == "element" and row["instructions_per"] <= (23.0 if " dq" in row["label"] else 30.0),
         Depth.LISTING,
     ),
     Gate(

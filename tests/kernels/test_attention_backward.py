@@ -303,12 +303,12 @@ FAULTS_OF_DROPOUT = {
     "the last keys' place in their block": ("queries_kernel", "b_tokens, whole, i_head", "b_tokens, 0, i_head"),
     "bits of the first head": ("short_kernel", "0, i_head, BM", "0, i_head * 0, BM"),
     "bits of a query's place in its sequence": ("keys_kernel", "tl.load(tokens + start + o_m", "tl.load(tokens + o_m"),
-    "dv of all keys": ("keys_kernel", "weights = drop(probs, b_bits, threshold)", "weights = probs"),
+    "dv of all keys": ("keys_kernel", "weights = probs * b_kept", "weights = probs"),
     "dv not divided by 1 - p": ("keys_kernel", "dv *= keep", "dv *= 1.0"),
     "dP not divided by 1 - p": (
         "queries_kernel",
-        "drop(d_probs, b_bits, threshold) * keep",
-        "drop(d_probs, b_bits, threshold)",
+        "kept(b_bits, threshold, keep)",
+        "kept(b_bits, threshold, 1.0)",
     ),
 }
 

@@ -135,13 +135,13 @@ GELU = {"operation": "bias_gelu", "label": "F=3072", "loop": False, "tensor_core
 SLOPE = {**GELU, "operation": "bias_gelu_vjp", "loop": True, "instructions_per": 40.0}
 ROW = {"operation": "add_layer_norm", "label": "E=768", "loop": False, "instructions_per": 500.0, "per": "row"}
 KEYS = {"operation": "packed_attention_vjp", "label": "H=12 D=64 dk dv", "instructions_per": 11.0}
-DROPPING = {**KEYS, "label": "H=12 D=64 dk dv with dropout", "instructions_per": 35.0}
+DROPPING = {**KEYS, "label": "H=12 D=64 dk dv with dropout", "instructions_per": 30.0}
 QUERIES = {**KEYS, "label": "H=12 D=64 dq", "instructions_per": 8.0}
 BACK = {**ROW, "operation": "add_layer_norm_vjp", "loop": True, "instructions_per": 900.0}
 
 
 SCORES = "at most 11 instructions per score for dk and dv, 8 for dq: 19 together"
-DROPPED_SCORES = "with dropout, at most 35 instructions per score for dk and dv, 25 for dq: 60 together"
+DROPPED_SCORES = "with dropout, at most 30 instructions per score for dk and dv, 23 for dq: 53 together"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_failures_of_a_good_row_is_empty(good: dict[str, Any]) -> None:
             "at most 9.2 instructions per attention score of groups",
         ),
         ({**QUERIES, "instructions_per": 8.01}, SCORES),
-        ({**DROPPING, "instructions_per": 35.01}, DROPPED_SCORES),
-        ({**DROPPING, "label": "H=12 D=64 dq with dropout", "instructions_per": 25.01}, DROPPED_SCORES),
+        ({**DROPPING, "instructions_per": 30.01}, DROPPED_SCORES),
+        ({**DROPPING, "label": "H=12 D=64 dq with dropout", "instructions_per": 23.01}, DROPPED_SCORES),
         ({**KEYS, "tensor_cores": {}}, "wgmma in attention"),
         ({**SLOPE, "instructions_per": 40.01}, "at most 40 instructions per element of GELU's gradient"),
         ({**BACK, "instructions_per": 901.0}, "at most 900 instructions per row of LayerNorm's gradient"),
