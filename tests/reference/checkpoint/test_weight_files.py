@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pathlib
 import pickle
 import tracemalloc
 import zipfile
@@ -50,7 +49,8 @@ class Hostile:
         ("torch.nn.modules.linear.Linear", lambda torch, mark: {"model": torch.nn.Linear(1, 1)}),
         ("argparse.Namespace", lambda torch, mark: {"model": {}, "args": argparse.Namespace(lr=1)}),
         ("numpy._core.multiarray.scalar", lambda torch, mark: {"state_dict": {}, "loss": np.float32(1)}),
-        (f"pathlib.{type(pathlib.Path()).__name__}", lambda torch, mark: {"w": mark}),
+        # `pathlib._local` in Python 3.13.
+        (f"{type(Path()).__module__}.{type(Path()).__name__}", lambda torch, mark: {"w": mark}),
     ],
 )
 def test_a_refused_torch_file_names_what_it_references(name: str, content: Any, tmp_path: Path) -> None:
