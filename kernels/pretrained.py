@@ -148,9 +148,9 @@ class PretrainedModel(Module):
     ) -> None:
         """Write `config.json` and `model.safetensors`, which transformers 4.40.2 and the reference can load.
 
-        If anything fails, the directory is as before. `state_dict`: weights to write in place of the model's own, such
-        as those gathered from shards; with `is_main_process=False` nothing is written. Raises FileExistsError if one of
-        the files exists, unless `overwrite`, or cannot be replaced.
+        Beside Paddle's weights and tokenizer also `tokenizer_config.json`. If anything fails, the directory is as
+        before. `state_dict`: weights to write instead of the model's, such as those gathered from shards; with
+        `is_main_process=False` nothing is written. Raises FileExistsError as the reference's does.
         """
         refuse_foreign("save_pretrained", unsupported)
         if unsupported:

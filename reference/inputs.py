@@ -233,8 +233,8 @@ def check_mask_shape(shape: Shape, batch: tuple[int, int], dtype: Any) -> None:
     kind = str(dtype).removeprefix("torch.")
     if kind != "bool" and (len(shape) == 4 or (len(shape) == 3 and "int" not in kind)):
         raise TypeError(
-            f"attention_mask: expected a {len(shape)}-D mask to be boolean, True = may attend, got {kind}; one that is "
-            "added to the scores becomes so by `mask == 0`, one of 0 and 1 by `mask == 1`"
+            f"attention_mask: expected a {len(shape)}-D mask to be boolean, True = may attend, got {kind}; "
+            "pass `mask == 0` for one that is added to the scores, `mask == 1` for one of 0 and 1"
         )
 
 

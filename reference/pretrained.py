@@ -111,8 +111,9 @@ class PretrainedModel:
     def save_pretrained(self, directory: str | PathLike[str], overwrite: bool = False) -> None:
         """Write `config.json` and `model.safetensors`, which transformers 4.40.2 can load.
 
-        If anything fails, the directory is as before. Raises FileExistsError if either file exists, unless `overwrite`,
-        or cannot be replaced, such as a directory of that name.
+        Beside Paddle's weights and tokenizer also `tokenizer_config.json`, with how texts are cut there. If anything
+        fails, the directory is as before. Raises FileExistsError if one of the files exists, unless `overwrite`, or
+        cannot be replaced, such as a directory of that name.
         """
         arrays = flatten(self.parameters)
         save_checkpoint(directory, self.config, arrays, type(self).__name__, overwrite=overwrite)

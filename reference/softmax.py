@@ -18,19 +18,21 @@ def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (
     """Probabilities over the last axis; each row sums to 1.
 
     `mask` broadcasts to `scores`. It is boolean (True = included; the others are exactly 0, and a row with nothing
-    included is all 0) or floating point (added to the scores). Raises TypeError for integers, which could mean either.
+    included is all 0) or floating point (added to the scores). The result has the dtype of
+    `scores`. Raises TypeError for a mask of integers, which could mean either.
     """
+    dtype = scores.dtype
     if mask is not None:
         if mask.dtype.kind not in "bf":
             raise TypeError(f"mask: expected booleans, or floating point to add to the scores, got {mask.dtype}")
-        added = mask.astype(scores.dtype, copy=False)
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + added
+        # A sum has the wider dtype: what a mask adds, such as -1e9, may be too large for the scores'.
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     row_max = scores.max(axis=-1, keepdims=True)
     probs = scores - np.where(row_max == -np.inf, 0.0, row_max).astype(scores.dtype)
     np.exp(probs, out=probs)
     row_sum = probs.sum(axis=-1, keepdims=True)
     probs /= np.where(row_sum == 0.0, 1.0, row_sum).astype(scores.dtype)
-    return probs
+    return probs.astype(dtype, copy=False)
 
 
 def softmax_vjp(dy: Array, scores: Array, mask: Array | None = None) -> Array:  # (..., S) x 2 -> (..., S)

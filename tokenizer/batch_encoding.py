@@ -67,7 +67,7 @@ class BatchEncoding(dict[str, Any], Alignment):
 def to_tensors(columns: dict[str, Any], kind: str | None) -> dict[str, Any]:
     """Convert columns of equally long rows to int64: "np" for NumPy, "pt" for torch; None leaves them as lists.
 
-    Python's floats, such as labels, are float64 in NumPy, and have torch's default dtype in torch, as is usual there.
+    Floats, such as labels, are float64 in NumPy, and have torch's default dtype in torch, as is usual there.
     Raises ValueError that names the first column that cannot be converted, and says why.
     """
     if kind is None:

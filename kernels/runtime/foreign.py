@@ -103,8 +103,8 @@ def check_saved(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     for name, x in weights.items():
         module, packed, _ = name.partition("._packed_params")
         if packed or (isinstance(x, Tensor) and x.is_quantized):
-            expected = "expected floating-point weights, got a quantised module: save the model that was quantised"
-            raise TypeError(f"{module}: {expected}; torch.save(model.state_dict(), file) keeps its numbers")
+            expected = "expected floating-point weights, got a quantised module: use the model from before that"
+            raise TypeError(f"{module}: {expected}; torch.save(model.state_dict(), file) keeps this one's")
     for name, x in weights.items():
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__

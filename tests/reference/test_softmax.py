@@ -80,3 +80,14 @@ def test_softmax_has_the_dtype_of_the_scores_whatever_the_masks(dtype: type) -> 
     for mask in (np.array([0.0, -1.0, -np.inf]), np.array([0, -1, -np.inf], np.float32), np.array([True, True, False])):
         found = softmax(scores, mask)
         assert found.dtype == dtype and found[2] == 0.0
+
+
+@pytest.mark.parametrize(("dtype", "mask_dtype"), [(np.float16, np.float32), (np.float32, np.float64)])
+def test_a_mask_of_a_wider_dtype_may_hold_numbers_too_large_for_the_scores(dtype: type, mask_dtype: type) -> None:
+    """Of equal scores with one number added to all, each gets an equal share. Seen red: the mask rounded to -inf."""
+    least = np.finfo(mask_dtype).min
+    mask = np.array([[0, least, 0], [least, least, least]], mask_dtype)
+    with np.errstate(over="raise", invalid="raise"):
+        found = softmax(np.zeros((2, 3), dtype), mask)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, [[0.5, 0, 0.5], [1 / 3] * 3], rtol=np.finfo(dtype).eps)
