@@ -50,39 +50,59 @@ def bias_by_row(x: Tensor, bias: Tensor) -> Tensor:
 
 
 @triton.jit
-def row_sum_kernel(x, y, E, BLOCK: tl.constexpr, STRIDE: tl.constexpr, COUNT: tl.constexpr):
+def row_sum_kernel(x, y, BLOCK: tl.constexpr, STRIDE: tl.constexpr, COUNT: tl.constexpr, PLACES: tl.constexpr):
     o_e = tl.arange(0, BLOCK)
     b_x = tl.load(x + tl.program_id(0) * STRIDE + o_e, mask=o_e < COUNT, other=0.0)
-    tl.store(y + tl.program_id(0), tl.sum(b_x, 0))
+    tl.store(y + tl.program_id(0) * PLACES, tl.sum(b_x, 0))
+
+
+def row_sums(x: Tensor, **wrong: int) -> Tensor:
+    """Right except for the constants that are given."""
+    N, E = x.shape
+    y, block = torch.empty(N, dtype=x.dtype), triton.next_power_of_2(E)
+    constants = {"STRIDE": E, "COUNT": E, "PLACES": 1, **wrong}
+    row_sum_kernel[(N,)](x, y, BLOCK=block, **constants)
+    return y
 
 
 def sum_of_the_first_row(x: Tensor) -> Tensor:
-    N, E = x.shape
-    y = torch.empty(N, dtype=x.dtype)
-    row_sum_kernel[(N,)](x, y, E, BLOCK=triton.next_power_of_2(E), STRIDE=0, COUNT=E)
-    return y
+    return row_sums(x, STRIDE=0)
 
 
 def row_sum_without_mask(x: Tensor) -> Tensor:
-    (N, E), block = x.shape, triton.next_power_of_2(x.shape[1])
-    y = torch.empty(N, dtype=x.dtype)
-    row_sum_kernel[(N,)](x, y, E, BLOCK=block, STRIDE=E, COUNT=block)
-    return y
+    return row_sums(x, COUNT=triton.next_power_of_2(x.shape[1]))
+
+
+def sums_to_place_0(x: Tensor) -> Tensor:
+    return row_sums(x, PLACES=0)
+
+
+def sums_of_rows_of_a_block(x: Tensor) -> Tensor:
+    return row_sums(x, STRIDE=triton.next_power_of_2(x.shape[1]))
 
 
 @triton.jit
-def masked_max_kernel(x, lengths, y, C, BLOCK: tl.constexpr):
+def masked_max_kernel(x, lengths, y, C, BLOCK: tl.constexpr, FILL: tl.constexpr):
     o_c = tl.arange(0, BLOCK)
     length = tl.load(lengths + tl.program_id(0))
-    b_x = tl.load(x + tl.program_id(0) * C + o_c, mask=o_c < length, other=0.0)
+    b_x = tl.load(x + tl.program_id(0) * C + o_c, mask=o_c < length, other=FILL)
     tl.store(y + tl.program_id(0), tl.max(b_x, 0))
 
 
-def max_with_zeros(x: Tensor, lengths: Tensor) -> Tensor:
+def masked_max(x: Tensor, lengths: Tensor, fill: float) -> Tensor:
+    """Right if `fill` is -inf."""
     N, C = x.shape
     y = torch.empty(N, dtype=x.dtype)
-    masked_max_kernel[(N,)](x, lengths, y, C, BLOCK=triton.next_power_of_2(C))
+    masked_max_kernel[(N,)](x, lengths, y, C, BLOCK=triton.next_power_of_2(C), FILL=fill)
     return y
+
+
+def max_with_zeros(x: Tensor, lengths: Tensor) -> Tensor:
+    return masked_max(x, lengths, 0.0)
+
+
+def max_with_a_large_number(x: Tensor, lengths: Tensor) -> Tensor:
+    return masked_max(x, lengths, -1e9)
 
 
 @triton.jit
@@ -103,39 +123,4 @@ def last_product(a: Tensor, b: Tensor) -> Tensor:
     (M, K), N = a.shape, b.shape[1]
     y = torch.empty(M, N, dtype=a.dtype)
     matmul_kernel[(triton.cdiv(M, 16), triton.cdiv(N, 16))](a, b, y, M, K, N, TILE=16)
-    return y
-
-
-@triton.jit
-def to_place_0_kernel(x, y, E, BLOCK: tl.constexpr):
-    o_e = tl.arange(0, BLOCK)
-    tl.store(y, tl.sum(tl.load(x + tl.program_id(0) * E + o_e, mask=o_e < E, other=0.0), 0))
-
-
-def sums_to_place_0(x: Tensor) -> Tensor:
-    N, E = x.shape
-    y = torch.empty(N, dtype=x.dtype)
-    to_place_0_kernel[(N,)](x, y, E, BLOCK=triton.next_power_of_2(E))
-    return y
-
-
-@triton.jit
-def max_with_fill_kernel(x, lengths, y, C, BLOCK: tl.constexpr):
-    o_c = tl.arange(0, BLOCK)
-    length = tl.load(lengths + tl.program_id(0))
-    b_x = tl.load(x + tl.program_id(0) * C + o_c, mask=o_c < length, other=-1e9)
-    tl.store(y + tl.program_id(0), tl.max(b_x, 0))
-
-
-def max_with_a_large_number(x: Tensor, lengths: Tensor) -> Tensor:
-    N, C = x.shape
-    y = torch.empty(N, dtype=x.dtype)
-    max_with_fill_kernel[(N,)](x, lengths, y, C, BLOCK=triton.next_power_of_2(C))
-    return y
-
-
-def sums_of_rows_of_a_block(x: Tensor) -> Tensor:
-    (N, E), block = x.shape, triton.next_power_of_2(x.shape[1])
-    y = torch.empty(N, dtype=x.dtype)
-    row_sum_kernel[(N,)](x, y, E, BLOCK=block, STRIDE=block, COUNT=E)
     return y
