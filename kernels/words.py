@@ -152,7 +152,8 @@ class ErnieMForMaskedLM(Head):
         B, S, _ = hidden.shape
         classes = targets.classes("labels", labels, (B, S), self.config.vocab_size, hidden, self._validates(hidden))
         counted = ((classes != IGNORE_INDEX) & encoded.valid).flatten()
-        if without_values(hidden):
+        shapes_only = without_values(hidden)
+        if shapes_only:
             # How many tokens count is unknown: the others get a label and a weight that count for nothing.
             classes = classes.masked_fill(~counted.view(B, S), IGNORE_INDEX)
             keep = torch.arange(B * S, device=hidden.device)
@@ -165,7 +166,7 @@ class ErnieMForMaskedLM(Head):
             weights = label_weights.to(wide_dtype(hidden)).flatten()[keep]
         rows, bias = self.cls(hidden.flatten(0, 1)[keep], Rows(keep, B, S))
         table, words = self._table(hidden), classes.flatten()[keep]
-        if transformed() or without_values(hidden):
+        if transformed() or shapes_only:
             # `torch.func` differentiates what autograd's functions of our own hide.
             losses = F.cross_entropy(widen(rows @ table.T + bias), words.long(), reduction="none")
             shares = (words != IGNORE_INDEX) * (torch.ones_like(losses) if weights is None else weights)

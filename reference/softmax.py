@@ -18,8 +18,8 @@ def softmax(scores: Array, mask: Array | None = None) -> Array:  # (..., S) -> (
     """Probabilities over the last axis; each row sums to 1.
 
     `mask` broadcasts to `scores`. It is boolean (True = included; the others are exactly 0, and a row with nothing
-    included is all 0) or floating point (added to the scores). The result has the dtype of
-    `scores`. Raises TypeError for a mask of integers, which could mean either.
+    included is all 0) or floating point (added to the scores). The result has the dtype of `scores`. Raises TypeError
+    for a mask of integers, which could mean either.
     """
     dtype = scores.dtype
     if mask is not None:

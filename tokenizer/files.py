@@ -1,4 +1,4 @@
-"""Reading files that are what they should be."""
+"""Reading files that are what they should be; `new_files` writes them."""
 
 from __future__ import annotations
 
