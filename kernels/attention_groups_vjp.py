@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention_backward import delta_kernel
 from .attention_groups import _group_attention as group_attention_operation
 from .attention_groups import check_arguments, plain_group_attention
 from .attention_groups_backward import group_keys_kernel, group_queries_kernel
-from .attention_vjp import DELTA_ROWS, keys_configuration, queries_configuration
+from .attention_vjp import delta_variant, keys_configuration, queries_configuration, statistics
 from .runtime.arguments import check_floats, check_shape
 from .runtime.derivative import refuse_second_derivatives
 from .runtime.dispatch import wants_plain
@@ -37,6 +36,7 @@ def variants_backward(target: str) -> Iterator[Variant]:
             ("dq", group_queries_kernel, queries_configuration(target, dtype, 64)),
         )
         for H in (12, 16):
+            yield delta_variant("group_attention_vjp", dtype, H, 64)
             for part, kernel, sizes in parts:
                 described = ("group_attention_vjp", name_of(dtype), f"H={H} D=64 {part}", kernel, signature)
                 constants, tile = {"H": H, "D": 64, **sizes.blocks}, sizes.blocks["BM"] * sizes.blocks["BN"]
@@ -51,11 +51,10 @@ def _group_attention_vjp(
     d_context, qkv, groups, context, lse = (x.contiguous() for x in given)
     T, _, H, D = qkv.shape
     # Rows that are no key, of a group or of themselves, have a gradient of 0.
-    d_qkv, stats, target = torch.zeros_like(qkv), lse.new_empty(2, H, T), target_of(qkv.device)
+    d_qkv, target = torch.zeros_like(qkv), target_of(qkv.device)
     if not (T and len(groups)):
         return d_qkv
-    grid = (-(-T // DELTA_ROWS) * H,)
-    launch(delta_kernel, grid, qkv, d_context, context, lse, stats, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
+    stats = statistics(d_context, context, lse)
     for kernel, sizes, size in (
         (group_keys_kernel, keys_configuration(target, qkv.dtype, D), "BN"),
         (group_queries_kernel, queries_configuration(target, qkv.dtype, D), "BM"),

@@ -25,8 +25,10 @@ from .runtime.launch import launch
 from .runtime.variants import Configuration, Variant, target_of
 from .sequences import HEAD_SIZES, check_arguments
 
-# Rows of a program for δ.
-DELTA_ROWS = 32
+
+def delta_configuration() -> Configuration:
+    """Rows and warps of the kernel for δ."""
+    return Configuration({"ROWS": 32}, num_warps=4)
 
 
 def short_configuration(dtype: torch.dtype, D: int) -> Configuration:
@@ -57,6 +59,14 @@ def queries_configuration(target: str, dtype: torch.dtype, D: int, drop: bool = 
     return Configuration({"BM": 64, "BN": 64}, num_warps=4, num_stages=1 if target == "gfx942" or drop else 2)
 
 
+def delta_variant(operation: str, dtype: torch.dtype, H: int, D: int) -> Variant:
+    """The kernel for δ as `operation` uses it."""
+    signature = {**dict.fromkeys(("d_context", "context"), f"*{TRITON_TYPES[dtype]}"), "lse": "*fp32"}
+    signature |= {"stats": "*fp32", "T": "i32"}
+    described, chosen = (operation, name_of(dtype), f"H={H} D={D} delta", delta_kernel), delta_configuration()
+    return Variant(*described, signature, {"H": H, "D": D, **chosen.blocks}, chosen, tile=chosen.blocks["ROWS"])
+
+
 def variants_backward(target: str) -> Iterator[Variant]:
     """The kernels for 12 heads of 64 (base), 16 of 64 (large) and 12 of 128; with dropout for base in bfloat16."""
     for dtype, kind in TRITON_TYPES.items():
@@ -68,6 +78,8 @@ def variants_backward(target: str) -> Iterator[Variant]:
                 keys, queries = (f(target, dtype, D, drop) for f in (keys_configuration, queries_configuration))
                 parts = (("dk dv", keys_kernel, keys), ("dq", queries_kernel, queries))
                 name, label, end = name_of(dtype), f"H={H} D={D}", DROPS if drop else ""
+                if not drop:
+                    yield delta_variant("packed_attention_vjp", dtype, H, D)
                 yield Variant(
                     *("packed_attention_vjp", name, f"{label} S<={short.blocks['BM']}{end}", short_kernel),
                     {**tensors, "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32", **DROP_SIGNATURE},
@@ -84,6 +96,15 @@ def variants_backward(target: str) -> Iterator[Variant]:
                         tile=chosen.blocks["BM"] * chosen.blocks["BN"],
                         loop=True,
                     )
+
+
+def statistics(d_context: Tensor, context: Tensor, lse: Tensor) -> Tensor:  # (T, H, D) x 2, (H, T) -> (2, H, T)
+    """What the kernels of the split form read for each query: its log-sum-exp, in base 2, and δ."""
+    T, H, D = context.shape
+    stats, chosen = lse.new_empty(2, H, T), delta_configuration()
+    grid = (-(-T // chosen.blocks["ROWS"]) * H,)
+    launch(delta_kernel, grid, context, d_context, context, lse, stats, T, H=H, D=D, **chosen.blocks, **chosen.options)
+    return stats
 
 
 def packed_attention_backward(
@@ -113,9 +134,7 @@ def packed_attention_backward(
         given = (d_context, qkv, cu_seqlens, d_qkv, seed, tokens, T, scale, *threshold_and_scale(p))
         launch(short_kernel, (B * H,), qkv, *given, H=H, D=D, **short.blocks, DROP=seed is not None, **short.options)
         return d_qkv
-    stats = lse.new_empty(2, H, T)
-    grid = (-(-T // DELTA_ROWS) * H,)
-    launch(delta_kernel, grid, qkv, d_context, context, lse, stats, T, H=H, D=D, ROWS=DELTA_ROWS, num_warps=4)
+    stats = statistics(d_context, context, lse)
     if d_lse is not None:
         stats[1] -= d_lse
     for kernel, chosen, size in (

@@ -21,24 +21,22 @@ from .runtime.launch import launch
 from .runtime.optional_triton import tl, triton
 from .runtime.variants import Configuration, Variant
 
-BLOCK = 4096
-CONFIGURATION = Configuration({"BLOCK": BLOCK}, num_warps=16)
 # In plain torch, softmax for rows of this many logits together, or one row: what is widened to float32 stays small.
 LOGITS = 2**19
 
 
 @triton.jit
-def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.constexpr):
+def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, COLUMNS: tl.constexpr):
     # (N, STRIDE), (N,) x 2 -> (N,)
     """One row: its label's logit replaced by its loss times its scale; its logits by their gradient, then 0."""
     i_row = tl.program_id(0).to(tl.int64)
     p_row = logits + i_row * STRIDE
     label = tl.load(labels + i_row)
     scale = tl.load(scales + i_row)
-    o_v = tl.arange(0, BLOCK)
+    o_v = tl.arange(0, COLUMNS)
     row_max = float("-inf")
     row_sum = 0.0
-    for start in tl.range(0, STRIDE, BLOCK):
+    for start in tl.range(0, STRIDE, COLUMNS):
         z = tl.load(p_row + start + o_v, mask=start + o_v < STRIDE).to(tl.float32)
         z = tl.where(start + o_v < V, z, float("-inf"))
         new = tl.maximum(row_max, tl.max(z, 0))
@@ -46,7 +44,7 @@ def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.co
         row_max = new
     lse = row_max + tl.log(row_sum)
     tl.store(losses + i_row, (lse - tl.load(losses + i_row)) * scale)
-    for start in tl.range(0, STRIDE, BLOCK):
+    for start in tl.range(0, STRIDE, COLUMNS):
         m_v = start + o_v < STRIDE
         z = tl.load(p_row + start + o_v, mask=m_v).to(tl.float32)
         z = tl.where(start + o_v < V, z, float("-inf"))
@@ -54,14 +52,20 @@ def cross_entropy_kernel(logits, labels, scales, losses, V, STRIDE, BLOCK: tl.co
         tl.store(p_row + start + o_v, gradient.to(logits.dtype.element_ty), mask=m_v)
 
 
+def configuration() -> Configuration:
+    """Logits of a step, and warps; the same for every size of vocabulary."""
+    return Configuration({"COLUMNS": 4096}, num_warps=16)
+
+
 def variants(target: str) -> Iterator[Variant]:
     """The kernel, which is the same for every size of vocabulary."""
+    chosen = configuration()
     for dtype, kind in TRITON_TYPES.items():
         signature = {"logits": f"*{kind}", "labels": "*i64", "scales": "*fp32", "losses": "*fp32"}
         signature |= {"V": "i32", "STRIDE": "i32"}
         described = ("linear_cross_entropy_vjp", name_of(dtype), "rows", cross_entropy_kernel, signature)
         aligned = ("logits", "labels", "scales", "losses", "STRIDE")
-        yield Variant(*described, CONFIGURATION.blocks, CONFIGURATION, tile=BLOCK, loop=True, aligned=aligned)
+        yield Variant(*described, chosen.blocks, chosen, tile=chosen.blocks["COLUMNS"], loop=True, aligned=aligned)
 
 
 def cross_entropy_in_place(logits: Tensor, labels: Tensor, scales: Tensor) -> Tensor:  # (N, V), (N,) x 2 -> (N,)
@@ -73,8 +77,8 @@ def cross_entropy_in_place(logits: Tensor, labels: Tensor, scales: Tensor) -> Te
     losses = logits.gather(1, labels[:, None])[:, 0].to(scales.dtype)
     if runs_triton(logits):
         arguments = (logits, labels, scales, losses, logits.shape[1], logits.stride(0))
-        options = {**CONFIGURATION.blocks, **CONFIGURATION.options}
-        launch(cross_entropy_kernel, (len(logits),), logits, *arguments, **options)
+        chosen = configuration()
+        launch(cross_entropy_kernel, (len(logits),), logits, *arguments, **chosen.blocks, **chosen.options)
         return losses
     size = max(1, LOGITS // logits.shape[1])
     for start in range(0, len(logits), size):

@@ -23,7 +23,6 @@ from .runtime.variants import Configuration, Variant
 
 # The most partial sums: enough programs to fill a GPU, and few enough that reading them back costs a few per cent.
 PARTIALS = 256
-CHOSEN = Configuration({"ROWS": 16, "COLUMNS": 64}, num_warps=4)
 
 
 @triton.jit
@@ -50,6 +49,11 @@ def sum_partials_kernel(
         tl.store(third + o_e, sums, mask=m_e)
 
 
+def configuration() -> Configuration:
+    """Rows and columns of a program, and warps, of the kernel that sums."""
+    return Configuration({"ROWS": 16, "COLUMNS": 64}, num_warps=4)
+
+
 def count_partials(tiles: int) -> int:
     """P, for rows in so many tiles."""
     return min(tiles, PARTIALS)
@@ -60,20 +64,21 @@ def sum_partials(partials: Tensor, dtype: torch.dtype) -> list[Tensor]:  # (P, V
     P, vectors, E = partials.shape
     sums = [torch.empty((E,), dtype=dtype, device=partials.device) for _ in range(vectors)]
     arguments = (partials, *[sums[min(i, vectors - 1)] for i in range(3)], P)
-    grid = (vectors * -(-E // CHOSEN.blocks["COLUMNS"]),)
-    launch(sum_partials_kernel, grid, partials, *arguments, E=E, VECTORS=vectors, **CHOSEN.blocks, **CHOSEN.options)
+    chosen = configuration()
+    grid = (vectors * -(-E // chosen.blocks["COLUMNS"]),)
+    launch(sum_partials_kernel, grid, partials, *arguments, E=E, VECTORS=vectors, **chosen.blocks, **chosen.options)
     return sums
 
 
 def sum_variants(operation: str, vectors: int, columns: Sequence[int]) -> list[Variant]:
     """The kernel as `operation` uses it."""
-    found = []
+    found, chosen = [], configuration()
     for dtype, kind in TRITON_TYPES.items():
         for E in columns:
             results = dict.fromkeys(("first", "second", "third"), f"*{kind}")
             described = (operation, name_of(dtype), f"E={E} partials", sum_partials_kernel)
             signature = {"partials": "*fp32", **results, "P": "i32"}
-            constants = {"E": E, "VECTORS": vectors, **CHOSEN.blocks}
-            tile = CHOSEN.blocks["ROWS"] * CHOSEN.blocks["COLUMNS"]
-            found.append(Variant(*described, signature, constants, CHOSEN, tile=tile, loop=True))
+            constants = {"E": E, "VECTORS": vectors, **chosen.blocks}
+            tile = chosen.blocks["ROWS"] * chosen.blocks["COLUMNS"]
+            found.append(Variant(*described, signature, constants, chosen, tile=tile, loop=True))
     return found

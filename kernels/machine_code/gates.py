@@ -29,6 +29,11 @@ def _half(row: Row) -> bool:
     return row["dtype"] in HALF and row["target"] in TUNED
 
 
+def _attention_products(row: Row) -> bool:
+    """Attention's kernels and those of its gradients, but for δ, which is a sum per row."""
+    return _half(row) and row["operation"] in ATTENTION and not row["label"].endswith(" delta")
+
+
 def _attention_loop(row: Row) -> bool:
     """The loop over whole blocks of keys, with the base model's 12 heads of size 64, without dropout."""
     sized = row["operation"] == "packed_attention" and row["label"] in ("H=12 D=64 S<=64", "H=12 D=64 S<=512")
@@ -112,12 +117,12 @@ GATES = (
     Gate("no ptxas warnings", _half, lambda row: not row["warnings"]),
     Gate(
         "wgmma in attention",
-        lambda row: _half(row) and row["operation"] in ATTENTION and row["target"] == "sm_90",
+        lambda row: _attention_products(row) and row["target"] == "sm_90",
         lambda row: set(row["tensor_cores"]) == {"wgmma"},
     ),
     Gate(
         "tcgen05 in attention",
-        lambda row: _half(row) and row["operation"] in ATTENTION and row["target"] == "sm_100",
+        lambda row: _attention_products(row) and row["target"] == "sm_100",
         lambda row: set(row["tensor_cores"]) == {"tcgen05"},
     ),
     Gate(

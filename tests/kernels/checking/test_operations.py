@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import textwrap
@@ -36,6 +37,16 @@ def test_every_operation_is_in_every_table(monkeypatch: pytest.MonkeyPatch) -> N
         assert {variant.operation for variant in all_variants(target)} == names
     monkeypatch.setattr("ernie_m.kernels.checking.verify.check_dtype", lambda runner, op, dtype, plan: None)
     assert {row.op for row in kernel_rows(("float32",), quick=True)} == names
+
+
+def test_every_kernel_is_compiled_and_gated() -> None:
+    """Fails if a kernel of the package is in no list of variants: that for attention's δ once was in none."""
+    names = [module.name for module in pkgutil.iter_modules(kernels.__path__) if module.name != "__main__"]
+    pages = [importlib.import_module(f"ernie_m.kernels.{name}") for name in names]
+    kernels_of = [{name for name, value in vars(page).items() if hasattr(value, "fn")} for page in pages]
+    written = {name for names in kernels_of for name in names if name.endswith("_kernel")}
+    for target in TARGETS:
+        assert {variant.kernel.fn.__name__ for variant in all_variants(target)} == written
 
 
 class _Report:
