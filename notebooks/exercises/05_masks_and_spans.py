@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Exercises 5 · Masks and spans
 #
-# Two functions without arithmetic. One decides who may see whom in pretraining; the other turns probabilities into
-# spans of a text. Both look simple, and both have well-known ways to go wrong without any error message.
+# Two functions with hardly any arithmetic. One decides who may see whom in pretraining; the other turns probabilities
+# into spans of a text. Both look simple, and both have well-known ways to go wrong without any error message.
 #
 # *How to run this:* `make notebooks` in a checkout of the project. Elsewhere, with Python 3.10 to 3.13, in the root of
 # a checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
@@ -39,7 +39,7 @@ ends = np.array([0.1, 0.1, 0.1, 0.6, 0.9, 0.1, 0.8])
 # The model has 12 layers, all with this mask. In each, a place reads what the places that it sees have read before.
 #
 # **Prediction.** A test looks at one layer, and finds that no masked place sees its own side. Let text see both sides:
-# does the test pass? In which layer does the answer leak?
+# does the test pass? In which layer does a masked place first read its own side?
 
 
 # %%

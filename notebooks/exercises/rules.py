@@ -10,6 +10,8 @@ import hypothesis
 import numpy as np
 
 Inputs = dict[str, Any]
+UNSTABLE = "it returns different results for the same arguments"
+KEPT = "it may keep a list from one call to the next: one made in the `def` line or outside of the function"
 
 
 def call(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, str]:
@@ -25,19 +27,29 @@ def call(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, str]:
 
 
 def smallest(strategy: Any, fails: Callable[[Any], bool], examples: int) -> tuple[Any, int]:
-    """The smallest drawn value that fails, or None; and how many were tried."""
-    tried = 0
+    """The smallest drawn value that fails, the last one if none fails twice, or None; and how many were tried."""
+    tried, last = 0, None
 
     def counted(value: Any) -> bool:
-        nonlocal tried
+        nonlocal tried, last
         tried += 1
-        return fails(value)
+        failed = fails(value)
+        last = value if failed else last
+        return failed
 
     settings = hypothesis.settings(max_examples=examples, database=None, deadline=None)
     try:
         return hypothesis.find(strategy, counted, settings=settings, random=random.Random(0)), tried
     except hypothesis.errors.NoSuchExample:
         return None, tried
+    except hypothesis.errors.Flaky:
+        return last, tried
+
+
+def repeats(function: Callable[..., Any], inputs: Inputs) -> bool:
+    """Whether two calls with the same arguments have results that look the same."""
+    first = repr(call(function, inputs))
+    return repr(call(function, inputs)) == first
 
 
 def mistake(

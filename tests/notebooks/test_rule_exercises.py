@@ -82,7 +82,8 @@ def test_each_wrong_pairing_is_found_and_gets_its_own_hint(spans: ModuleType) ->
     [
         ("mask_checks", "text sees the masks of its own", ["after 3 layers, masked place ", " <- ", "  sides = ["]),
         ("span_checks", "a start is used again by", ["does not belong there", "  starts = ["]),
-        ("span_checks", "the product is compared", ["is missing", "threshold = 0.5"]),
+        ("span_checks", "the product is compared", ["is missing", "threshold = 0."]),
+        ("span_checks", "`threshold` is not read", ["threshold = 0."]),
     ],
 )
 def test_the_smallest_wrong_input_is_shown_and_drawn(module: str, words: str, pieces: list[str]) -> None:
@@ -118,6 +119,30 @@ def test_calls_that_fail_are_told(masks: ModuleType, spans: ModuleType) -> None:
         assert not right and words in text, text
 
 
+def test_functions_that_remember_are_told(masks: ModuleType, spans: ModuleType) -> None:
+    calls = iter(range(10**6))
+
+    def now_and_then(sides: np.ndarray, masked: np.ndarray) -> np.ndarray:
+        right = masks.right(sides, masked)
+        return right if next(calls) % 3 else ~right
+
+    def kept(starts: np.ndarray, ends: np.ndarray, threshold: float, found: list = []) -> list:  # noqa: B006
+        found += spans.right(starts, ends, threshold)
+        return found
+
+    for checks, function in ((masks, now_and_then), (spans, kept)):
+        right, text, figure = checks.examine(function, 50)
+        assert not right and "different results for the same arguments" in text
+        assert len(text) < 500 and figure is not None
+
+
+@pytest.mark.parametrize("number", [None, "1", np.array([1, 2])])
+def test_spans_of_anything_but_numbers_are_told(spans: ModuleType, number: object) -> None:
+    right, text, figure = spans.examine(lambda starts, ends, threshold: [(0, 1, number)], 20)
+    assert not right and "three numbers each" in text
+    figure.canvas.draw()
+
+
 def test_results_of_another_form_are_told(masks: ModuleType, spans: ModuleType) -> None:
     sides, masked = np.array([0, 1]), np.array([True, False])
     assert masks.fault(masked, sides, masked)[0] == "it returned bool of shape (2,), expected bool of shape (2, 2)"
@@ -125,6 +150,7 @@ def test_results_of_another_form_are_told(masks: ModuleType, spans: ModuleType) 
     expected = [(0, 0, 1.0), (1, 2, 0.5)]
     assert "expected a list of tuples (start, end, probability)" in spans.fault([(0, 1)], expected)
     assert spans.fault(expected[::-1], expected).endswith("in this order")
+    assert spans.fault([*expected, expected[0]], expected).endswith("(0, 0, 1) is there twice")
 
 
 def test_paired_as_in_the_documented_cases(spans: ModuleType) -> None:
