@@ -5,7 +5,8 @@
 # while it learns, and what must it not see?
 #
 # The ERNIE-M paper (Ouyang and others, 2021, section 3) trains with four objectives. All of them hide words and ask for
-# them. They differ in what each token may attend to, so each of them is a picture.
+# them. ("Words" are the tokenizer's pieces here; notebook 01.) They differ in what each token may attend to, so each of
+# them is a picture.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
@@ -44,7 +45,7 @@ english, german = tokenizer(texts, add_special_tokens=False)["input_ids"]
 #
 # MMLM is the masked language model of BERT, in many languages. TLM may take the easy way: "Save the ... before you
 # close" nearly tells the word, so the model need not look at the German sentence. CAMLM takes the easy way away. BTMLM
-# is for languages without translations: in its first stage the model predicts foreign words at placeholders behind X,
+# is for sentences without a translation: in its first stage the model predicts foreign words at placeholders behind X,
 # and in its second stage it reads them as if they were a translation.
 #
 # **Prediction.** Sketch the four masks on paper, as squares: rows are queries, columns are keys. In CAMLM, an unmasked
@@ -72,7 +73,7 @@ def seen(example):  # -> (n, n)
 
 def names(ids):
     """Pieces, without the mark of a word's beginning."""
-    return [piece.replace("▁", "") for piece in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
+    return [piece.replace("▁", "") or "▁" for piece in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
 
 
 def draw(ax, title, sees, example, order=slice(None)):
@@ -96,13 +97,14 @@ figure.legend(handles=sides, loc="outside lower center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# Red rows are masked words, with the answer behind the question mark. In MMLM and TLM everybody sees everybody. In
-# CAMLM, masks read across and text reads only its own side; the single blue cells are masks that see themselves. The
-# model that ships was trained with the fourth form, which hides one side whole: the sentence has to be predicted from
-# its translation alone. In BTMLM's first stage the placeholders predict, but nothing is learnt from them.
+# Red rows are masked words, with the answer behind the question mark. In MMLM, TLM and BTMLM's second stage every token
+# sees every token. In CAMLM, masks read across and text reads only its own side; the single blue cell in a red row is a
+# mask that sees itself. The fourth form is this project's own, and the model that ships was trained with it: it hides
+# one side whole, so that the sentence has to be predicted from its translation alone. In BTMLM's first stage the
+# placeholders predict, but nothing is learnt from them.
 #
-# Nobody has published ERNIE-M's code for this, nor how many words it masks. The forms here follow the paper's text and
-# its figure 1.
+# As far as we know, nobody has published ERNIE-M's code for this, or how many words it masks. The forms here follow the
+# paper's text. Its figure 1 draws CAMLM differently: the masks stand behind the sentences (see the end of this page).
 
 # %%
 assert all(seen(examples[name]).all() for name in ("MMLM", "TLM", "BTMLM, second stage"))
@@ -145,11 +147,11 @@ for layers in (1, 2, 6):
 
 # %% [markdown]
 # In the first layer the German words read the English ones. In the second, the English masks read the German words,
-# **which by now contain the English sentence**. So a mask sees the rest of its own sentence again, as in TLM. Nothing
-# fails; the task only becomes easier. No test of a single layer can find it. The one public attempt at CAMLM that we
-# know of has a leak of this kind.
+# **which by now know the English sentence**. So a mask sees the rest of its own sentence again, as in TLM. Nothing
+# fails; the task only becomes easier. A test with a single layer cannot find it. The one public attempt at CAMLM that
+# we know of has a leak of this kind.
 #
-# Reach is a matrix power: what a token sees through two layers is what the tokens that it sees, see. It says what *can*
+# Reach is a matrix power: through two layers, a token sees all that the tokens it sees can see. This says what *can*
 # leak. Does it?
 #
 # **Prediction.** We change an unmasked English word, and compare what the English masks compute before and after, with
@@ -179,8 +181,8 @@ assert not (reach(e.sees, 6) & own_text)[masked].any()
 # and travel along.
 #
 # **Prediction.** Find an order of the four kinds of tokens, X, Y and the masks of each side, in which the mask is as
-# few rectangles as possible. And how much of the square does it see, if both sides have the same length and 15 % are
-# masked?
+# few rectangles as possible. And what share of the square is then left to compute, if both sides have the same length
+# and 15 % are masked?
 
 # %%
 order, groups = arrange(e)
@@ -197,9 +199,10 @@ for ratio in (0.15, 0.5, 1.0):
     print(f"{ratio:4.0%} masked: {e40.sees[np.ix_(words, words)].mean():.0%} of the square")
 
 # %% [markdown]
-# Two dense rectangles, and a diagonal. A group (q0, q1, first, k0, k1) means: queries q0 to q1 see keys k0 to k1, and
-# from row `first` on also themselves. Inside a rectangle nothing has to be masked. With 15 % masked, a kernel computes
-# 43 % of the square; with half masked, about a quarter. Each score costs 4 D floating-point operations, 2 D for q·k and
+# Two dense rectangles, and the diagonal of the masks. A group (q0, q1, first, k0, k1) means: queries q0 to q1 see keys
+# k0 to k1, and from row `first` on also themselves; q1 and k1 are not included. Inside a rectangle nothing has to be
+# masked. The shares are for two sides of 20 words, special tokens left out. With 15 % masked, 43 % of the square is
+# left to compute; with half masked, about a quarter. Each score costs 4 D floating-point operations, 2 D for q·k and
 # 2 D for its share of v, so the work falls by as much.
 #
 # **Prediction.** Does attention in the new order give the same numbers as attention with the dense mask?
@@ -226,13 +229,13 @@ assert np.allclose(in_groups, dense, rtol=0, atol=1e-12) and scores == e.sees.su
 # ## 4. Which objective teaches translations?
 #
 # The project trained the same small model with different objectives, in English, German and Russian, five times each.
-# Every run predicted the same number of words. The measure is retrieval: how often is the nearest of 500 sentences the
-# translation (`acc@1`)?
+# All runs begin with a model that has had a short training with MMLM, and then predict about the same number of words.
+# The measure is retrieval: how often is the nearest of 500 sentences the translation (`acc@1`)?
 #
-# In the paper's table 6, on the understanding of sentences (XNLI), the order is MMLM 75.8, + CAMLM 76.1, + TLM 76.3,
-# all four 76.9.
+# In the paper's table 6, on the understanding of sentences (XNLI), the order is MMLM 75.8, MMLM and CAMLM 76.1, MMLM
+# and TLM 76.3, all four 76.9.
 #
-# **Prediction.** What is the order here? And are the models better than a search that only counts shared pieces
+# **Prediction.** What is the order here? And are the models better than a search that only looks for shared pieces
 # (tf-idf)?
 
 # %%
@@ -255,12 +258,12 @@ print(f"tf-idf           {tfidf:.2f}\nM+C is better than M+T with {better} of 5 
 
 # %% [markdown]
 # M is MMLM, T is TLM, C is CAMLM with one side masked whole, B is BTMLM. Translations help, and CAMLM more than TLM, in
-# all five seeds. Masking half of both sides teaches less. BTMLM adds nothing here: every language of this experiment
-# has translations, and BTMLM is for those that have none. The order differs from the paper's, which measured something
-# else with a model hundreds of times as large.
+# all five seeds. Masking half of both sides teaches less. BTMLM adds nothing here. The experiment does not show what it
+# does for a language without any translations: all three have some. The order differs from the paper's, which measured
+# something else with a model hundreds of times as large.
 #
-# And on average **no arm beats tf-idf**. These runs were short, one million predicted words. An experiment can compare
-# objectives long before any of them is useful.
+# And on average **none of these beats tf-idf**. The runs were short, one million predicted words. An experiment can
+# compare objectives long before any of them is useful.
 
 # %%
 assert better == 5 and np.mean(arms["M+C"]) > np.mean(arms["M+T"]) > np.mean(arms["M"])
@@ -270,8 +273,8 @@ assert max(map(np.mean, arms.values())) < tfidf
 # ## 5. What the model that ships has learnt
 #
 # The checkpoint in the package was trained with CAMLM alone, one side masked whole, in eight languages. It has read
-# 25.7 million tokens, five to six times as many as a run of section 4. We give it the English sentence, and masks in
-# place of its translation.
+# 25.7 million tokens, five to six times as many as a run of section 4 and its start. We give it the English sentence,
+# and masks in place of its translation.
 #
 # **Prediction.** Nobody tells it the language of the translation. Which pieces does it find most probable for the first
 # word?
@@ -285,8 +288,8 @@ probable = np.argsort(logits[first_mask])[::-1][:6]
 print(f"[MASK] for {names(asked.labels[[first_mask]])[0]}:", *names(probable), sep="   ")
 
 # %% [markdown]
-# The beginning of "save" in French, Russian, Chinese, German and Greek. It has found the meaning, and cannot know the
-# language: so its loss cannot come near 0, however much it learns.
+# "Save", or the beginning of it, in French, Russian, Chinese or Japanese, German and Greek. The model has found the
+# meaning, and cannot know the language: so its loss cannot come near 0, however much it learns.
 #
 # For retrieval that does no harm. A sentence's vector is the mean over its tokens after layer 3. The demo has eight
 # sentences that the model was not trained on, in eight languages; sentence i + 4 is the translation of sentence i. They
@@ -319,23 +322,24 @@ for name, key in (("less the mean", "model"), ("as they are", "raw"), ("tf-idf",
     print(f"  {name:14} {np.mean([pair[key] for pair in figures]):.2f}")
 
 # %% [markdown]
-# The dark cells off the diagonal are the translations. On these eight sentences the mean makes little difference. On
-# the 500 of the test split, which nobody chose, it is the difference between 43 % and 63 %: the vectors of a language
-# share a part that says only which language it is. With many sentences to choose from, that part too often decides.
+# In each row, the darkest cell off the diagonal is the translation. On these eight sentences the mean makes little
+# difference. On the 500 of the test split, which nobody chose, it is the difference between 43 % and 63 %. All vectors
+# of a language share a part, their mean. Say that we look for English sentences among German ones: the product of the
+# English mean with a German vector is the same whatever we look for, so it favours the same German sentences each time.
 #
 # Both are far above tf-idf. Training never compared two vectors: the model had translations side by side, and all it
 # was ever asked for were words.
 
 # %%
-right = cosines["less the mean of the language"] - 2 * np.eye(8)
-assert (right.argmax(axis=1) == (np.arange(8) + 4) % 8).all()
+for found in cosines.values():
+    assert ((found - 2 * np.eye(8)).argmax(axis=1) == (np.arange(8) + 4) % 8).all()
 assert np.mean([pair["model"] for pair in figures]) > np.mean([pair["raw"] for pair in figures]) + 0.1
 
 # %% [markdown]
 # ## What to try next
 #
-# - Draw `camlm(..., masks="appended")`, the form of the paper's figure 1: the masks stand behind the sentence, and the
-#   words that they replace stay. Let text see both sides there. What does a mask read after two layers?
+# - Draw `camlm(..., masks="appended")`, the form of the paper's figure 1: the masks stand behind both sentences, and
+#   the words that they ask for stay in the text. Let text see both sides there. What does a mask read after two layers?
 # - In section 2, invent another rule for what text sees. Does `reach` find a leak?
 # - In section 5, let the encoder read `texts` and sentences about cats and sofas. Does it find those translations too?
 # - Read [reference/objectives](../reference/objectives/__init__.py), all of this in 460 lines, and [what the experiment
