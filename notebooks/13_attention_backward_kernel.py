@@ -39,9 +39,9 @@ interpreter.install()  # bfloat16 that rounds as on a GPU
 # %% [markdown]
 # ## What to keep from the forward pass?
 #
-# Write P for the probabilities, O = P v for the context, and dO for the gradient that arrives from above. Every formula
-# of the backward pass contains P. We could store it in the forward pass, or store the log-sum-exp of each row, from
-# which $P_{ij} = e^{s_{ij} - \text{lse}_i}$ can be computed again (notebook 06).
+# Write s = q kᵀ / √D for the scores, P for the probabilities, O = P v for the context, and dO for the gradient that
+# arrives from above. The backward pass needs P. We could store it in the forward pass, or store the log-sum-exp of each
+# row, from which $P_{ij} = e^{s_{ij} - \text{lse}_i}$ can be computed again (notebook 06).
 #
 # **Prediction.** Take a batch of 64 sequences of 512 tokens, and a model with 12 layers and 12 heads. How many
 # gigabytes are the probabilities of all layers in bfloat16? How many megabytes are the log-sum-exps in float32?
@@ -71,8 +71,8 @@ assert kept_probs == 256 * kept_lse
 # $$\delta_i = \sum_j P_{ij} \sum_d dO_{id}\, v_{jd} = \sum_d dO_{id} \sum_j P_{ij}\, v_{jd}
 #   = \sum_d dO_{id}\, O_{id} .$$
 #
-# The last form needs neither keys nor probabilities: it is a row sum of dO ∘ O. A query's δ costs D products instead of
-# S.
+# The last form needs neither keys nor probabilities: it is a row sum of dO ∘ O. A query's δ costs D multiplications,
+# and no walk over the keys.
 #
 # **Prediction.** A number added to all scores of a row does not change its softmax. What does this say about the sum
 # of a row of dS? What is that sum if we forget δ?
@@ -250,7 +250,7 @@ assert max(ratios) < 2
 
 # %%
 low = qkv32.clone()
-low[:, 0, 0], low[:, 1, 0] = 40.0, -40.0  # adds -1600 / 8 = -200 to every score
+low[:, 0, 0], low[:, 1, 0] = 40.0, -40.0  # -1600 / 8 = -200 is now a part of every score
 results = {}
 with np.errstate(over="ignore", invalid="ignore"):  # the interpreter computes in NumPy, which would warn
     for label, x in (("ordinary", qkv32), ("near -200", low)):
@@ -275,10 +275,11 @@ assert results == {"ordinary": (True, False, False), "near -200": (False, False,
 # ## The same bits?
 #
 # Addition in floating point is not associative: (a + b) + c and a + (b + c) may round differently. Inside a program the
-# order is fixed by its loop. Between programs it is not: a GPU starts them in an order that differs from run to run.
+# order is fixed by its loop. Between programs it is not: a GPU runs many at once, and which of them adds first differs
+# from run to run.
 #
 # The interpreter runs programs in the order of their ids. `in_random_order` ([shuffling.py](shuffling.py)) calls a
-# function with that order shuffled, as if on a GPU.
+# function with that order shuffled: a GPU promises no order either.
 #
 # **Prediction.** We call both versions twice in the usual order, and then in three random orders. For which of dq, dk,
 # dv, and for which version, do bits differ?
@@ -300,9 +301,9 @@ atomic_errors = rms_errors(backward(d32, qkv32, True), truth)
 print("the atomic version is as accurate:", max(np.divide(atomic_errors, rms_errors(theirs, truth))) < 2)
 
 # %% [markdown]
-# Only the dq of the atomic version changes. It is not wrong: its error is as small as that of the other version. But
-# two training runs with the same seed would drift apart, and a change in a result could no longer be traced to a change
-# in the code. The two extra products buy this: each number is written by one program, in a fixed order.
+# Only the dq of the atomic version changes. It is not wrong: its error is below twice the yardstick's too. But two
+# training runs with the same seed would drift apart, and a change in a result could no longer be traced to a change in
+# the code. The two extra products buy this: each number is summed up by one program, in a fixed order.
 #
 # Note the first half of the table. Repeating a call in the interpreter shows nothing, because its order never changes.
 # A test of repeatability has to change the order itself.
@@ -315,20 +316,22 @@ assert max(np.divide(atomic_errors, rms_errors(theirs, truth))) < 2
 # %% [markdown]
 # ## The project's kernels
 #
-# You have written these kernels already. The project's first one computes δ, in float32 whatever the inputs' dtype. It
+# You know these kernels already. The project's first one computes δ, in float32 whatever the inputs' dtype. It
 # stores δ beside the log-sum-exps, which it multiplies by log₂ e for exp2, so that the next kernel loads both at once.
 
 # %%
 print(inspect.getsource(attention_backward.delta_kernel.fn))
 
 # %% [markdown]
-# Then the kernel for dk and dv. Compare it with yours:
+# Then the kernel for dk and dv. Compare it with `my_keys_kernel`:
 #
 # * Programs have a head and a sequence as well. Blocks of queries (BM) and of keys (BN) have sizes of their own.
 # * Scores are transposed, (BN, BM), so that neither probs nor d_scores has to be transposed for its product.
 # * exp2 instead of exp, as in notebook 06.
 # * probs and d_scores are rounded to the inputs' dtype before they enter a product.
-# * Keys past the end repeat the last key instead of being 0. This is the overflow that you have just seen.
+# * Keys past the end repeat the last key instead of being 0. That avoids the overflow of the section on masks.
+# * `input_precision="ieee"` asks for products of full float32 numbers. By default, Triton rounds float32 to TF32 for
+#   the tensor cores of an NVIDIA GPU, and keeps 11 bits of 24.
 # * `DROP` computes the dropout bits of the forward pass again.
 
 # %%
@@ -341,8 +344,9 @@ print(inspect.getsource(attention_backward.keys_kernel.fn))
 print(inspect.getsource(attention_backward.add_to_queries.fn))
 
 # %% [markdown]
-# Sequences of up to 64 tokens (32 in float32) fit in one block. If all of a batch do, `short_kernel` takes them: it
-# holds all probabilities at once, and needs five products, no log-sum-exp and no δ.
+# Sequences of up to 64 tokens (32 in float32) fit in one block. If all of a batch do, `short_kernel` takes them. It
+# holds all probabilities of a sequence at once, so five products are enough. It needs no stored log-sum-exps, and takes
+# δ as the row sum of P ∘ dP.
 #
 # **Prediction.** Our batch now has three sequences, of 5, 32 and 38 tokens, in float32. The last does not fit, so the
 # kernels above take all three. Do they give the same bits in every order? Are they as accurate as the yardstick?
