@@ -2,7 +2,7 @@
 
     total = Σ_p partials[p],    partials[p] = Σ of the tiles p, p + P, p + 2P, ...
 
-P depends on the number of rows alone, never on the GPU's number of multiprocessors, and nothing is added atomically: so
+P depends on the shape alone, never on the GPU's number of multiprocessors, and nothing is added atomically: so
 the same inputs give the same bits on every run and every GPU. Partial sums are float32.
 
 Grid: one program per COLUMNS columns of one of up to three vectors; it adds ROWS partials at a time.

@@ -63,8 +63,8 @@ share = (dx * n).sum(1) / ((g * n).sum(1) * rstd[:, 0])  # dx · n, relative to 
 print("dx · n is below 1e-4 of what it would be without the second sum:", share.max() < 1e-4)
 
 # %% [markdown]
-# Each sum removes one direction from g: mean(g) the constant one, mean(g n) the one along n. The second is removed only
-# almost, because ε does not scale with x: a share of ε / (var + ε) is left.
+# Each sum removes one direction from g: mean(g) the constant one, mean(g n) the one along n. The second is not removed
+# entirely, because ε does not scale with x: a share of ε / (var + ε) is left.
 
 # %%
 assert np.abs(dx - truth[0]).max() < 1e-12 and np.abs(dx.sum(1)).max() < 1e-12
@@ -75,11 +75,12 @@ assert np.allclose(share, eps / (x.var(1) + eps), rtol=1e-6)
 #
 # The other two gradients are dγ = Σ dy n and dβ = Σ dy, over all rows. There are three ways to take such a sum:
 #
-# * **One program per block of columns**, which walks over all rows. With E = 768 that is a dozen programs, on a GPU
-#   with more than a hundred multiprocessors. And it reads everything a second time.
-# * **Atomic additions.** The program that computes dx of a row adds its dy n to dγ in memory.
-# * **Partial sums.** Each of P programs takes every P-th row, adds up in registers, and stores one partial sum. Then a
-#   second kernel adds the P partial sums.
+# * **One program per block of columns**, which walks over all rows. With E = 768 and blocks of 64 columns that is a
+#   dozen programs, on a GPU with more than a hundred multiprocessors. And it reads everything a second time.
+# * **Atomic additions.** Each of P programs takes every P-th row, computes its dx and adds up dy n and dy in registers.
+#   In the end it adds them to dγ and dβ in memory.
+# * **Partial sums.** The same, but each program stores its sums in a place of its own. Then a second kernel adds the P
+#   partial sums.
 #
 # Here are the last two in one kernel. Program p takes the rows p, p + P, p + 2P, and so on.
 
@@ -151,14 +152,15 @@ for (label, case), same in found.items():
     print(f"{label:7}  {case:13}  same bits: ", *(f"{name} {s!s:5}" for name, s in zip(names, same, strict=True)))
 
 # %% [markdown]
-# Both versions are right: float32 rounds by 2⁻²⁴, and a sum of 40 terms may lose a few bits more.
+# Both versions are right: float32 rounds by up to 2⁻²⁴, and a sum of 40 terms may lose a few bits more.
 #
 # dx keeps its bits in every case: no other program takes part. With atomic additions, dγ and dβ depend on the order in
 # which programs end. With partial sums they do not. One program takes each partial sum in a fixed order, and the second
 # kernel adds these in a fixed order too.
 #
 # But they do depend on P. A common choice is one program per multiprocessor of the GPU. Then two GPUs of different
-# sizes give different bits for the same model. In this project P depends on the number of rows alone:
+# sizes give different bits for the same model. In this project P depends on the shape of the input alone. A tile is a
+# few rows that a program takes at a time, 4 if E is 768:
 
 # %%
 print(inspect.getsource(partials.count_partials))
@@ -186,14 +188,15 @@ for P, size in zip(counts, extra, strict=True):
 figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80)
 axes.loglog(counts, extra / 1e6, "o-", label="partial sums, written and read")
 axes.axhline(main / 1e6, color="0.4", linestyle="--", label="dy, x, residual and dx")
-axes.axvline(partials.PARTIALS, color="C1", linewidth=1, label="the project's most partial sums")
+axes.axvline(partials.PARTIALS, color="C1", linewidth=1, label="the project's largest P")
 axes.set(xlabel="P, partial sums", ylabel="MB")
 axes.legend(fontsize=7, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# 256 programs are enough to fill a large GPU, and cost a tenth at most; the freshly written rows are likely to be still
-# in the cache when they are read. With one partial row for every second token, they would cost more than the rest.
+# 256 programs are more than a large GPU has multiprocessors. Their partial sums add less than a tenth, and the freshly
+# written rows are likely to be still in the cache when they are read. With one partial row for every second token, the
+# partial sums would cost more than everything else.
 #
 # Let us count what the small kernel really moves, as in notebook 05. The difference between P = 8 and P = 4:
 
@@ -255,7 +258,8 @@ for function in (layer_norm_backward.normalised_vjp, layer_norm_backward.add_lay
     print(inspect.getsource(function.fn))
 
 # %% [markdown]
-# The second kernel adds the partial sums: ROWS at a time, in the order of their numbers.
+# The second kernel adds the partial sums. It takes ROWS of them at a time, keeps ROWS sums, and adds these at the end:
+# another order than one after the other, but always the same.
 
 # %%
 print(inspect.getsource(partials.sum_partials_kernel.fn))
@@ -278,7 +282,7 @@ assert same == [True] * 5
 # %% [markdown]
 # ## What to try next
 #
-# * Leave out `mean(g n)` in `my_kernel`. Which of the sums in the first section is no longer 0?
+# * Leave out the term with `g * n` in `my_kernel`. Which of the sums in the first section is no longer nearly 0?
 # * Store the statistics in float16 in `from_statistics`. Is that caught as well?
 # * Set some of γ to 0 and compute n from y. Which gradients become nan?
 # * Choose P = N: one partial row per row. How many bytes does `distinct_bytes` count?
