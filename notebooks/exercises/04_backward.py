@@ -17,7 +17,10 @@ import math
 import numpy as np
 from checking import answer
 
-erf = np.vectorize(math.erf, otypes=[np.float32])  # NumPy has none
+
+def erf(x):  # NumPy has none; the result has the dtype of x
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
 
 # %% [markdown]
 # ## Your own test: central differences
@@ -70,7 +73,7 @@ answer("softmax_backward", softmax_backward, arrays="numpy")
 # ## 15. LayerNorm
 #
 # y = n · gamma + beta with n = (x − mean) / s and s = √(variance + eps), as in exercise 2. Takes `dy` and `x` (N, E),
-# `gamma` (E,) and `eps`, a Python float, and returns three arrays: dx (N, E), dgamma (E,) and dbeta (E,), all float32.
+# `gamma` (E,) and `eps`, a Python float, and returns the tuple (dx, dgamma, dbeta): (N, E), (E,) and (E,), all float32.
 #
 # x reaches y by three paths: directly, through the mean, and through the variance.
 #
@@ -105,11 +108,12 @@ answer("gelu_backward", gelu_backward, arrays="numpy")
 # %% [markdown]
 # ## 17. Attention for one head
 #
-# y = softmax(q kᵀ / √D) v. Takes `dy`, `q`, `k` and `v`, all (S, D), float32, and returns dq, dk and dv, each (S, D),
-# float32. Compute the probabilities again, then go back step by step: through the product with v, through the softmax
-# (exercise 14), through the scale, through the product of q and k.
+# y = softmax(q kᵀ / √D) v. Takes `dy`, `q`, `k` and `v`, all (S, D), float32, and returns the tuple (dq, dk, dv), each
+# (S, D), float32. Compute the probabilities again (scores may be large, as in exercise 1). Then go back step by step:
+# through the product with v, the softmax (exercise 14), the scale, and the product of q and k.
 #
-# For a product c = a b, the gradients are da = dc bᵀ and db = aᵀ dc. The shapes leave no other choice.
+# For a product c = a b, the gradients are da = dc bᵀ and db = aᵀ dc. If all sizes differ, the shapes leave no other
+# choice. Here they do: the probabilities are square, so take care what to transpose.
 #
 # **Prediction.** All rows of v are equal. What are dq and dk?
 
@@ -126,7 +130,7 @@ answer("attention_backward", attention_backward, arrays="numpy")
 # ## What to try next
 #
 # - Compare your functions with central differences, in float64. With which step is the difference smallest, and why
-#   does it grow again for smaller ones (notebook 03)?
+#   does it grow again for smaller ones (notebook 09, section 4)?
 # - Your attention's backward holds an (S, S) matrix of probabilities. Which numbers must the forward pass keep so that
 #   the backward pass can compute it block by block? Compare with `kernels/attention_backward.py`.
 # - Write exercise 16 as a Triton kernel, for y = gelu(x + bias). `kernels.check(your_function, "bias_gelu_vjp")` checks

@@ -6,6 +6,7 @@ The bounds are those of `ernie_m.kernels.checking`, derived for its own operatio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -48,8 +49,8 @@ def layer_norm_parts(x: Array, eps: float) -> tuple[Array, Array]:  # (N, E) -> 
     return centred / s, s
 
 
-def layer_norm_form(mean: bool = True, variance: bool = True, scale: bool = True, raw: bool = False) -> Any:
-    """LayerNorm's backward without some of its terms; `raw`: dgamma from x, not from the normalised rows."""
+def layer_norm_form(mean: float = 1, variance: float = 1, scale: bool = True, raw: bool = False) -> Any:
+    """LayerNorm's backward with other factors of its terms; `raw`: dgamma from x, not from the normalised rows."""
 
     def form(dy: Array, x: Array, gamma: Array, eps: float) -> Three:
         n, s = layer_norm_parts(x, eps)
@@ -60,9 +61,9 @@ def layer_norm_form(mean: bool = True, variance: bool = True, scale: bool = True
     return form
 
 
-def layer_norm_averaged(dy: Array, x: Array, gamma: Array, eps: float) -> Three:
-    dx, dgamma, dbeta = layer_norm_form()(dy, x, gamma, eps)
-    return dx, dgamma / len(x), dbeta / len(x)
+def layer_norm_changed(change: Callable[..., Three], **left_out: Any) -> Any:
+    """`change(x, gamma, eps, dx, dgamma, dbeta)` of what a `layer_norm_form` returns."""
+    return lambda dy, x, gamma, eps: change(x, gamma, eps, *layer_norm_form(**left_out)(dy, x, gamma, eps))
 
 
 def gelu_expected(format: Format, dy: Array, x: Array) -> Expected:
@@ -96,13 +97,18 @@ def attention_expected(format: Format, dy: Array, q: Array, k: Array, v: Array) 
 
 
 def attention_form(
-    scale: float | None = None, inner: bool = True, weights: bool = True, turned: bool = True, early: bool = False
+    scale: float | None = None,
+    inner: bool = True,
+    weights: bool = True,
+    turned: bool = True,
+    early: bool = False,
+    forward: bool = True,
 ) -> Any:
-    """Attention's backward with another scale, or without some of its steps."""
+    """Attention's backward with another scale, or without some of its steps; `forward`: whether scores are scaled."""
 
     def form(dy: Array, q: Array, k: Array, v: Array) -> Three:
         root = math.sqrt(q.shape[-1])
-        probs = reference.softmax(q @ k.T / root)
+        probs = reference.softmax(q @ k.T / (root if forward else 1.0))
         d_probs = dy @ v.T
         d_scores = softmax_backward(d_probs, probs) if inner else probs * d_probs if weights else d_probs
         d_scores = d_scores / (root if scale is None else scale)
@@ -117,6 +123,12 @@ def swapped(form: Any) -> Any:
         return dk, dq, dv
 
     return wrong
+
+
+def attention_crossed(dy: Array, q: Array, k: Array, v: Array) -> Three:
+    root, probs = math.sqrt(q.shape[-1]), reference.softmax(q @ k.T / math.sqrt(q.shape[-1]))
+    d_scores = softmax_backward(dy @ v.T, probs) / root
+    return d_scores @ q, d_scores.T @ k, probs.T @ dy
 
 
 ROWS = {"N": (1, 2, 5), "E": (2, 3, 8, 33)}
@@ -149,6 +161,9 @@ BACKWARD: dict[str, Own] = {
             "the factor p in front is missing": [
                 lambda dy, probs: dy - (probs * dy).sum(axis=-1, keepdims=True),
             ],
+            "p multiplies dy alone; it also multiplies the row's sum": [
+                lambda dy, probs: probs * dy - (probs * dy).sum(axis=-1, keepdims=True),
+            ],
             "the sign is wrong": [lambda dy, probs: -softmax_backward(dy, probs)],
         },
         telling=({"N": 4, "E": 6}, {"N": 5, "E": 5}),
@@ -163,13 +178,27 @@ BACKWARD: dict[str, Own] = {
         ),
         {
             "mean and variance are taken as constants; x changes both, and through them the whole row": [
-                layer_norm_form(mean=False, variance=False)
+                layer_norm_form(mean=0, variance=0)
             ],
-            "the term of the variance is missing in dx": [layer_norm_form(variance=False)],
-            "the term of the mean is missing in dx": [layer_norm_form(mean=False)],
+            "the term of the variance is missing in dx": [layer_norm_form(variance=0)],
+            "the term of the mean is missing in dx": [layer_norm_form(mean=0)],
             "gamma is left out of dx": [layer_norm_form(scale=False)],
+            "gamma multiplies the result; multiply dy by it first, before the two means are taken": [
+                layer_norm_changed(lambda x, gamma, eps, dx, *others: (gamma * dx, *others), scale=False)
+            ],
+            "dx is not divided by s": [
+                layer_norm_changed(lambda x, gamma, eps, dx, *others: (dx * layer_norm_parts(x, eps)[1], *others))
+            ],
+            "sums over the row are taken away from dx; they are means": [
+                lambda dy, x, gamma, eps: layer_norm_form(x.shape[-1], x.shape[-1])(dy, x, gamma, eps)
+            ],
+            "dgamma and dbeta are swapped": [
+                layer_norm_changed(lambda x, gamma, eps, dx, dgamma, dbeta: (dx, dbeta, dgamma))
+            ],
             "dgamma is summed with x; it takes the normalised rows": [layer_norm_form(raw=True)],
-            "dgamma and dbeta are means over the rows; they are sums": [layer_norm_averaged],
+            "dgamma and dbeta are means over the rows; they are sums": [
+                layer_norm_changed(lambda x, gamma, eps, dx, *sums: (dx, *(total / len(x) for total in sums)))
+            ],
         },
         telling=({"N": 4, "E": 6}, {"N": 5, "E": 5}),
         small={"N": 2, "E": 3},
@@ -185,6 +214,10 @@ BACKWARD: dict[str, Own] = {
             "the slope is not multiplied by dy": [lambda dy, x: gelu_slope(x)],
             "this is the slope of the tanh approximation": [lambda dy, x: dy * tanh_slope(x)],
             "this is gelu itself, times dy; its slope is asked for": [lambda dy, x: dy * reference.gelu(x)],
+            "the ½ of Φ is missing": [lambda dy, x: dy * (2 * cumulative(x) + x * density(x))],
+            "the ½ in φ's exponent is missing: it is −x²/2": [
+                lambda dy, x: dy * (cumulative(x) + x * density(math.sqrt(2) * x)),
+            ],
             "φ is not divided by √(2π)": [
                 lambda dy, x: dy * (cumulative(x) + x * density(x) * math.sqrt(2 * math.pi))
             ],
@@ -204,6 +237,11 @@ BACKWARD: dict[str, Own] = {
         ),
         {
             "dq and dk are not divided by √D; the scores were": [attention_form(scale=1.0)],
+            "the scores are not divided by √D before their softmax": [
+                attention_form(forward=False),
+                attention_form(1.0, forward=False),
+            ],
+            "dq takes q, and dk takes k; each takes the other": [attention_crossed],
             "dq and dk are divided by D; it is √D": [
                 lambda dy, q, k, v: attention_form(scale=q.shape[-1])(dy, q, k, v)
             ],

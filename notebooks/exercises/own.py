@@ -79,13 +79,17 @@ class Own:
         return Report(self.operation.name, runner.name, {"float32": DtypeReport(len(found), {"": found[-1]})})
 
     def hint(self, runner: Runner) -> str | None:
-        """Name the mistake of a wrong function; None if it is none of the known ones."""
+        """Name the mistake of a wrong function; None if it is none of the known ones.
+
+        A function that fails differently on the telling inputs, for example because a missing `keepdims` goes unnoticed
+        on square ones, gets to know how.
+        """
         forms = {words: [flattened(form) for form in forms] for words, forms in self.mistakes.items()}
         draws = ([self.probe(runner, sizes, seed) for sizes in self.telling] for seed in range(1, DRAWS + 1))
         try:
             found = named(forms, draws)
-        except Failure:
-            return None
+        except Failure as failure:
+            return f"on other inputs {failure.reason}"
         return None if found is None else MATCH + found
 
     def probe(self, runner: Runner, sizes: Mapping[str, int], seed: int) -> Probe:

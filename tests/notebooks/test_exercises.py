@@ -215,6 +215,24 @@ def test_each_mistake_of_an_own_operation_gets_its_own_hint(checking: ModuleType
             assert own.hint(runner(in_float32(own.operation.truth, names), "numpy", "cpu", tail=False)) is None
 
 
+def test_mistake_that_square_inputs_hide_is_shown_on_others(checking: ModuleType) -> None:
+    """A missing `keepdims` gives wrong numbers only where rows are as many as columns."""
+    found = checking.examine("softmax_backward", lambda dy, probs: probs * (dy - (probs * dy).sum(axis=-1)), "numpy")
+    assert "not right yet: got " in found.text
+    assert "Hint: on other inputs it raised ValueError: operands could not be broadcast" in found.text
+
+
+def test_gelu_of_exercise_4_can_be_checked_by_central_differences(
+    checking: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notebook suggests it, in float64: its `erf` must not round to float32."""
+    monkeypatch.setattr(checking, "answer", lambda *args, **options: None)
+    given = load(NOTEBOOKS / "exercises" / "04_backward.py")
+    x, dy = np.random.default_rng(0).standard_normal((2, 3, 4))
+    found = given.numerical(lambda x: x * (1 + given.erf(x / np.sqrt(2))) / 2, dy, x)
+    np.testing.assert_allclose(found, solution("04_backward", "gelu_backward")(dy, x), rtol=0, atol=1e-8)
+
+
 def raises(x: Any, mask: Any) -> Any:
     raise IndexError("no such row")
 
