@@ -50,15 +50,16 @@ print(f"J: {jacobian / 1e12:.1f} TB;  x, y and W: {arrays / 1e6:.0f} MB")
 # So we need a formula for Jᵀu that does not contain J. There is a method for finding it:
 #
 # 1. **Push.** Let the input change by v, and work out the change of the output, J v. This is ordinary differentiation.
-# 2. **Pull.** Write ⟨u, J v⟩, the sum of all products of u and J v. Move everything away from v until it reads
-#    ⟨something, v⟩. That something is Jᵀu.
+# 2. **Pull.** Write ⟨u, J v⟩: multiply u and J v number by number, and add up. Move everything away from v until it
+#    reads ⟨something, v⟩. That something is Jᵀu.
 #
-# **Linear.** With one row per token, Y = X Wᵀ + b. All three inputs may change. Products of two changes are too
-# small to matter, so
+# **Linear.** With one row per token, Y = X Wᵀ + b. All three inputs may change: X by V_X, W by V_W and b by v_b.
+# Products of two changes are too small to matter, so
 #
 # $$Jv = V_X W^\top + X V_W^\top + v_b .$$
 #
-# For the first term, ⟨U, V_X Wᵀ⟩ = Σ U_tj V_ti W_ji = ⟨U W, V_X⟩. The others go the same way:
+# For the first term, ⟨U, V_X Wᵀ⟩ = Σ U_tj V_ti W_ji = ⟨U W, V_X⟩. The others go the same way. With dX for the gradient
+# with respect to X, and so on:
 #
 # $$dX = U W, \qquad dW = U^\top X, \qquad db = \sum_t U_t .$$
 #
@@ -110,9 +111,8 @@ assert np.allclose(d_x, room_x) and np.allclose(d_p.weight, room_p.weight) and n
 # %% [markdown]
 # ## 2. GELU, softmax, LayerNorm
 #
-# **GELU** acts on each number alone: gelu(x) = x Φ(x), where Φ is the normal distribution's cumulative
-# probability and φ = Φ′ its density. J is
-# diagonal, so push and pull are the same multiplication:
+# **GELU** acts on each number alone: gelu(x) = x Φ(x), where Φ is the normal distribution's cumulative probability and
+# φ = Φ′ its density. J is diagonal, so push and pull are the same multiplication:
 #
 # $$Jv = (\Phi(x) + x\,\varphi(x)) \cdot v .$$
 #
@@ -153,8 +153,9 @@ def project(v, x):
 
 # %% [markdown]
 # In softmax, J = diag(p) − p pᵀ is symmetric: the pull *is* the push. In LayerNorm, the fraction is a symmetric matrix
-# P applied to v. (P subtracts from v its parts along (1, 1, ..., 1) and along n, and divides by σ.) J = diag(γ) P, and
-# the transpose of a product reverses its order: Jᵀ = P diag(γ). So **first multiply u by γ, then apply P**.
+# P applied to v. (P subtracts from v its parts along (1, 1, ..., 1) and, but for ε, along n, and divides by σ.) J is
+# diag(γ) P, and the transpose of a product reverses its order: Jᵀ = P diag(γ). So **first multiply u by γ, then
+# apply P**.
 #
 # The adjoint identity compares push and pull. If we got J itself wrong, both would agree in their error. So a second
 # check compares the push with the function: the **central difference** (f(x + h v) − f(x − h v)) / 2h, for a small h.
@@ -237,8 +238,9 @@ for name, cotangent in (("all ones", np.ones_like(u)), ("random", u)):
         print(f"{operation:10}  cotangent {name:8}  error noticed: {seen[operation, name]}")
 
 # %% [markdown]
-# The probabilities of a row always sum to 1, and a normalised row always sums to 0. So y.sum() is constant, its
-# gradient is 0, and a wrong factor times 0 is still 0. Test with random cotangents, and with a random γ.
+# The probabilities of a row always sum to 1, and a normalised row always sums to 0. So y.sum() is constant, and its
+# gradient is 0. A wrong factor times 0 is still 0, and the forgotten term is n times mean(n), which is 0 too. Test with
+# random cotangents, and with a random γ.
 
 # %%
 assert [name for name, noticed in seen.items() if noticed] == [("softmax", "random"), ("layer_norm", "random")]
@@ -298,7 +300,7 @@ for label, left, right in (
 # equal numbers. The two meet near h = ε^(1/3) for the central difference: about 10⁻⁵ in float64, where the error is
 # about ε^(2/3) = 10⁻¹¹. For the one-sided difference h = ε^(1/2) = 10⁻⁸, and half of the digits are gone.
 #
-# In float32 the best error is about 10⁻⁵, so a smaller mistake cannot be seen; at a step of 10⁻⁶ two digits are left.
+# In float32 the best error is about 10⁻⁵, so a smaller mistake cannot be seen; at a step of 10⁻⁶ it is 2 %.
 # **Check gradients in float64, even if you train in float32.** The formula is the same.
 
 # %%
@@ -327,8 +329,9 @@ for dtype in (np.float64, np.float32):
     print(f"below 1e-4: {of_key < 1e-4}, below 1e-12: {of_key < 1e-12}")
 
 # %% [markdown]
-# Softmax does not notice a shift of a whole row, so in exact arithmetic the gradient is 0. The formula says the same:
-# Σⱼ dkⱼ = Σᵢ qᵢ (Σⱼ dsᵢⱼ) / √D, and each row of softmax's VJP sums to 0.
+# Softmax does not notice a shift of a whole row, so in exact arithmetic the gradient is 0. The formula says the same.
+# Let dsᵢⱼ be the cotangent of softmax's input at i and j. Then Σⱼ dkⱼ = Σᵢ qᵢ (Σⱼ dsᵢⱼ) / √D, and each row of softmax's
+# VJP sums to 0.
 #
 # In floats, what remains is rounding noise. It has no correct digits at all. So a test that compares two programs with
 # a relative tolerance would fail here although both are right. The fair scale is that of the terms that cancel.
@@ -338,9 +341,10 @@ for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-4)):
     assert found[dtype][1] < bound < 1 < found[dtype][0]
 
 # %% [markdown]
-# The same happens wherever a softmax follows. A head for question answering finds the first token of an answer: a
-# linear map gives each token one number, and softmax turns these into probabilities over the *positions* of the text.
-# A head for extraction also gives each token one number, but then a sigmoid decides about each token alone.
+# The same happens wherever a bias adds one number to everything that a softmax compares. A head for question answering
+# finds the first token of an answer: a linear map gives each token one number, and softmax turns these into
+# probabilities over the *positions* of the text. A head for extraction also gives each token one number, but then a
+# sigmoid decides about each token alone.
 #
 # **Prediction.** In which head is the gradient of the bias 0? `value_and_gradients` runs the backward pass of a whole
 # model; notebook 10 is about it.
@@ -395,9 +399,9 @@ print(f"1 added to every key bias: the output changes by less than 1e-9: {shifte
 print(f"1 added to every query bias: it changes by up to {moved:.1f}")
 
 # %% [markdown]
-# They moved, by about 0.00001. That is more than a thousand times less than the others, and not 0. AdamW adds a small
-# number, here 10⁻⁶, to what it divides by. The noise, about 10⁻⁹, is far below that, so it was not scaled up to a full
-# step.
+# They moved, by 0.00001 to 0.00002. That is more than a thousand times less than the others, and not 0. AdamW adds a
+# small number, here 10⁻⁶, to what it divides by. The noise, about 10⁻⁹ in the trained model, is far below that, so it
+# was not scaled up to a full step.
 #
 # Nothing depends on these biases, so their random walk does no harm. But two correct training programs will *not* agree
 # on them, and whoever compares checkpoints has to know that.
@@ -415,5 +419,6 @@ assert shifted < 1e-9 < 1e-2 < moved
 # - Draw the curves of section 4 for a LayerNorm whose input has a mean of 1,000. Where does the best step move, and
 #   why?
 # - Read [reference/layer_norm.py](../reference/layer_norm.py) and [reference/attention.py](../reference/attention.py).
-#   Each `_vjp` has its derivation in its docstring. Derive that of attention: it is two linear maps and a softmax.
+#   The docstrings of `layer_norm_vjp` and `attention_vjp` have their formulas. Derive that of attention: it is two
+#   matrix products and a softmax.
 # - Next: [10_the_whole_gradient](10_the_whole_gradient.ipynb) puts the pieces together.
