@@ -32,8 +32,9 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## 1. Four paths through a layer
 #
-# Read the forward pass from top to bottom and the backward pass from bottom to top. Each line on the right is the
-# VJP of the line on its left; `_back` stands for an operation's VJP, as in notebook 09.
+# Read the forward pass from top to bottom and the backward pass from bottom to top. Each line on the right is the VJP
+# of the line on its left. `d_sum1` is the cotangent of `sum1`, and so on; `_back` stands for an operation's VJP, its
+# *pull* in notebook 09.
 #
 # | forward | backward |
 # |---|---|
@@ -42,10 +43,11 @@ rng = np.random.default_rng(0)
 # | sum2 = norm1 + feed_forward(norm1) | d_norm1 = d_sum2 + feed_forward_back(d_sum2) |
 # | norm2 = LayerNorm(sum2) | d_sum2 = LayerNorm_back(d_norm2) |
 #
-# Look at the sums. On the way down, x + f(x) becomes d + f_back(d): **a residual turns the gradient into a sum**, of
+# Look at the sums. On the way back, x + f(x) becomes d + f_back(d): **a residual turns the gradient into a sum**, of
 # one part that skips f and one that goes through it. Each layer has two residuals, so there are four paths through it.
 #
-# We take layer 2 of the small model that ships, a sentence, and a random cotangent, and follow each path alone.
+# We take layer 2 of the small model that ships, a sentence, and a random cotangent, and follow each path alone: first
+# past or through the feed-forward network, then past or through attention.
 #
 # **Prediction.** Do the four add up to the gradient of the layer? Which of them is the largest?
 
@@ -86,8 +88,8 @@ for (upper, lower), norm in norms.items():
 
 # %% [markdown]
 # All VJPs are linear in the cotangent, so we may follow each path on its own and add up at the end. With 12 layers
-# there are 4¹² = 17 million paths. The one that always skips goes through no weight matrix at all, only through
-# LayerNorms: it is the short way from the loss to the first layer.
+# there are 4¹² = 17 million paths. The one that always skips, here the largest of the four, goes through no weight
+# matrix at all, only through LayerNorms: it is the short way from the loss to the first layer.
 
 # %%
 assert np.allclose(sum(paths.values()), whole, rtol=0, atol=1e-12)
@@ -113,7 +115,7 @@ def masked_batches(count, ids, mask, word, seed=1):
         yield {"input_ids": np.where(hidden, word, ids), "attention_mask": mask, "labels": labels}
 
 
-(batch,) = masked_batches(1, ids, mask, word=3)
+(batch,) = masked_batches(1, ids, mask, word=config.vocab_size - 1)  # [MASK] is the last word of the vocabulary
 arrays = flatten(model.parameters)
 gradients = flatten(value_and_gradients(model, **batch)[1])
 direction = {path: rng.standard_normal(array.shape) for path, array in arrays.items()}
@@ -144,9 +146,9 @@ assert abs(difference - predicted) < 1e-5 * abs(predicted)
 # LayerNorms and of GELU, ... One can store them all. The reference stores only each layer's *input*, and computes the
 # layer again when the backward pass gets there. This is called **activation checkpointing**, or recomputation.
 #
-# **Prediction.** Take one text of 256 tokens, E = 32, F = 128 and 2 heads. How much more would a layer need if it
-# stored everything, than if it stores its input: 3, 10 or 30 times as much? And what does recomputation cost? (On the
-# way back, each product y = x Wᵀ needs two: one for the gradient of x, one for that of W.)
+# **Prediction.** Take one text of 256 tokens, E = 32, F = 128 and 2 heads. If a layer stored everything instead of its
+# input, would it need 3, 10 or 30 times as much memory? And how much work does recomputation add? (On the way back,
+# each product y = x Wᵀ needs two: one for the gradient of x, one for that of W.)
 
 # %%
 words, peaks, parameters = rng.integers(5, 50, (1, 256)), {}, {}
@@ -173,7 +175,8 @@ print(f"peak of memory, for each further layer, without its gradients: {per_laye
 #
 # The measured peak grows by one input for each layer, and by the gradients of its parameters, which have to be stored
 # in any case. Everything inside a layer exists for one layer at a time. The price is a second forward pass: the work is
-# 1 + 1 + 2 forward passes instead of 1 + 2, a third more.
+# 1 + 1 + 2 forward passes instead of 1 + 2, a third more. (In the reference it is somewhat more: `attention_vjp` gets
+# no probabilities, and computes them once again.)
 #
 # The probabilities are the part that grows with the square of the length; notebook 06 shows how to avoid storing them.
 
@@ -183,14 +186,14 @@ assert everything == 33 * states[0].nbytes and 0.8 < per_layer / states[0].nbyte
 # %% [markdown]
 # ## 4. How large is the gradient in each layer?
 #
-# This model is *post-norm*: LayerNorm comes after each sum, so even the path that always skips goes through 24 of them.
-# Each divides the gradient by σ, the standard deviation of the sum.
+# This model is *post-norm*: LayerNorm comes after each sum, so even the path that always skips goes through two of them
+# in each layer. Each divides the gradient by σ, the standard deviation of the sum.
 #
 # We build a stack of 12 layers, 32 wide, with random weights, and train it to name masked tokens of four sentences
-# (notebook 11 explains the loop). The learning rate rises for 20 steps: a **warm-up**. Twice, with two standard
-# deviations of the random weights:
+# (notebook 11 explains the loop). The learning rate rises for 20 steps: a **warm-up**. We do so twice, with two
+# standard deviations of the random weights:
 #
-# - 0.098: a projection of 32 numbers changes their size by 0.098 √32 = 0.55, as in the base model, which is 768 wide
+# - 0.098: a projection of 32 numbers multiplies their size by 0.098 √32 = 0.55, as in the base model, which is 768 wide
 #   and has 0.02;
 # - 0.177 = 1 / √32: such a projection keeps the size. That sounds sensible, and is a common choice elsewhere.
 #
@@ -241,9 +244,9 @@ plt.show()
 
 # %% [markdown]
 # With the scale of the base model the gradient is nearly the same in all layers, at the start and after the warm-up.
-# With the larger scale it is about the same at the start. But 21 steps later it has **vanished**: the first layer gets
-# less than a thousandth of what the last one gets. (With five other seeds the share was 1/40 to 1/2,000
-# with the larger scale, and never below 1/2 with the smaller one.)
+# With the larger scale it is even somewhat larger in the first layer at the start. But 21 steps later it has
+# **vanished**: the first layer gets less than a thousandth of what the last one gets. (With five other seeds the share
+# was 1/40 to 1/2,000 with the larger scale, and never below 1/2 with the smaller one.)
 #
 # The traces show why. On its way back through a layer the gradient passes two LayerNorms, which divide it by σ, and two
 # sums, where a branch adds its part. We measure both factors, as means over the layers, and how alike the tokens are:
@@ -278,9 +281,9 @@ for (scale, when), t in seen.items():
 # the gradient has other directions. (This is our reading; we have not tested it.)
 #
 # Xiong and others, "On Layer Normalization in the Transformer Architecture" (2020), explain in section 3 why post-norm
-# stacks need a warm-up: they derive that at initialisation the gradients near the output are large. In this small model
-# we did not see that at the start, with either scale. What we saw is that the *scale of the first weights* decides, and
-# that it shows after a few steps. Larger models may differ; the measurement is the same.
+# stacks need a warm-up: they derive that at initialisation the gradients near the output are large. In the figures
+# above they start no larger there than near the input. What we saw is that the *scale of the first weights* decides,
+# and that it shows after a few steps. Larger models may differ; the measurement is the same.
 
 # %%
 assert all(0.5 < ratios[0.098, when] < 2 for when in ("at the start", "after the warm-up"))
@@ -323,9 +326,9 @@ plt.show()
 # small, because it divides by its size. Such a fault costs something later, in a model whose attention has more to
 # learn, and by then nobody looks for it here.
 #
-# So compare gradients, not losses. While a `trace` runs, `value_and_gradients` records the cotangent of every value,
-# under `grad:` and its name, in the order of the backward pass. `compare` finds the first entry that differs by more
-# than rounding explains. The trusted pass runs in float64, the one under test in float32.
+# So compare gradients, not losses. While a `trace` runs, `value_and_gradients` also records the cotangent of every
+# value in the trace, under `grad:` and its name, in the order of the backward pass. `compare` finds the first entry
+# that differs by more than rounding explains. The trusted pass runs in float64, the one under test in float32.
 #
 # **Prediction.** The fault is in all 12 layers. Where do the traces first differ? How many gradients of parameters are
 # wrong, and could you have found the fault from those?
@@ -345,7 +348,8 @@ print(f"{len(bad)} of {len(right)} gradients of parameters are wrong")
 
 # %% [markdown]
 # Nearly every parameter's gradient is wrong, because a wrong cotangent is passed on to everything below. The 17 that
-# are right belong to the head and to the last layer, and only tell that the fault is not above them.
+# are right belong to the head and to the last layer: all but those of `q_proj` and `k_proj`. So the fault is somewhere
+# between the context and the queries and keys. The cotangents tell more.
 #
 # The *first* wrong cotangent is that of the last layer's scores. Everything from the loss down to the probabilities
 # agrees, so the wrong step is the one from the probabilities to the scores: softmax.
@@ -361,10 +365,10 @@ assert max(np.mean(curve[-10:]) for curve in curves.values()) < 0.6 * curves["ri
 # - In section 1, follow a cotangent from the top to the embeddings through LayerNorms alone, in all four layers. How
 #   large is it in the end, compared with the whole gradient?
 # - In section 4, train with `warmup=0`, or with 6 layers. With which weights does the gradient survive?
-# - In section 5, let `without_sum` return `-probs * dy`, or 0. How much worse is the loss? Is it worse on average over
-#   several seeds?
-# - Plant another fault: multiply the result of `ernie_m.reference.encoder.layer_norm_vjp`, a tuple, by
-#   0.99 in its first part. Where do the traces differ first? Does the loss show it?
+# - In section 5, let `without_sum` return `-probs * dy`, or `0 * dy`. How much worse is the loss? Is it worse on
+#   average over several seeds?
+# - Plant another fault: `ernie_m.reference.encoder.layer_norm_vjp` returns three arrays; multiply the first by 0.99.
+#   Where do the traces differ first? Does the loss show it?
 # - `trace_torch` records the cotangents of a torch model, so that you can check your own backward pass in the same way
 #   ([reference/trace_torch.py](../reference/trace_torch.py)).
 # - Next: [11_training_small](11_training_small.ipynb) looks at the training step.
