@@ -6,7 +6,7 @@
     θ = θ − η m̂ / (√v̂ + ε)            m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 
 Both means start at 0, which makes them too small at first; dividing by 1 − βᵗ, t the number of the step, corrects that.
-So the first step moves every parameter by about η, whatever the size of its gradient.
+So the first step moves a parameter by about η, whatever the size of its gradient, unless that is as small as ε.
 
 Source: Decoupled Weight Decay Regularization (Loshchilov, Hutter, 2019), algorithm 2. Twin: torch.optim.AdamW.
 """
