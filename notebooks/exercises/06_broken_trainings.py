@@ -15,7 +15,8 @@
 # It is CAMLM in the small. A sentence has three words out of four: x0 to x3. Each word has two translations: x0 becomes
 # y0 or y1, x1 becomes y2 or y3, and so on, with equal probability. A [MASK] for every word is appended to the pair, on
 # both sides, with the position of its word. The model must predict each word from the **other side alone**. It has two
-# layers, and is trained by `ernie_m.reference.training.train`: AdamW, 20 steps of warm-up, gradients clipped to norm 1.
+# layers, and is trained by `ernie_m.reference.training.train`: AdamW, gradients clipped to norm 1, and a learning rate
+# that rises for 20 steps of warm-up, then falls to 0.
 #
 # **Prediction.** A perfect model sees y2, and must predict x1. What is its loss? It sees x1, and must predict y2 or y3:
 # what is its loss now? So what is the lowest mean loss that any model can reach? Write the number down: you need it.
@@ -28,10 +29,11 @@ for name, meaning in CAUSES.items():
     print(f"{name:15}{meaning}")
 
 # %% [markdown]
-# One of these is wrong in each training. `run("A")` has all that is known about training A:
+# In each training, one of these is the fault. `run("A")` has all that is known about training A:
 #
 # - `losses`, `norms`: of each step; the norm is that of all gradients together, before clipping;
 # - `gradients`, `moved`: dictionaries by parameter: the norm of its gradient, and how far it moved, in each step;
+# - `batches`: how many of its batches are different;
 # - `sees`: (S, S), True where the place of the row sees that of the column, for the first pair; `places`: what stands
 #   there.
 
@@ -76,7 +78,7 @@ diagnose("B", cause, where)
 # The loss falls, but it stays far above the number that you wrote down.
 #
 # **Prediction.** Suppose the model knows which words the other side has, but not which of them is at the position of
-# its [MASK]. Would its loss be about as high as here? Which part of the model finds the right position?
+# its [MASK]. Could its loss come down to your number? Which part of the model finds the right position?
 
 # %%
 show("C")

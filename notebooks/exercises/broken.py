@@ -152,6 +152,8 @@ def trained(plan: Plan) -> Run:
 
 def run(name: str) -> Run:
     """The training of this name: "A", "B" or "C"."""
+    if name not in tuple(PLANS):
+        raise ValueError(f"name: expected one of {', '.join(map(repr, PLANS))}, got {name!r}")
     return trained(PLANS[name])
 
 

@@ -14,6 +14,7 @@ DIAGNOSES: dict[str, tuple[str, Any]] = {
     # on the size of the gradient: run("B").moved["word_embeddings"] doubles from step 19 to step 20.
     "B": ("rate jumps", 20),
     # All gradients of queries and keys are exactly 0, in both layers, and no others. What they share is the softmax of
-    # attention. Values still learn: without scores, each place reads the mean of all words, not the word it needs.
+    # attention. Values still learn, but queries and keys stay random: each place reads a mixture of all words, not the
+    # word it needs.
     "C": ("no gradient", "q_proj"),
 }

@@ -1,6 +1,7 @@
 """The broken trainings: each shows its fault, the right diagnosis is accepted, and each wrong one is refuted.
 
-Seen red: a training without its fault; a fault that does not change the loss; a wrong step that is accepted.
+Seen red: a training without its fault; a fault that does not change the loss; a wrong step that is accepted; a list of
+names that is refused; a step from NumPy that is refused; answers of another type that end in a TypeError.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -89,17 +91,43 @@ def test_wrong_cause_is_refuted_from_the_run(judging: ModuleType, name: str) -> 
         ("A", (0, 1), "[CLS] at 0 may see x"),
         ("A", (0, 12), "[CLS] at 0 does not see [MASK] at 12"),
         ("A", 3, "`where` is (row, column)"),
-        ("B", 21, "times as far as in the step before"),
+        ("A", None, "Where? `where` is (row, column)"),
+        ("B", 21, "in the step before"),
+        ("B", 1, "and 0 in the step before"),
+        ("B", np.int64(19), "in step 19"),
+        ("B", True, "in step 1"),
+        ("B", "20", "`where` is the first step"),
         ("B", 0, "`where` is the first step"),
         ("C", "v_proj", "layers.0.v_proj.weight gets a gradient"),
         ("C", "layers.0", "gets a gradient"),
         ("C", "k_proj.bias", "have no gradient in any run"),
         ("C", "softmax", "`where` is a part of the names"),
+        ("C", ["q_proj", "v_proj"], "layers.0.v_proj.weight gets a gradient"),
+        ("C", ["q_proj", "softmax"], "`where` is a part of the names"),
     ],
 )
 def test_wrong_place_is_told(judging: ModuleType, name: str, where: Any, words: str) -> None:
     right, text = judging.judged(name, solutions()[name][0], where)
     assert not right and words in text, text
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("A", [6, 1]), ("A", np.array([0, 6])), ("B", 20.0), ("B", np.int64(20)), ("C", ["q_proj", "k_proj"])],
+)
+def test_right_place_is_accepted_in_other_words(judging: ModuleType, name: str, where: Any) -> None:
+    assert judging.judged(name, solutions()[name][0], where)[0]
+
+
+@pytest.mark.parametrize("cause", [["a leak"], {"a leak"}, 3])
+def test_cause_of_another_type_is_told(judging: ModuleType, cause: Any) -> None:
+    right, text = judging.judged("A", cause)
+    assert not right and "expected one of" in text
+
+
+def test_unknown_training_is_told(judging: ModuleType) -> None:
+    with pytest.raises(ValueError, match="name: expected one of 'A', 'B', 'C', got 'D'"):
+        judging.judged("D", None)
 
 
 def test_ipynb_leaves_the_diagnosis_to_the_reader() -> None:
