@@ -11,8 +11,8 @@
 # checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`.
 #
 # The model is the one that ships with the package. According to its [model card](../reference/demo/README.md), it was
-# trained on help pages and menus in eight languages, to predict a sentence from its translation alone. One of the two
-# was always English.
+# trained to predict a sentence from its translation alone, mostly on help pages and menus in eight languages. One of
+# the two sentences was always English.
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,7 +30,7 @@ model = ErnieMModel.from_pretrained(demo.directory(), dtype=np.float64)
 L, H = model.config.num_hidden_layers, model.config.num_attention_heads
 
 # %% [markdown]
-# ## 1. Sentences of which we know every part
+# ## 1. Sentences whose parts we know
 #
 # Seven verbs and eight nouns make 56 instructions, in eight languages ([instructions.py](instructions.py)). They are
 # dull, which makes them useful: we know which characters are the verb and which are the noun. In Japanese the verb
@@ -126,7 +126,7 @@ assert all(verb > max(noun, 0.5) for verb, noun in right.values())
 # %% [markdown]
 # ## 4. Do heat maps mean anything?
 #
-# To predict "Save", a mask has to read the verb of the other sentence. Here is what the masks read in each layer, on
+# To predict "Save", a mask needs the verb of the other sentence. Here is what the masks read in each layer, on
 # average over heads, in one sentence. Rows are masks, labelled with what they hide; columns are the German tokens.
 
 # %%
@@ -195,7 +195,7 @@ assert selectivity.mean(axis=1).argmax() == 2 and without_layer[2] > 2 * np.dele
 assert ((selectivity > 0.3) & (without_head < 0.02)).sum() >= 3
 
 # %% [markdown]
-# ## 5. Where is the verb at this moment? Patching
+# ## 5. Where is the verb after each layer? Patching
 #
 # We give the model "Delete the window." and "Save the window." in German, with the English sentence masked as before.
 # Then we run the first again, but replace the vector of one token after one layer by the vector from the second. How
@@ -292,7 +292,7 @@ print(f"same language, a model with random weights: {random:.2f}")
 # model that has learned nothing reaches.
 #
 # The step from English to other languages is the real test: 0.56 at layer 0, and 0.69 after layer 3. So the layers add
-# something to the table of embeddings, but less than one might think. And a third of the verbs stays wrong.
+# something to the table of embeddings, but less than one might think. And almost a third of the answers are wrong.
 
 # %%
 same, across, shuffled = np.array(list(results.values()))
@@ -324,10 +324,10 @@ for language in ("de", "zh", "ja"):
         print(f"{language}, {name:12} right {right:4.0%}   wrong {wrong:4.0%}   not aligned {none:4.0%}")
 
 # %% [markdown]
-# German and Chinese look perfect. But more than 40 % of the words are aligned "rightly" even where nothing is a
-# translation. Position may be one reason: the verb is first, the noun near the end, and vectors contain their
-# positions. What the model knows about words is the difference between the two rows. In Japanese the verb is last, and
-# a quarter of the words is aligned wrongly or not at all.
+# German and Chinese look perfect. But in both, more than 40 % of the verbs and nouns are aligned "rightly" even where
+# nothing is a translation. Position may be one reason: the verb is first, the noun near the end, and vectors contain
+# their positions. What the model knows about words is the difference between the two rows. In Japanese the verb is
+# last, and a quarter of the verbs and nouns are aligned wrongly or not at all.
 
 # %%
 assert all(shares[x, "translation"][0] > shares[x, "other words"][0] + 0.3 for x in ("de", "zh", "ja"))
@@ -377,8 +377,8 @@ assert matched[0] > 0.9 and matched[1] < 0.1
 #
 # ## What to try next
 #
-# * Add a language's own sentences from everyday life to section 2 ("The cat sleeps on the sofa."). How far does
-#   accuracy fall?
+# * Repeat section 2 with sentences from everyday life ("The cat sleeps on the sofa.") and their translations. How far
+#   does accuracy fall?
 # * In section 4, measure selectivity and ablation in Japanese. Is layer 3 still the one that matters?
 # * Patch the noun instead of the verb in section 5. Nouns are harder for the model. Is their path different?
 # * Is a negated sentence ("Do not delete the file.") matched with its negated translation? Find out whether that is

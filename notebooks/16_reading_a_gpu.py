@@ -5,8 +5,8 @@
 #
 # Triton's package contains the assembler and the disassembler for NVIDIA's GPUs. So kernels can be compiled on a laptop
 # without a GPU, and the result says how many registers a thread needs, how it loads, and how many instructions it
-# executes. Notebook 07 looked at such a report for a moment. Here we learn to read it: one operation, four versions,
-# and a prediction before every figure.
+# executes. Notebook 07 looked at such a report briefly. Here we learn to read it: one operation, four versions, and a
+# prediction before every figure.
 #
 # *To run this:* `make notebooks` in a checkout of the project. Or, with Python 3.10 to 3.13, from the root of the
 # checkout: `pip install ".[notebooks]"`, `python notebooks/copies.py course`, then `jupyter lab course`. Triton is
@@ -15,7 +15,7 @@
 # %%
 import os
 
-# In this process, kernels run in Triton's interpreter. They are compiled in another one, without it.
+# In this process, kernels run in Triton's interpreter. Another process compiles them, without it.
 os.environ["TRITON_INTERPRET"] = "1"
 
 import inspect
@@ -67,9 +67,10 @@ for name in NAMES:
 # %% [markdown]
 # ## What the compiler is told
 #
-# A launch is compiled for its arguments. `record` notes what for. In the lines below, `*bf16:16` is a pointer to
-# bfloat16 whose address is a multiple of 16, and `i32:16` is an integer that is a multiple of 16. What stands after
-# `=` is a constant: the compiler can compute with it.
+# Triton compiles a kernel for the types of its arguments, for what it knows of their alignment, and for its constants.
+# `record` calls a function and notes these for each launch. In the lines below, `*bf16:16` is a pointer to bfloat16
+# whose address is a multiple of 16, and `i32:16` is an integer that is a multiple of 16. What stands after `=` is a
+# constant: the compiler can compute with it.
 
 # %%
 E, width = 1024, 2
@@ -159,7 +160,8 @@ assert all(20 < r - 32 * n < 60 for n, r in zip(row_counts[:2], registers[:2], s
 # ## Instructions per element
 #
 # All 32 threads of a warp execute the same instruction together. The listing of a kernel without loops has every
-# instruction that a warp executes, so we can count: (instructions · threads of the block) / (numbers of the block).
+# instruction that a warp executes, once, so we can count: (instructions · threads of the block) / (numbers of the
+# block).
 #
 # How many can we afford? For each element the operation moves 6 bytes (x, residual, y). An H100 moves 3.35 TB/s, and
 # issues 132 · 4 instructions for 32 threads per cycle at 1.83 GHz (notebook 07).
@@ -179,7 +181,7 @@ assert per_element["naive"] > 2 * affordable and max(per_element[name] for name 
 # waits for its own instructions. Each thread reads the kernel's arguments, computes 64-bit addresses and takes part in
 # two sums over the whole block, all for a single number. With 32 numbers per thread, they share all this.
 #
-# More rows per warp gain little any more: only the loads of the three vectors are shared.
+# After that, more rows per warp gain little: they share only the loads of the three vectors.
 #
 # ## Occupancy, by hand
 #
@@ -192,7 +194,7 @@ assert per_element["naive"] > 2 * affordable and max(per_element[name] for name 
 # * 228 KB of shared memory: what a block uses, and 1 KB for the system.
 #
 # **Prediction.** The naive kernel has about 20 registers per thread and blocks of 32 warps. With one row per warp, it
-# is about 64 registers and blocks of one warp. How many *warps* does a multiprocessor hold in each case? Which limit
+# has about 64 registers and blocks of one warp. How many *warps* does a multiprocessor hold in each case? Which limit
 # is it?
 
 
@@ -251,8 +253,8 @@ assert held["naive"] == 64 and held["one_row"] <= 32 and flying["one_row"] > 10 
 # half as many warps, but each thread has 32 times as much on its way, so there is room to spare. More rows per warp add
 # what is not needed, and cost registers.
 #
-# The project's kernel gives each row to one warp, and each warp one row. The reasons for it are above, and none of them
-# needed a GPU.
+# The project's kernel gives each row of up to 1,024 numbers to one warp, and each warp one row. The reasons for it are
+# above, and none of them needed a GPU.
 #
 # ## And measured?
 #

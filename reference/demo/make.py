@@ -149,7 +149,7 @@ CARD = """\
 # The checkpoint that ships: a small ERNIE-M that has learned
 
 A masked language model of {parameters:,} parameters in float16: {layers} layers, {width} wide, {heads} heads,
-{vocabulary:,} tokens. The file has a pooler in addition; `ErnieMModel` is the encoder with the pooler and without the
+{vocabulary:,} tokens. The file also has a pooler; `ErnieMModel` is the encoder with the pooler and without the
 head of the language model, {encoder:,} parameters. The model reads {languages}, and finds translations
 of sentences about office programs and browsers. `make.py` wrote this page.
 
@@ -198,7 +198,7 @@ entailment.
 
 - Everyday language: it knows the words of help pages and menus. "The cat is sleeping on the sofa." tells it little.
 - Pairs without English were not trained on.
-- The pooler is untrained; take means of tokens, as `retrieval.json` says, or train a head.
+- The pooler is untrained; take means of tokens after the layer that `retrieval.json` records, or train a head.
 - Without a language's mean vector subtracted, retrieval is worse: see the table.
 - It is far too small to know facts, and repeats what help pages say.
 
