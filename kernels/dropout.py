@@ -142,8 +142,18 @@ def draw_seeds(layers: int, device: Any = None) -> Tensor:  # -> (4 L + 2,) int6
 
 
 def seed_tensor(seeds: Any, device: Any = None) -> Tensor:  # (...) uint64 -> (...) int64
-    """The reference's seeds, integers from 0 to 2⁶⁴ - 1, as torch takes them: the same bits as int64."""
-    return torch.from_numpy(np.array(seeds, np.uint64).view(np.int64)).to(device)
+    """The reference's seeds, integers from 0 to 2⁶⁴ - 1, as torch takes them: the same bits as int64.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        bits = np.array(seeds, np.uint64)
+        exact = np.array_equal(bits, seeds)
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact:
+        raise ValueError(f"seed: expected integers from 0 to 2**64 - 1, got {seeds!r:.80}")
+    return torch.from_numpy(bits.view(np.int64)).to(device)
 
 
 def random_bits(seed: Any, tokens: Tensor, columns: int, heads: Any = 0) -> Tensor:  # (...,) -> (..., columns) int64

@@ -76,12 +76,14 @@ def dropout(x: Array, p: float, seed: Any, tokens: Array | None = None) -> Array
     """Drop elements of `x` with probability `p`, from 0 to 1; without a seed, an integer below 2⁶⁴, return `x`.
 
     `tokens` holds the index of each token among the real tokens of the batch; by default they are counted in order.
-    Raises ValueError for another `p` or seed.
+    Raises ValueError for another `p` or seed, TypeError for a seed that is no integer, such as a generator.
     """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p: expected a number from 0 to 1, got {p}")
     if seed is None or p == 0.0:
         return x
+    if not hasattr(seed, "__index__"):
+        raise TypeError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r:.80}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed}")
     rows = x.reshape(-1, x.shape[-1])

@@ -61,8 +61,13 @@ def test_seed_tensor_keeps_the_bits() -> None:
     assert kernel.seed_tensor(2**64 - 1).item() == -1
     found = kernel.seed_tensor(np.array([0, 1, SEED], np.uint64))
     assert found.dtype == torch.int64 and found.tolist() == [0, 1, SEED - 2**64]
-    with pytest.raises(OverflowError):
-        kernel.seed_tensor(2**64)
+
+
+@pytest.mark.parametrize("seed", [2**64, -1, 1.5, [3, 0.5], "x", np.random.default_rng(0), torch.Generator()])
+def test_what_is_no_seed_gets_one_clear_error(seed: Any) -> None:
+    """Seen red: 1.5 was taken for 1."""
+    with pytest.raises(ValueError, match=r"^seed: expected integers from 0 to 2\*\*64 - 1, got "):
+        kernel.seed_tensor(seed)
 
 
 def test_draw_seeds_draws_from_torchs_generator() -> None:

@@ -172,6 +172,13 @@ def test_what_is_no_rate_or_seed_gets_one_clear_error(name: str, p: float, seed:
         dropout(np.ones((2, 3)), 0.5, 2**64)
 
 
+@pytest.mark.parametrize("seed", [np.random.default_rng(0), 1.5, "x"])
+def test_what_is_no_integer_is_no_seed(seed: Any) -> None:
+    """A generator is what release 0.1 took here. Seen red: it ended in Python's own error about `<=`."""
+    with pytest.raises(TypeError, match=r"^seed: expected an integer from 0 to 2\*\*64 - 1, got "):
+        dropout(np.ones((2, 3)), 0.5, seed)
+
+
 @pytest.mark.parametrize("rng", [0, 5, np.random.RandomState(0), np.random])
 def test_what_is_no_generator_gets_one_clear_error(rng: Any) -> None:
     """A seed, too: every call would drop the same."""
