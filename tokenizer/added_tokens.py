@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .options import boolean
 from .piece_model import check_unicode
 
 # Larger ids would overflow somewhere, such as in `len`, and no vocabulary comes near.
@@ -45,11 +46,10 @@ class AddedToken:
         if not self.content:
             raise ValueError("content: expected at least one character, got ''")
         check_unicode(self.content, "content")
-        for flag in FLAGS:
-            if not isinstance(getattr(self, flag), bool) and (flag != "normalized" or self.normalized is not None):
-                raise TypeError(f"{flag}: expected a bool, got {getattr(self, flag)!r}")
         if self.normalized is None:
             object.__setattr__(self, "normalized", not self.special)
+        for flag in FLAGS:
+            object.__setattr__(self, flag, boolean(flag, getattr(self, flag)))
 
     def __str__(self) -> str:
         return self.content

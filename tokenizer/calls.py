@@ -13,10 +13,13 @@ from .batch_encoding import BatchEncoding, to_tensors
 from .id_rows import IdRows
 from .inputs import Inputs, Text, arrange, flatten
 from .layout import Row, columns_of
-from .options import Options
+from .options import Options, boolean
 from .padding import as_columns, pad_columns
 from .text_encoder import Encoded, TextEncoder, join_words
 from .truncation import truncate
+
+# The arguments that ask for a column, where it is not `return_` and the column's name.
+ARGUMENTS = {"offset_mapping": "return_offsets_mapping", "overflow_to_sample_mapping": "return_overflowing_tokens"}
 
 
 class Calls(IdRows):
@@ -34,8 +37,9 @@ class Calls(IdRows):
 
     def tokenize(self, text: str, pair: str | None = None, *, split_special_tokens: bool | None = None) -> list[str]:
         """The tokens of a text, followed by those of a second one. No special tokens are added."""
-        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        texts = arrange(text, None, False).first + ([] if pair is None else arrange(pair, None, False).first)
+        split = self._splits_special(split_special_tokens)
+        texts = arrange(text, None, False).first
+        texts += [] if pair is None else arrange(pair, None, False, ("pair", "")).first
         return [token for part in flatten(texts) for token in self._encoder.tokens(part, split)]
 
     def __call__(
@@ -73,27 +77,27 @@ class Calls(IdRows):
         `text_target`: encoded alike, its ids become the column labels. Raises TypeError or ValueError that names the
         argument.
         """
-        names = ["input_ids"]
-        names += ["token_type_ids"] * self._wanted("token_type_ids", return_token_type_ids)
-        names += ["special_tokens_mask"] * return_special_tokens_mask
-        names += ["attention_mask"] * self._wanted("attention_mask", return_attention_mask)
-        names += ["length"] * return_length + ["offset_mapping"] * return_offsets_mapping
-        names += ["overflow_to_sample_mapping"] * return_overflowing_tokens
+        returned = {"token_type_ids": return_token_type_ids, "special_tokens_mask": return_special_tokens_mask}
+        returned |= {"attention_mask": return_attention_mask, "length": return_length}
+        returned |= {"offset_mapping": return_offsets_mapping}
+        returned |= {"overflow_to_sample_mapping": return_overflowing_tokens}
+        names = ["input_ids", *(name for name, option in returned.items() if self._wanted(name, option))]
         given = {"padding": padding, "truncation": truncation, "max_length": max_length, "stride": stride}
         given |= {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": return_tensors}
-        options = self._options(padding_side, verbose, **given, overflow=return_overflowing_tokens)
-        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        options = self._options(padding_side, verbose, **given, overflow="overflow_to_sample_mapping" in names)
+        is_split_into_words = boolean("is_split_into_words", is_split_into_words)
+        special, split = boolean("add_special_tokens", add_special_tokens), self._splits_special(split_special_tokens)
         if text_target is None and text_pair_target is not None:
             raise ValueError("text_pair_target: expected None without text_target")
         if text is not None or text_target is None:
             inputs = arrange(text, text_pair, is_split_into_words)
-            batch = self._encode_columns(inputs, options, names, add_special_tokens, split)
+            batch = self._encode_columns(inputs, options, names, special, split)
             if text_target is None:
                 return batch
         elif text_pair is not None:
             raise ValueError("text_pair: expected None without text")
         targets = arrange(text_target, text_pair_target, is_split_into_words, ("text_target", "text_pair_target"))
-        labels = self._encode_columns(targets, options, names, add_special_tokens, split)
+        labels = self._encode_columns(targets, options, names, special, split)
         if text is None:
             return labels
         batch["labels"] = labels["input_ids"]
@@ -126,7 +130,11 @@ class Calls(IdRows):
         return zip(encoded[:count], encoded[count:] if inputs.second else [None] * count, strict=True)
 
     def _wanted(self, name: str, option: bool | None) -> bool:
-        return name in self.model_input_names if option is None else option
+        argument = ARGUMENTS.get(name, f"return_{name}")
+        return name in self.model_input_names if option is None else boolean(argument, option)
+
+    def _splits_special(self, option: bool | None) -> bool:
+        return self.split_special_tokens if option is None else boolean("split_special_tokens", option)
 
     def _options(self, padding_side: str | None, verbose: bool, **given: Any) -> Options:
         options = Options(
@@ -135,7 +143,7 @@ class Calls(IdRows):
             truncation_side=self.truncation_side,
             model_max_length=self.model_max_length,
         )
-        for name, reason in options.without_effect.items() if verbose else ():
+        for name, reason in options.without_effect.items() if boolean("verbose", verbose) else ():
             if name not in self._noted:
                 self._noted.add(name)
                 warnings.warn(f"{name}={given[name]!r} has no effect: {reason}", stacklevel=3)

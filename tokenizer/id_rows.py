@@ -7,6 +7,7 @@ from typing import Any
 
 from .decoding import clean_up, join_tokens, join_with_added
 from .layout import SPECIAL_PAIR, SPECIAL_SINGLE, lay_out, type_ids
+from .options import boolean
 from .token_table import TokenTable
 
 
@@ -27,9 +28,9 @@ class IdRows(TokenTable):
         ids: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         tokens = self.convert_ids_to_tokens(ids if isinstance(ids, Iterable) else [ids], skip_special_tokens)
         set_off = {token for token in set(tokens) if self._is_set_off(token)}
-        text = join_with_added(tokens, set_off, spaces_between_special_tokens)
-        option = clean_up_tokenization_spaces
-        return clean_up(text) if (self.clean_up_tokenization_spaces if option is None else option) else text
+        text = join_with_added(tokens, set_off, boolean("spaces_between_special_tokens", spaces_between_special_tokens))
+        name, option = "clean_up_tokenization_spaces", clean_up_tokenization_spaces
+        return clean_up(text) if (getattr(self, name) if option is None else boolean(name, option)) else text
 
     def _is_set_off(self, token: str) -> bool:
         """Whether a token that a user added is one around which `decode` puts spaces."""
@@ -47,7 +48,7 @@ class IdRows(TokenTable):
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """The number of special tokens in a row: 2, or 4 for a pair."""
-        return SPECIAL_PAIR if pair else SPECIAL_SINGLE
+        return SPECIAL_PAIR if boolean("pair", pair) else SPECIAL_SINGLE
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
@@ -71,7 +72,7 @@ class IdRows(TokenTable):
 
         In a row already built, every special token counts except [UNK], which stands for text.
         """
-        if not already_has_special_tokens:
+        if not boolean("already_has_special_tokens", already_has_special_tokens):
             zeros = None if token_ids_1 is None else [0] * len(token_ids_1)
             return lay_out([0] * len(token_ids_0), zeros, 1, 1)
         if token_ids_1 is not None:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .piece_model import check_unicode
+
 # A text, or the list of its words.
 Text: TypeAlias = "str | list[str]"
 
@@ -28,22 +30,26 @@ class Inputs:
 def arrange(
     text: Any, text_pair: Any, split_into_words: bool, names: tuple[str, str] = ("text", "text_pair")
 ) -> Inputs:
-    """Convert a call's arguments. Raises TypeError if one is not text, ValueError if lengths do not match.
+    """Convert a call's arguments.
 
-    `names` are those of the two arguments, for messages.
+    `names` are those of the two arguments, for messages. Raises TypeError for what is not text, ValueError for a lone
+    surrogate, each with the index, such as `text[3]`; ValueError too if lengths do not match.
     """
     name, pair_name = names
     batched = is_batch(name, text, split_into_words)
     if batched and not split_into_words and text_pair is None and all(is_list(item) for item in text):
-        if any(len(pair) != 2 for pair in text):
-            raise ValueError(f"{name}: expected pairs of texts (for lists of words, pass is_split_into_words=True)")
-        text, text_pair = [pair[0] for pair in text], [pair[1] for pair in text]
-    first = [check(name, item, split_into_words) for item in (text if batched else [text])]
+        for i, pair in enumerate(text):
+            if len(pair) != 2:
+                hint = "for lists of words, pass is_split_into_words=True"
+                raise ValueError(f"{name}[{i}]: expected a pair of texts, got {len(pair)} ({hint})")
+        first, second = ([check(f"{name}[{i}][{j}]", p[j], False) for i, p in enumerate(text)] for j in (0, 1))
+        return Inputs(first, second, batched)
+    first = check_all(name, text, batched, split_into_words)
     if text_pair is None:
         return Inputs(first, None, batched)
     if is_batch(pair_name, text_pair, split_into_words) != batched:
         raise ValueError(f"{pair_name}: expected a batch if {name} is a batch, otherwise one text")
-    second = [check(pair_name, item, split_into_words) for item in (text_pair if batched else [text_pair])]
+    second = check_all(pair_name, text_pair, batched, split_into_words)
     if len(first) != len(second):
         raise ValueError(f"{pair_name}: expected as many texts as {name} has, {len(first)}, got {len(second)}")
     return Inputs(first, second, batched)
@@ -66,15 +72,23 @@ def is_batch(name: str, value: Any, split_into_words: bool) -> bool:
     return not split_into_words or is_list(value[0])
 
 
-def check(name: str, value: Any, split_into_words: bool) -> Text:
+def check_all(name: str, value: Any, batched: bool, split_into_words: bool) -> list[Text]:
+    """Validate every sample of an argument."""
+    if not batched:
+        return [check(name, value, split_into_words)]
+    return [check(f"{name}[{i}]", item, split_into_words) for i, item in enumerate(value)]
+
+
+def check(name: str, value: Any, split_into_words: bool) -> Any:
     """Validate one sample: its text or its words."""
-    if not split_into_words:
-        if isinstance(value, str):
-            return value
+    if split_into_words:
+        if not is_list(value):
+            raise TypeError(f"{name}: expected a list of words, got {value!r:.80}")
+        return [check(f"{name}[{i}]", word, False) for i, word in enumerate(value)]
+    if not isinstance(value, str):
         raise TypeError(f"{name}: expected str, got {type(value).__name__}")
-    if is_list(value) and all(isinstance(word, str) for word in value):
-        return list(value)
-    raise TypeError(f"{name}: expected a list of words, got {value!r:.80}")
+    check_unicode(value, name)
+    return value
 
 
 def flatten(texts: Sequence[Text]) -> list[str]:

@@ -15,6 +15,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 PADDING = ("do_not_pad", "longest", "max_length")
 TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
 SIDES = ("right", "left")
@@ -43,6 +45,9 @@ class Options:
     truncation_side: str = "right"
 
     def __post_init__(self) -> None:
+        for name in ("padding", "truncation"):
+            if isinstance(getattr(self, name), np.bool_):
+                object.__setattr__(self, name, bool(getattr(self, name)))
         alone = self.max_length is not None and self.padding is False and self.truncation is None
         truncation = "longest_first" if alone else strategy("truncation", self.truncation, TRUNCATION)
         object.__setattr__(self, "truncation", truncation)
@@ -92,7 +97,8 @@ def strategy(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """Resolve `value`: False and None mean the first of `choices`, True the second."""
     if value is None or isinstance(value, bool):
         return choices[1] if value else choices[0]
-    return choice(name, getattr(value, "value", value), choices)
+    found: str = choice(name, getattr(value, "value", value), (False, True, *choices))
+    return found
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
@@ -100,6 +106,13 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if not (value is None or isinstance(value, str)) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+def boolean(name: str, value: Any) -> bool:
+    """`value`, True or False or NumPy's, as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {value!r:.80}")
+    return bool(value)
 
 
 def model_length(value: Any) -> int:

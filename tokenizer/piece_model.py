@@ -49,7 +49,8 @@ class PieceModel:
     def __init__(self, data: bytes, source: str, sampling: Mapping[str, Any] | None = None) -> None:
         """Load a model from a file's content; errors call it `source`. `sampling`: see `sampling_options`."""
         self._options = sampling_options(sampling or {})
-        self.sampling = dict(sampling or {})
+        # Without NumPy's types, which cannot be saved.
+        self.sampling = {name: x.item() if hasattr(x, "item") else x for name, x in (sampling or {}).items()}
         self._processor = sentencepiece.SentencePieceProcessor()
         hint = "the model is the first argument, vocab.txt the second"
         try:

@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .options import boolean
+
 OPTIONS = ("enable_sampling", "nbest_size", "alpha")
 # The largest number that sentencepiece's float32 holds, rounded down.
 LARGEST_ALPHA = 3.4028e38
@@ -33,9 +35,7 @@ def sampling_options(sampling: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [name for name in sampling if name not in OPTIONS]
     if unknown:
         raise TypeError(f"sp_model_kwargs: expected {', '.join(OPTIONS)}, got {', '.join(map(repr, unknown))}")
-    enabled = sampling.get("enable_sampling", False)
-    if not isinstance(enabled, bool):
-        raise TypeError(f"sp_model_kwargs: enable_sampling: expected a bool, got {enabled!r}")
+    enabled = boolean("sp_model_kwargs: enable_sampling", sampling.get("enable_sampling", False))
     best, alpha = sampling.get("nbest_size", 64), sampling.get("alpha", 0.1)
     if isinstance(best, bool) or not isinstance(best, int):
         raise TypeError(f"sp_model_kwargs: nbest_size: expected an integer, got {best!r}")

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from .cutting import cut, drop_markers
 from .offsets import Span, byte_ranges, follow, ranges, steps
-from .piece_model import MARKER, Piece, PieceModel, check_unicode
+from .piece_model import MARKER, Piece, PieceModel
 from .segments import Finder, Segment, lower_case, split
 from .token_table import TokenTable
 
@@ -126,7 +126,6 @@ class TextEncoder:
 
     def tokens(self, text: str, split_special: bool) -> list[str]:
         """The tokens of a text, as strings."""
-        check_unicode(text)
         segments, _ = self.segments(text, split_special)
         pieces = self.pieces(ordinary(segments))
         tokens: list[str] = []
@@ -139,8 +138,6 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str], split_special: bool, with_offsets: bool) -> list[Encoded]:
         """The ids of each text and, if requested, the spans of its tokens."""
-        for text in texts:
-            check_unicode(text)
         # None for a text that is one ordinary segment. Nearly all are, and objects for them would cost a tenth.
         segmented = [
             None if self.is_ordinary(text, split_special) else self.segments(text, split_special) for text in texts

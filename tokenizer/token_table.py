@@ -19,6 +19,7 @@ from operator import index
 from typing import Any, overload
 
 from .added_tokens import AddedToken
+from .options import boolean
 from .roles import ADDITIONAL, ROLES, SpecialId, SpecialToken
 from .segments import Finder
 from .vocabulary import Vocabulary
@@ -71,6 +72,7 @@ class TokenTable:
 
         Raises TypeError or ValueError for what is no token, such as "", before any is added.
         """
+        special_tokens = boolean("special_tokens", special_tokens)
         several = isinstance(new_tokens, Iterable) and not isinstance(new_tokens, (str, Mapping))
         values = list(new_tokens) if several else [new_tokens]
         tokens = [AddedToken.of(value, "new_tokens", special_tokens) for value in values]
@@ -101,6 +103,7 @@ class TokenTable:
 
         Raises TypeError or ValueError that names the role, before any is assigned.
         """
+        replaces = boolean("replace_additional_special_tokens", replace_additional_special_tokens)
         contents: dict[str, list[str]] = {}
         for role, value in special_tokens_dict.items():
             if role not in ROLES and role != ADDITIONAL:
@@ -114,7 +117,7 @@ class TokenTable:
             if role != ADDITIONAL:
                 gone = self.roles[role] not in (None, *found)
                 (self.roles[role],) = found
-            elif replace_additional_special_tokens:
+            elif replaces:
                 gone = not self._additional.keys() <= set(found)
                 self._additional = dict.fromkeys(found)
             else:
@@ -176,6 +179,7 @@ class TokenTable:
     def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of an id, or the tokens of several (a list, or a one-dimensional array or tensor)."""
+        skips = boolean("skip_special_tokens", skip_special_tokens)
         given: Any = ids.tolist() if hasattr(ids, "tolist") else ids
         single = not isinstance(given, Iterable)
         values = [given] if single else list(given)
@@ -187,7 +191,7 @@ class TokenTable:
             raise TypeError(f"ids: expected integers, got {ids!r:.80}")
         if single:
             return self.token_of(numbers[0])
-        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        skipped = set(self.all_special_ids) if skips else ()
         return [self.token_of(number) for number in numbers if number not in skipped]
 
     def get_vocab(self) -> dict[str, int]:

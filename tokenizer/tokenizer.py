@@ -18,7 +18,7 @@ from .added_tokens import AddedToken, parse_added
 from .calls import Calls
 from .cutting import LONE_MARKER_RULES
 from .files import path_of
-from .options import NO_LIMIT, SIDES, choice, model_length
+from .options import NO_LIMIT, SIDES, boolean, choice, model_length
 from .piece_model import PieceModel
 from .roles import missing_defaults
 from .saving import SAVED, constructor_arguments, naming, table_files, vocabulary_files, write_all
@@ -68,18 +68,14 @@ class ErnieMTokenizer(Calls):
         Raises ValueError, naming the file, for a vocab.txt that lacks a special token under its default name, or nearly
         every piece of the model; see `vocabulary` for the rest.
         """
-        flags = {"do_lower_case": do_lower_case, "strict_vocab": strict_vocab}
-        flags |= {"split_special_tokens": split_special_tokens}
-        flags |= {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
-        for name, value in flags.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected a bool, got {value!r}")
+        lower, strict = boolean("do_lower_case", do_lower_case), boolean("strict_vocab", strict_vocab)
         self._lone_marker = choice("lone_marker", lone_marker, LONE_MARKER_RULES)
         self.padding_side = choice("padding_side", padding_side, SIDES)
         self.truncation_side = choice("truncation_side", truncation_side, SIDES)
         self.model_max_length = model_length(model_max_length)
-        self.split_special_tokens = split_special_tokens
-        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.split_special_tokens = boolean("split_special_tokens", split_special_tokens)
+        cleans = boolean("clean_up_tokenization_spaces", clean_up_tokenization_spaces)
+        self.clean_up_tokenization_spaces = cleans
         self._model = PieceModel.read(sentencepiece_model_file, sp_model_kwargs)
         self.sp_model_kwargs = self._model.sampling
         self._noted = set()
@@ -89,7 +85,7 @@ class ErnieMTokenizer(Calls):
         if str(vocab_file) == "sentencepiece":
             vocabulary = Vocabulary(self._model.table())
         else:
-            vocabulary = Vocabulary.read(vocab_file, strict_vocab)
+            vocabulary = Vocabulary.read(vocab_file, strict)
             missing = missing_defaults(vocabulary, special_tokens, decoder)
             if missing:
                 raise ValueError(
@@ -97,7 +93,7 @@ class ErnieMTokenizer(Calls):
                     "must be passed, such as cls_token='<s>'"
                 )
             vocabulary.check_pieces(self._model.sample(SAMPLED_PIECES), vocab_file)
-        super().__init__(vocabulary, do_lower_case, special_tokens, decoder)
+        super().__init__(vocabulary, lower, special_tokens, decoder)
 
     @property
     def lone_marker(self) -> str:

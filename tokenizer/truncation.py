@@ -42,10 +42,11 @@ def truncate(row: Row, options: Options) -> list[Row]:
     if strategy == "only_second":
         if second is None:
             raise ValueError("truncation='only_second': expected a text pair, got no second text")
-        parts = windows(second, room - len(first), options, "second")
+        parts = windows(second, room - len(first), options, f"second text of sample {row.sample}")
         return [Row(first, part, row.special, row.sample) for part in parts]
     if strategy == "only_first":
-        parts = windows(first, room - (0 if second is None else len(second)), options, "first")
+        size = room - (0 if second is None else len(second))
+        parts = windows(first, size, options, f"first text of sample {row.sample}")
         return [Row(part, second, row.special, row.sample) for part in parts]
     assert second is not None  # a single text is truncated by "only_first"
     keep_first, keep_second = shares(len(first), len(second), room)
@@ -70,7 +71,7 @@ def windows(text: Encoded, size: int, options: Options, name: str) -> list[Encod
     """The window that truncation keeps, followed, with overflow, by all others."""
     if size < 0:
         raise ValueError(
-            f"truncation: max_length {options.truncation_length} cannot be reached: the {name} text has "
+            f"truncation: max_length {options.truncation_length} cannot be reached: the {name} has "
             f"{-size} tokens too few to remove"
         )
     if not options.overflow:
