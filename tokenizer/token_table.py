@@ -63,9 +63,12 @@ class TokenTable:
         additional = special_tokens.get(ADDITIONAL) or []
         self.add_special_tokens({**{k: v for k, v in roles.items() if v is not None}, ADDITIONAL: additional})
         for number, token in added_tokens_decoder.items():
-            if (kept := self.added_tokens_decoder[number].content) != token.content:
+            kept, told = self.added_tokens_decoder[number].content, "ignored"
+            if kept == token.content and number < len(vocabulary):
+                kept, told = vocabulary.tokens[number], "both encode to it, and it decodes to the former"
+            if kept != token.content:
                 name = f"added_tokens_decoder: {token.content!r}"
-                print(f"{name} has the id of {kept!r}, {number}: ignored", file=sys.stderr)
+                print(f"{name} has the id of {kept!r}, {number}: {told}", file=sys.stderr)
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add a token or a list of them, as str or AddedToken. Returns how many are new to the vocabulary.

@@ -212,10 +212,12 @@ def test_an_added_tokens_file_is_checked(added: Any, says: str, tmp_path: Path) 
         ErnieMTokenizer.from_pretrained(tmp_path)
 
 
-def test_an_added_token_with_the_id_of_a_special_one_is_reported(
+def test_an_added_token_with_the_id_of_another_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Paddle's second added token has the id of [MASK]. As in transformers it is ignored, here not in silence.
+    """Paddle's first added token has the id of the last word, the second that of [MASK].
+
+    As in transformers, a word shares its id, and a token with a special one's is ignored, here not in silence.
 
     Seen red: `convert_tokens_to_ids` gave the id, which no text is encoded to.
     """
@@ -223,7 +225,10 @@ def test_an_added_token_with_the_id_of_a_special_one_is_reported(
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "added_tokens.json").write_text('{"<x>": 4000, "<y>": 4001, "<z>": 4002}')
     tokenizer = ErnieMTokenizer.from_pretrained(tmp_path)
-    assert capsys.readouterr().err == "added_tokens_decoder: '<y>' has the id of '[MASK]', 4001: ignored\n"
+    assert capsys.readouterr().err == (
+        "added_tokens_decoder: '<x>' has the id of 'h', 4000: both encode to it, and it decodes to the former\n"
+        "added_tokens_decoder: '<y>' has the id of '[MASK]', 4001: ignored\n"
+    )
     assert tokenizer("<x>[MASK]<z>", add_special_tokens=False)["input_ids"] == [4000, 4001, 4002]
     assert tokenizer.convert_tokens_to_ids(["<y>", "[MASK]"]) == [tokenizer.unk_token_id, 4001]
     assert len({*tokenizer.added_tokens_encoder.values()}) == len(tokenizer.added_tokens_encoder)
