@@ -49,15 +49,16 @@ def save_checkpoint(
     from ernie_m.tokenizer.new_files import replacing
 
     folder = path_of(directory)
-    if is_paddle(folder) and (folder / "vocab.txt").is_file():
-        written = {**paddle_tokenizer(folder), **written}
+    marked = paddle_tokenizer(folder) if is_paddle(folder) and (folder / "vocab.txt").is_file() else {}
+    written = {**marked, **written}
     dtype = "bfloat16" if bfloat16 else np.result_type(*arrays.values()).name
     text = written_config(config, architecture, dtype).to_json()
     targets = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, *written, *(path.name for path in copied))]
     if not overwrite:
         for path in targets:
             if path.exists():
-                raise FileExistsError(f"{path}: the file exists; pass overwrite=True to replace it")
+                change = 'add how text is cut, "lone_marker"' if path.name in marked else "replace it"
+                raise FileExistsError(f"{path}: the file exists; pass overwrite=True to {change}")
     tensors = [
         (name, "bfloat16", bfloat16_bits(name, array)) if bfloat16 else (name, array.dtype.name, array)
         for name, array in to_huggingface(arrays).items()

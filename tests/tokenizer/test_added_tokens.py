@@ -212,9 +212,7 @@ def test_an_added_tokens_file_is_checked(added: Any, says: str, tmp_path: Path) 
         ErnieMTokenizer.from_pretrained(tmp_path)
 
 
-def test_an_added_token_with_the_id_of_another_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_added_token_with_the_id_of_another_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Paddle's first added token has the id of the last word, the second that of [MASK].
 
     As in transformers, a word shares its id, and a token with a special one's is ignored, here not in silence.

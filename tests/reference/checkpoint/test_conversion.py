@@ -99,6 +99,10 @@ def test_saving_beside_weights_of_paddle_keeps_how_text_is_cut(options: Any, fix
         shutil.copy(fixtures / "tokenizer_multi" / name, tmp_path)
     if options is not None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+        (tmp_path / "config.json").unlink()
+        expected = "tokenizer_config.json: the file exists; pass overwrite=True to add how text is cut, .*lone_marker"
+        with pytest.raises(FileExistsError, match=expected):
+            model.save_pretrained(tmp_path)
     before = ErnieMTokenizer.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path, overwrite=True)
     after = ErnieMTokenizer.from_pretrained(tmp_path)
