@@ -1,4 +1,4 @@
-"""The array type, checks of dtype and range, and bfloat16.
+"""The array type, checks of dtype, range and flags, and bfloat16.
 
 NumPy has no bfloat16. It is the upper half of a float32, so its bits are stored as uint16:
 
@@ -27,6 +27,13 @@ def floating(name: str, x: Any) -> Array:
 def is_number(value: Any) -> bool:
     """Whether `value` is one real number, of Python or NumPy; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def true_or_false(**flags: Any) -> None:
+    """Raise TypeError, naming the argument, unless each is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name}: expected True or False, got {value!r:.80}")
 
 
 def sum_of_tokens(x: Array) -> Array:  # (..., E) -> (E,)

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from .array import Array, check_range
+from .array import Array, check_range, true_or_false
 from .config import ErnieMConfig
 from .embedding import POSITION_OFFSET
 
@@ -192,11 +192,12 @@ def check_zeros_and_ones(name: str, values: Array) -> None:
 
 
 def check_options(owner: str, options: dict[str, Any], allowed: tuple[str, ...] = OPTIONS) -> None:
-    """Raise TypeError for an option of a call to `owner` that does not exist."""
+    """Raise TypeError for an option of a call to `owner` that does not exist, or a flag that is not True or False."""
     for name in options:
         if name not in allowed:
             expected = ", ".join((*ARGUMENTS, *allowed))
             raise TypeError(f"{owner}: unexpected argument {name!r}; expected some of {expected}")
+    true_or_false(**{name: options[name] for name in OPTIONS[:3] if options.get(name) is not None})
 
 
 def check_one_given(input_ids: Any, inputs_embeds: Any) -> None:

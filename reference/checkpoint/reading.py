@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..array import Array
+from ..array import Array, true_or_false
 from ..config import ErnieMConfig, files
 from ..parameters import initialise
 from . import names
@@ -196,6 +196,7 @@ def load_parameters(
     shaped weights only. The note and the report list them. Raises ValueError, naming the weight, for nan or
     infinity.
     """
+    true_or_false(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
     checkpoint = open_checkpoint(directory)
     stored, report = compare_names(checkpoint, wanted)
     errors = replace(report, mismatched=()) if ignore_mismatched_sizes else report

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..array import Array, round_to_bfloat16, widen_bfloat16
+from ..array import Array, round_to_bfloat16, true_or_false, widen_bfloat16
 from ..config import ErnieMConfig
 from .names import to_huggingface
 from .safetensors_file import write_safetensors
@@ -48,6 +48,7 @@ def save_checkpoint(
     from ernie_m.tokenizer.new_files import directory as created
     from ernie_m.tokenizer.new_files import replacing
 
+    true_or_false(overwrite=overwrite)
     folder = path_of(directory)
     marked = paddle_tokenizer(folder) if is_paddle(folder) and (folder / "vocab.txt").is_file() else {}
     written = {**marked, **written}

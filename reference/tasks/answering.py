@@ -17,11 +17,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from ..array import Array
+from ..array import Array, true_or_false
 from ..heads import ErnieMForQuestionAnswering
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import alike, at_least_one, true_or_false
+from .arguments import alike, at_least_one
 from .results import Answer
 from .task import Task
 

@@ -62,13 +62,6 @@ def alike(names: tuple[str, str], first: Any, second: Any) -> tuple[list[str], l
     return found
 
 
-def true_or_false(**flags: Any) -> None:
-    """Raises TypeError, naming the argument, for a value that is neither True nor False."""
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{name}: expected True or False, got {value!r:.80}")
-
-
 def at_least_one(name: str, value: Any) -> int:
     """Raises TypeError unless `value` is an integer, ValueError if it is below 1."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):

@@ -20,11 +20,11 @@ import numpy as np
 from ernie_m.tokenizer.layout import SPECIAL_PAIR
 
 from ..activations import sigmoid
-from ..array import Array
+from ..array import Array, true_or_false
 from ..heads import ErnieMForSequenceClassification
 from ..softmax import softmax
 from ..training.rows import Row
-from .arguments import alike, at_least_one, listed, options, true_or_false
+from .arguments import alike, at_least_one, listed, options
 from .fitting import CUT, FittingTask, fitted
 from .long_texts import ERROR
 from .results import Label

@@ -23,13 +23,13 @@ import numpy as np
 
 from ernie_m.tokenizer import ErnieMTokenizer, hub
 
-from ..array import Array
+from ..array import Array, true_or_false
 from ..checkpoint import open_checkpoint
 from ..checkpoint.names import file_name
 from ..groups import TOKENS as TOKENS
 from ..groups import batches as batches
 from ..training.retrieval import normalised
-from .arguments import at_least_one, finite, several, true_or_false
+from .arguments import at_least_one, finite, several
 from .backends import NUMPY, POOLINGS, backend_of, check_backend, load
 from .long_texts import POLICIES, TRUNCATE, WINDOW_MEAN, parts, window_starts
 from .recorded import ONE_AT_A_TIME, Centre, Recorded, choose_layer, read_recorded

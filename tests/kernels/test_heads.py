@@ -187,6 +187,7 @@ WRONG: list[tuple[str, str | None, dict[str, Any]]] = [
     ("ErnieMForMultipleChoice", None, {"input_ids": CHOICES, "attention_mask": np.ones((3, 2, 7), int)}),
     ("ErnieMForMultipleChoice", None, {"input_ids": CHOICES, "labels": np.array([0, 3])}),
     ("ErnieMForMultipleChoice", None, {"input_ids": None}),
+    ("ErnieMForTokenClassification", None, {"output_attentions": "no"}),
 ]
 
 

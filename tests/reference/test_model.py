@@ -283,7 +283,8 @@ def test_model_does_not_change_its_arguments_or_weights() -> None:
 def test_model_returns_hidden_states_and_attentions_only_on_request() -> None:
     out = MODEL(np.array([[0, 5, 2]]))
     assert out.hidden_states is None and out.attentions is None and len(out.to_tuple()) == 2
-    out = MODEL(np.array([[0, 5, 2]]), output_hidden_states=True, output_attentions=True)
+    assert isinstance(MODEL(np.array([[0, 5, 2]]), return_dict=np.False_, output_attentions=None), tuple)
+    out = MODEL(np.array([[0, 5, 2]]), output_hidden_states=np.True_, output_attentions=True)
     assert len(out.hidden_states) == 3 and len(out.attentions) == 2
     np.testing.assert_array_equal(out.hidden_states[-1], out.last_hidden_state)
 
@@ -383,6 +384,9 @@ def test_model_from_config_starts_the_padding_row_at_0_where_a_table_has_it(pad:
             r"head_mask: expected shape \(H,\) = \(3,\) or \(L, H\) = \(2, 3\), got \(2,\)",
         ),
         ({"input_ids": [[5, 6]], "head_mask": ["a", "b", "c"]}, "head_mask: expected numbers, got <U1"),
+        ({"input_ids": [[5, 6]], "output_attentions": "no"}, "^output_attentions: expected True or False, got 'no'"),
+        ({"input_ids": [[5, 6]], "return_dict": "false"}, "^return_dict: expected True or False, got 'false'"),
+        ({"input_ids": [[5, 6]], "output_hidden_states": 1}, "^output_hidden_states: expected True or False, got 1"),
     ],
 )
 def test_model_rejects_bad_input(given: dict[str, Any], message: str) -> None:

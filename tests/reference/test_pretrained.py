@@ -47,6 +47,11 @@ def test_save_pretrained_refuses_to_overwrite_by_default(tmp_path: Path) -> None
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match=r"config\.json|model\.safetensors"):
         b.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"^overwrite: expected True or False, got 'no'$"):
+        b.save_pretrained(tmp_path, overwrite="no")  # type: ignore[arg-type]
+    for name in ("strict", "ignore_mismatched_sizes"):
+        with pytest.raises(TypeError, match=rf"^{name}: expected True or False, got 'no'$"):
+            ernie.ErnieMModel.from_pretrained(tmp_path, **{name: "no"})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     b.save_pretrained(tmp_path, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == before.keys()
