@@ -53,8 +53,14 @@ def softmax(scores: Tensor, form: str = "right", truncated: bool = False) -> Ten
     forms = {
         "right": lambda: e / e.sum(-1, keepdim=True),
         "no maximum": lambda: torch.exp(z) / torch.exp(z).sum(-1, keepdim=True),
+        "whole maximum": lambda: torch.exp(z - z.max()) / torch.exp(z - z.max()).sum(-1, keepdim=True),
+        "column maximum": lambda: torch.exp(z - z.amax(0)) / torch.exp(z - z.amax(0)).sum(-1, keepdim=True),
+        "exp": lambda: torch.exp(z),
+        "log": lambda: torch.log(torch.softmax(z, -1)),
         "columns": lambda: torch.softmax(z, 0),
+        "column sums": lambda: e / e.sum(0),
         "all": lambda: torch.softmax(z.reshape(-1), 0).reshape(z.shape),
+        "sum of all": lambda: e / e.sum(),
         "no sum": lambda: e,
         "mean": lambda: torch.softmax(z, -1) * z.shape[-1],
         "padded": lambda: torch.softmax(pad(z, (0, -z.shape[1] % 16)), -1)[:, : z.shape[1]],
@@ -82,12 +88,14 @@ def norm(
     E, eps = z.shape[-1], eps * eps_factor
     z, g, b = z.float(), gamma.float(), beta.float()
     true = z.mean(-1, keepdim=True)
-    centred = z - {"mean": true, "sum": z.sum(-1, keepdim=True), "none": torch.zeros_like(true)}[mean]
+    means = {"mean": true, "sum": z.sum(-1, keepdim=True), "none": torch.zeros_like(true), "all": z.mean()}
+    centred = z - means[mean]
     found = {
         "two passes": lambda: (centred**2).mean(-1, keepdim=True),
         "one pass": lambda: (z**2).mean(-1, keepdim=True) - true**2,
         "unbiased": lambda: ((z - true) ** 2).sum(-1, keepdim=True) / max(E - 1, 1),
         "sum": lambda: (centred**2).sum(-1, keepdim=True),
+        "all": lambda: (centred**2).mean(),
         "about zero": lambda: (z**2).mean(-1, keepdim=True),
     }[variance]()
     y = {

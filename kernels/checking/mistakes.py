@@ -35,6 +35,8 @@ LAST, FIRST = (
 )
 ONE_MORE = "the mask is off by one: it lets in one element past the end of the row"
 PAST = "elements past the end of the row take part, with scores of 0; they must be -inf"
+# Below this, e^x is no normal number of float32.
+TINY = -87.0
 NO_MAXIMUM = "exp of the scores themselves overflows; subtract the row maximum first"
 
 
@@ -171,17 +173,53 @@ def _one_more(last: float) -> Form:
     return wrong
 
 
+def _less(maximum: Callable[[Array], Array]) -> Form:
+    """Softmax in float32 that subtracts another maximum: it is right where nothing overflows or underflows."""
+
+    def wrong(scores: Array) -> Array:
+        exps = np.exp((scores - maximum(scores)).astype(np.float32))
+        return np.asarray(exps / exps.sum(-1, keepdims=True), np.float64)
+
+    return wrong
+
+
+def _summed(axis: int | None) -> Form:
+    """The exponentials, each row's without its maximum, over a sum along another axis."""
+
+    def wrong(scores: Array) -> Array:
+        exps = np.exp(scores - scores.max(-1, keepdims=True))
+        return np.asarray(exps / exps.sum(axis))
+
+    return wrong
+
+
+def _nearest_logarithm(got: Array, scores: Array) -> Array:
+    """The logarithm of a softmax that is rounded to float32: it may be anything, and -inf, where that is tiny or 0."""
+    exact = scores - scores.max(-1, keepdims=True)
+    exact = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
+    return np.where((exact < TINY) & (got < TINY), got, exact)
+
+
 SOFTMAX: Mistakes = {
     NO_MAXIMUM: [_overflowing("float32"), _overflowing("float16")],
-    "each column sums to 1; it should be each row": [lambda scores: reference.softmax(scores.T).T],
+    "the maximum of all rows is subtracted; it should be each row's": [_less(np.max)],
+    "the maximum of each column is subtracted; it should be each row's": [_less(lambda scores: scores.max(0))],
+    "each column sums to 1; it should be each row": [lambda scores: reference.softmax(scores.T).T, _summed(0)],
     "the sum is over all rows; it should be over each row": [
-        lambda scores: reference.softmax(scores.reshape(1, -1)).reshape(scores.shape)
+        lambda scores: reference.softmax(scores.reshape(1, -1)).reshape(scores.shape),
+        _summed(None),
     ],
-    "the exponentials are not divided by their sum": [lambda scores: np.exp(scores - scores.max(-1, keepdims=True))],
+    "the exponentials are not divided by their sum": [
+        lambda scores: np.exp(scores - scores.max(-1, keepdims=True)),
+        lambda scores: np.exp(scores),
+    ],
     "the exponentials are divided by their mean; it should be their sum": [
         lambda scores: scores.shape[-1] * reference.softmax(scores)
     ],
-    "the result is the logarithm of the softmax": [lambda scores: np.log(reference.softmax(scores))],
+    "the result is the logarithm of the softmax": [
+        lambda scores: np.log(reference.softmax(scores)),
+        Fitted(_nearest_logarithm),
+    ],
     "powers of 2 in place of powers of e: multiply by log₂e first": [
         lambda scores: reference.softmax(scores * math.log(2))
     ],

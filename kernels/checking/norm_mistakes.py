@@ -146,6 +146,9 @@ NORM: Mistakes = {
             lambda z: np.square(z - z.sum(-1, keepdims=True)).mean(-1, keepdims=True),
         ),
     ],
+    "the mean and the variance are those of all rows; each row has its own": [
+        about_zero(lambda z: z - z.mean(), lambda z: np.asarray(z.var()))
+    ],
     "columns are normalised; it should be rows": [
         lambda z, gamma, beta, eps: layer_norm(z.T, np.ones(1), np.zeros(1), eps).T * gamma + beta
     ],
