@@ -21,6 +21,11 @@ def softmax_without_maximum(scores: Array) -> Array:
     return exps / exps.sum(axis=-1, keepdims=True)
 
 
+def softmax_from_its_logarithm(scores: Array) -> Array:
+    largest = scores.max(axis=-1, keepdims=True)
+    return np.exp(scores - (largest + np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True))))
+
+
 def layer_norm_unbiased(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).sum(axis=-1, keepdims=True) / np.float32(x.shape[-1] - 1)

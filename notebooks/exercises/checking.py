@@ -6,6 +6,7 @@ draws batches, every number must match exactly, and the smallest batch that fail
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -109,7 +110,8 @@ def failed(exercise: str, failure: Failure) -> Answer:
         place, expected = next((place, part) for name, place, part in expected.each() if name == verdict.part)
         got, index = got[place].reshape(expected.exact.shape), verdict.at
     found = Wrong(failure.reason, case.inputs, expected.exact, expected.limit, got, index)
-    return show(exercise, case.dtype, found, failure.hint)
+    ratio = math.inf if verdict is None else verdict.ratio
+    return show(exercise, case.dtype, found, failure.hint or explain(found.reason, got, ratio))
 
 
 def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str:
@@ -153,9 +155,8 @@ def small_call(exercise: str) -> tuple[dict[str, Any], Array | dict[str, Array]]
     return inputs, Case(exercise, "float32", inputs).expected.exact
 
 
-def show(exercise: str, dtype: str, found: Wrong, hint: str | None) -> Answer:
+def show(exercise: str, dtype: str, found: Wrong, hint: str) -> Answer:
     """The text and the figure for a call that fails."""
-    hint = hint or explain(found.reason, found.got)
     lines = [f"{exercise}: not right yet: {found.reason}.", *([f"Hint: {hint}."] if hint else [])]
     lines.append(f"The smallest input found ({dtype}):")
     for name, value in found.inputs.items():
@@ -189,12 +190,12 @@ def _examine_move(exercise: str, function: Callable[..., Any], examples: int) ->
     except hypothesis.errors.Flaky:
         repeated = False
     assert last is not None
-    hint = None
+    hint = ""
     if not repeated:
         last = replace(last, reason=f"different results for the same arguments; once {last.reason}")
     elif last.got is not None:
         hint = hint_for_moves(exercise, make, truth, function)
-    return show(exercise, str(last.expected.dtype), last, hint)
+    return show(exercise, str(last.expected.dtype), last, hint or explain(last.reason, last.got))
 
 
 def compare(function: Callable[..., Any], inputs: dict[str, Any], expected: Array) -> Wrong | None:

@@ -30,19 +30,28 @@ HINTS = {
     "it returned float64 for": "cast the result back, if you cast to float64; otherwise look for a np.float64, such as "
     "np.sqrt of a Python number: math.sqrt returns a float",
     "it returned float64, expected": "np.zeros and np.ones return float64 unless you pass a dtype",
-    "it returned int64, expected bool": "a comparison returns booleans",
+    ", expected bool": "a comparison returns booleans",
+    "it returned list": "np.stack makes one array of a list of arrays, np.array of a list of numbers",
     "it returned shape": "write the shape next to each line and see where it changes",
     "different results": "something is read before it is written, or two programs write to the same address",
 }
+# An error of less than this many times what is allowed, if no mistake explains it.
+NEARLY = 1000.0
+ROUNDED = (
+    "nearly right: a step loses digits; look for a small difference of large numbers, the exponential of one that was "
+    "rounded while it was large, a number in half precision, or a small constant that is added"
+)
 NAN = "nan comes from inf - inf, inf / inf, 0 / 0, or memory that was never written"
 MATCH = "the numbers are those of a common mistake: "
 
 
-def explain(reason: str, got: Array | None) -> str:
-    """The hint for a failure's reason, or "" if there is none."""
+def explain(reason: str, got: Array | None, ratio: float = math.inf) -> str:
+    """The hint for a failure's reason, or "" if there is none. `ratio`: the error, relative to what is allowed."""
     for piece, hint in HINTS.items():
         if piece in reason:
             return hint
+    if ratio < NEARLY:
+        return ROUNDED
     return NAN if got is not None and np.isnan(got).any() else ""
 
 
@@ -172,6 +181,7 @@ MOVED: dict[str, Mistakes] = {
         "True at the end of each row; tokens come first": [compared(lambda s, n, S: s >= S - n)],
         "every row has the length of the first one": [compared(lambda s, n, S: (s < n[0]) & (n == n))],
         "every row has the length of the longest one": [compared(lambda s, n, S: (s < n.max()) & (n == n))],
+        "every position is True: the lengths are not read": [compared(lambda s, n, S: (s < S) & (n == n))],
         "only the last token of each row is True": [compared(lambda s, n, S: s == n - 1)],
     },
     "unpad": {

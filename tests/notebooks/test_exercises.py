@@ -55,6 +55,7 @@ MISTAKES: list[tuple[str, str, Callable[..., Any], list[str]]] = [
         wrong.softmax_without_maximum,
         ["got nan at [", "expected 1 (error", "subtract the row maximum"],
     ),
+    ("01_numpy", "softmax", wrong.softmax_from_its_logarithm, ["got 0.5", "expected 0.5", "loses digits"]),
     ("01_numpy", "layer_norm", wrong.layer_norm_unbiased, ["expected", "divided by E - 1; LayerNorm divides by E"]),
     ("01_numpy", "layer_norm", wrong.layer_norm_in_one_pass, ["expected", "in one pass", "subtract the mean first"]),
     (
@@ -251,6 +252,9 @@ def wrong_at_first() -> Callable[..., Any]:
         ("unpad", lambda x, mask: x[mask].astype(np.float64), "it returned float64, expected float32"),
         ("unpad", lambda x, mask: x[mask][:, :1], "it returned shape ("),
         ("unpad", lambda x, mask: x[mask, ::-1], ", expected "),
+        ("unpad", lambda x, mask: [*x[mask]], "np.stack"),
+        ("mask_from_lengths", lambda n, S: np.float32(np.arange(S) < n[:, None]), "comparison returns booleans"),
+        ("mask_from_lengths", lambda lengths, S: np.ones((len(lengths), S), bool), "lengths are not read"),
         ("pad", lambda packed, mask: packed, "it returned shape ("),
         ("unpad", lambda x, mask: x.__imul__(2)[mask] / np.float32(2), "it changed its argument x"),
         ("mask_from_lengths", wrong_at_first(), "something is read before it is written"),
