@@ -64,6 +64,7 @@ def softmax(scores: Tensor, form: str = "right", truncated: bool = False) -> Ten
         "no sum": lambda: e,
         "mean": lambda: torch.softmax(z, -1) * z.shape[-1],
         "padded": lambda: torch.softmax(pad(z, (0, -z.shape[1] % 16)), -1)[:, : z.shape[1]],
+        "padded with -1000": lambda: torch.softmax(pad(z, (0, -z.shape[1] % 16), value=-1e3), -1)[:, : z.shape[1]],
         "no last": lambda: pad(torch.softmax(z[:, :-1], -1), (0, 1)),
         "no first": lambda: pad(torch.softmax(z[:, 1:], -1), (1, 0)),
         "base 2": lambda: powers / powers.sum(-1, keepdim=True),

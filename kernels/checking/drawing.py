@@ -30,6 +30,8 @@ MAGNITUDES = (1.0, 1e-3, 0.1, 10.0, 1e3)
 # Mean divided by standard deviation.
 OFFSETS = (0.0, 1.0, 30.0, 300.0)
 KINDS = ("random", "equal", "mostly equal", "whole numbers")
+# Scores of about minus this much are numbers of every format, and below most that stand for -inf.
+LOW = 3e4
 EPSILONS = (1e-5, 1e-12)
 MOST_TOKENS = 260
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,9 +146,9 @@ def _overflowing(dtype: str) -> Form:
     return wrong
 
 
-def _padded_softmax(size: int, scores: Array) -> Array:
+def _padded_softmax(size: int, scores: Array, fill: float = 0.0) -> Array:
     N, C = scores.shape
-    return reference.softmax(np.concatenate([scores, np.zeros((N, size - C))], axis=1))[:, :C]
+    return reference.softmax(np.concatenate([scores, np.full((N, size - C), fill)], axis=1))[:, :C]
 
 
 def _part(columns: slice, fill: float) -> Form:
@@ -225,6 +226,11 @@ SOFTMAX: Mistakes = {
     ],
     "log₂e is multiplied twice": [lambda scores: reference.softmax(scores / math.log(2))],
     PAST: at_each_size(_padded_softmax, lambda scores: scores.shape[1]),
+    "elements past the end of the row take part, with a score that is not small enough; they must be -inf": [
+        form
+        for power in (2, 3, 4)
+        for form in at_each_size(partial(_padded_softmax, fill=-(10.0**power)), lambda scores: scores.shape[1])
+    ],
     LAST: [_part(np.s_[:-1], math.nan), _part(np.s_[:-1], 0.0)],
     FIRST: [_part(np.s_[1:], math.nan), _part(np.s_[1:], 0.0)],
     ONE_MORE: [_one_more(math.nan), _one_more(-math.inf), _one_more(0.0)],

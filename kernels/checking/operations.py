@@ -19,7 +19,7 @@ import numpy as np
 from .. import attention, attention_groups, dropped_layer_norm, embedding, first_token, gelu, layer_norm
 from . import attention_bounds, bounds, drawing
 from .bounds import Expected
-from .drawing import EPS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
+from .drawing import EPS, GROUPS, LENGTHS, LOW, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
 from .gradients import GRADIENTS
 from .operation import Inputs as Inputs
@@ -53,7 +53,8 @@ OPERATIONS: dict[str, Operation] = {
         call="f(scores)",
         expected=bounds.softmax,
         draw=drawn_rows(scores=2),
-        fixed=lambda normal: {"scores": 2 * normal(64, 129)},
+        # The last rows are far below what a kernel may put beside them in a block, instead of -inf.
+        fixed=lambda normal: {"scores": np.concatenate([2 * normal(64, 129), 2 * normal(4, 129) - LOW])},
         crop=one_row,
     ),
     "layer_norm": Operation(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ernie_m.reference.array import Array
 
-from .drawing import pair_groups
+from .drawing import LOW, pair_groups
 from .formats import Format
 
 Inputs = dict[str, Any]
@@ -79,10 +79,10 @@ def bias_gelu(new: Drawing) -> Iterator[Inputs | Telling]:
 
 
 def softmax(new: Drawing) -> Iterator[Inputs | Telling]:
-    """A square, and three rows of scores that overflow without their maximum."""
+    """A square, and three rows of scores that overflow without their maximum; the second is far below 0."""
     yield {"scores": new.spread(E, E)}
-    signs = np.array([[1.0], [-1.0], [1.0]])
-    yield Telling({"scores": new.format.round(signs * 600 + new.normal(3, E, size=30.0))}, SLACK)
+    means = np.array([[600.0], [-LOW], [600.0]])
+    yield Telling({"scores": new.format.round(means + new.normal(3, E, size=30.0))}, SLACK)
 
 
 def layer_norm(new: Drawing) -> Iterator[Inputs | Telling]:

@@ -76,6 +76,12 @@ def test_squares_in_which_rows_and_columns_can_be_confused_are_checked(op: str, 
     failure_of(wrong, op)
 
 
+def test_a_softmax_whose_padding_is_not_minus_infinity_is_refused() -> None:
+    """Seen red without rows of very negative scores: it passed."""
+    failure = failure_of(functools.partial(planted.softmax, form="padded with -1000"), "softmax", quick=True)
+    assert failure.hint is not None and "they must be -inf" in failure.hint
+
+
 def test_drawn_sizes_are_around_every_power_of_two() -> None:
     assert {2**k + step for k in range(2, 11) for step in (-1, 0, 1)} <= set(SIZES)
 
