@@ -13,7 +13,7 @@ import numpy as np
 from own import Own
 
 from ernie_m.kernels.checking.letters import Made, drawn
-from ernie_m.kernels.checking.mistakes import ROW_FIRST, Form, at_each_size, without
+from ernie_m.kernels.checking.mistakes import LAST_ROW, ROW_FIRST, Form, at_each_size, without
 from ernie_m.kernels.checking.operation import Inputs, Operation, one_row
 from ernie_m.reference.array import Array
 
@@ -80,6 +80,12 @@ def last_tile(tile: int) -> Form:
     return wrong
 
 
+def swapped(x: Array, bias: Array) -> Array:
+    """`add_bias` where the first axis of the grid counts blocks of columns: it has a program for each block of rows."""
+    rows, columns = -(-len(bias) // COLUMNS) * ROWS, -(-len(x) // ROWS) * COLUMNS
+    return without(without(x + bias, slice(rows, None)), slice(None), slice(columns, None))
+
+
 def square(form: Form) -> Form:
     """A mistake that keeps the shape of square matrices only; about others it says nothing."""
     return lambda a, b: form(a, b) if a.shape == b.shape and a.shape[0] == a.shape[1] else None
@@ -95,6 +101,10 @@ WARM_UPS: dict[str, Own] = {
             "the blocks overlap: they start at program_id · BLOCK, not at program_id": [
                 lambda x, c: without(x + c, slice(-(-len(x) // BLOCK) + BLOCK - 1, None))
             ],
+            "every program reads the first block: the offsets of tl.load do not move with tl.program_id": [
+                lambda x, c: x[np.arange(len(x)) % BLOCK] + c
+            ],
+            "the mask is off by one: the last number is left out": [lambda x, c: without(x + c, -1)],
             "the numbers are multiplied by c; add it": [lambda x, c: x * c],
             "the numbers are copied: c is not added": [lambda x, c: x],
         },
@@ -113,6 +123,11 @@ WARM_UPS: dict[str, Own] = {
                 lambda x, bias: x + bias[: len(x), None] if len(x) <= len(bias) else None
             ],
             "x is copied: the bias is not added": [lambda x, bias: x],
+            "the bias multiplies; add it": [lambda x, bias: x * bias],
+            "every column gets the first number of the bias": [lambda x, bias: x + bias[0]],
+            LAST_COLUMN: [lambda x, bias: without(x + bias, ..., -1)],
+            LAST_ROW: [lambda x, bias: without(x + bias, -1)],
+            "tl.program_id(0) and tl.program_id(1) are swapped: the first counts blocks of rows": [swapped],
             "every program takes the first block of columns: tl.program_id(1) is not used": [
                 lambda x, bias: without(x + bias, slice(None), slice(COLUMNS, None))
             ],
@@ -141,7 +156,13 @@ WARM_UPS: dict[str, Own] = {
             FIRST_ONLY: first_only(lambda x: x.sum(axis=1)),
             "the sum is divided by the number of columns: that is the mean": [lambda x: x.mean(axis=1)],
             "this is the largest number of each row, not the sum": [lambda x: x.max(axis=1)],
+            "these are sums of columns: the numbers of a row follow one another in memory": [
+                lambda x: x.reshape(x.shape[::-1]).sum(axis=0)
+            ],
+            "every row gets the sum of all rows": [lambda x: np.full(len(x), x.sum())],
             LAST_COLUMN: [lambda x: x[:, :-1].sum(axis=1)],
+            "the mask is off by one: the first column is left out": [lambda x: x[:, 1:].sum(axis=1)],
+            "masked lanes count as -inf: pass other=0.0": [lambda x: np.full(len(x), -np.inf)],
             "masked lanes count as 1: pass other=0.0": at_each_size(
                 lambda size, x: x.sum(axis=1) + size - x.shape[1], lambda x: x.shape[1]
             ),
@@ -174,6 +195,11 @@ WARM_UPS: dict[str, Own] = {
                 with_lengths(lambda n, C: np.full(len(n), n[0]))
             ],
             ROW_FIRST: [lambda x, lengths: masked_max(np.broadcast_to(x[0], x.shape), lengths)],
+            "this is the smallest number": [lambda x, lengths: -masked_max(-x, lengths)],
+            "this is the last number in range, not the largest": [lambda x, lengths: x[np.arange(len(x)), lengths - 1]],
+            "this is the place of the largest number": [
+                lambda x, lengths: np.where(in_range(lengths, x.shape[1]), x, -np.inf).argmax(axis=1) * 1.0
+            ],
             "this is the largest magnitude": [lambda x, lengths: masked_max(np.abs(x), lengths)],
         },
         telling=({"N": 9, "C": 3}, {"N": 9, "C": 5}),
