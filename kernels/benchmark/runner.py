@@ -96,8 +96,8 @@ class Output:
 def load(directory: Path) -> Output:
     """Load the results of an earlier run. Raises ValueError, with the file's name, if they are not valid."""
     path = directory / JSON_FILE
+    found = read_json(path)
     try:
-        found = read_json(path)
         rows = [Row.from_json(row) for row in found["rows"]]
         about = dict(found["environment"])
     except (ValueError, KeyError, TypeError) as error:

@@ -50,9 +50,20 @@ from ..runtime import loading
 from ..runtime.dispatch import INTERPRETED
 from ..runtime.optional_triton import HAS_TRITON
 
-RUNS, QUICK_RUNS = 100, 15
+RUNS, QUICK_RUNS, THREADS = 100, 15, 2
 REPEATS_FILE, SWEEP_FILE = "repeats.json", "sweep.json"
 DTYPES = ("bfloat16", "float16", "float32")
+CASES, SAVING = ("model", "case", "dtype", "all"), ("output", "overwrite")
+# What decides what is done, and what has an effect there.
+MODES: dict[str, tuple[str, ...]] = {
+    "sweep": ("operation", *CASES, "quick", *SAVING),
+    "repeats": ("operation", *CASES, *SAVING),
+    "cpu": ("threads", "quick", *SAVING),
+    "saved": (),
+    "op": ("function", *CASES, "quick", *SAVING),
+}
+# What has an effect only with another.
+NEEDED = {"threads": "cpu", "overwrite": "output", "function": "op", "op": "function"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,19 +89,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu", nargs="?", const="", metavar="WHAT", help="time on the processor: all, or what has WHAT in its name"
     )
-    threads = "with --cpu: threads of each competitor (default: 2)"
-    parser.add_argument("--threads", metavar="N", type=thread_count, default=2, help=threads)
+    threads = f"with --cpu: threads of each competitor (default: {THREADS})"
+    parser.add_argument("--threads", metavar="N", type=thread_count, help=threads)
     parser.add_argument("--saved", type=some_path, metavar="DIR", help="only redraw the table and figures in DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, measure, print and save."""
-    for name, given in (("--repeats", arguments.repeats is not None), ("--sweep", arguments.sweep)):
-        if given and (arguments.cpu is not None or arguments.saved or arguments.op):
-            raise ValueError(f"{name}: expected no --cpu, --saved or --op with it: it is about this package's kernels")
-    if arguments.repeats is not None and arguments.sweep:
-        raise ValueError("--sweep: expected no --repeats with it, as neither times the other's calls")
-    if arguments.saved and arguments.cpu is None:
+    check_arguments(arguments)
+    if arguments.saved:
         return redraw(arguments.saved)
     output = arguments.output
     if output is not None and os.path.lexists(output) and not output.is_dir():
@@ -100,9 +107,24 @@ def run(arguments: argparse.Namespace) -> int:
         return on_cpu(arguments) if arguments.cpu is not None else on_gpu(arguments)
 
 
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for an argument that would have no effect."""
+    flags = {name: f"--{name}" for name in ("operation", "quick", *CASES, *SAVING, *MODES, *NEEDED)}
+    flags["function"] = "FILE.py:NAME"
+    given = [name for name in flags if getattr(arguments, name) not in (None, False)]
+    mode = next((name for name in MODES if name in given), None)
+    for name in given:
+        if mode is not None and name not in (mode, *MODES[mode]):
+            raise ValueError(f"--{mode}: expected no {flags[name]} with it, as it would have no effect")
+        if NEEDED.get(name, name) not in given:
+            raise ValueError(f"{flags[name]}: expected {flags[NEEDED[name]]} with it")
+    if arguments.all and arguments.dtype:
+        raise ValueError("--all: expected no --dtype with it, as it means every dtype")
+
+
 def on_gpu(arguments: argparse.Namespace) -> int:
     """Verify, then measure what is asked for."""
-    place = yours_of(arguments)
+    place = None if arguments.function is None else loading.split("function", arguments.function)
     require_gpu()
     if arguments.repeats is not None:
         return repeated(arguments)
@@ -184,21 +206,8 @@ def on_cpu(arguments: argparse.Namespace) -> int:
     if output is not None and (output / cpu.TABLE_FILE).exists() and not arguments.overwrite:
         raise FileExistsError(f"{output / cpu.TABLE_FILE} exists: choose another directory or pass --overwrite")
     rounds, runs = (1, 2) if arguments.quick else (3, 5)
-    cpu.run(arguments.cpu, arguments.threads, rounds, runs, output)
+    cpu.run(arguments.cpu, arguments.threads or THREADS, rounds, runs, output)
     return 0
-
-
-def yours_of(arguments: argparse.Namespace) -> tuple[Path, str] | None:
-    """The place of the user's function, if one is to be measured. Raises ValueError for what does not go together."""
-    if arguments.function is None:
-        if arguments.op is not None:
-            raise ValueError("--op: expected FILE.py:NAME with it (--operation selects from this package's kernels)")
-        return None
-    if arguments.op is None:
-        raise ValueError("function: expected --op with it, the operation that it computes")
-    if arguments.operation:
-        raise ValueError("--operation: expected no FILE.py:NAME with it, as --op says what is measured")
-    return loading.split("function", arguments.function)
 
 
 def wrong_kernels(dtypes: tuple[str, ...]) -> list[str]:

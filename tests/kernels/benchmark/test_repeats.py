@@ -118,9 +118,10 @@ def test_success_is_that_all_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_a_cpu")
 @pytest.mark.parametrize(("argv", "message"), [
     (["--repeats", "0"], "argument --repeats"),
-    (["--repeats", "2", f"{__file__}:made", "--op", "embed"], "--repeats: expected no --cpu, --saved or --op"),
-    (["--repeats", "2", "--cpu"], "--repeats: expected no --cpu, --saved or --op"),
-    (["--repeats", "2", "--saved", "."], "--repeats: expected no --cpu, --saved or --op"),
+    (["--repeats", "2", f"{__file__}:made", "--op", "embed"], "--repeats: expected no --op with it"),
+    (["--repeats", "2", "--cpu"], "--repeats: expected no --cpu with it"),
+    (["--repeats", "2", "--saved", "."], "--repeats: expected no --saved with it"),
+    (["--repeats", "2", "--quick"], "--repeats: expected no --quick with it, as it would have no effect"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *argv]) == 2

@@ -357,10 +357,10 @@ def test_a_wrong_function_of_ones_own_is_not_timed(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["{mine}:norm"], "function: expected --op with it"),
+        (["{mine}:norm"], "FILE.py:NAME: expected --op with it"),
         (["--op", "layer_norm"], "--op: expected FILE.py:NAME with it"),
         (["{mine}:norm", "--op", "attention_head"], "argument --op: invalid choice: 'attention_head'"),
-        (["{mine}:norm", "--op", "gelu", "--operation", "embed"], "--operation: expected no FILE.py:NAME with it"),
+        (["{mine}:norm", "--op", "gelu", "--operation", "embed"], "--op: expected no --operation with it"),
         (["{mine}:number", "--op", "gelu"], "mine.py: expected a function named number, got 3"),
         (["{mine}:none", "--op", "gelu"], "mine.py: expected a function named none, got none"),
         (["nowhere.py:f", "--op", "gelu"], "nowhere.py: no such file"),
@@ -373,6 +373,40 @@ def test_what_bench_cannot_measure_is_named(
     assert main(["bench", *(argument.format(mine=mine) for argument in argv)]) == 2
     output, errors = capsys.readouterr()
     assert output == "" and errors.count("\n") == 1 and message in errors
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--threads", "3"], "--threads: expected --cpu with it"),
+        (["--overwrite"], "--overwrite: expected --output with it"),
+        (["--all", "--dtype", "float32"], "--all: expected no --dtype with it, as it means every dtype"),
+        (["--saved", "{mine}", "--output", "new"], "--saved: expected no --output with it, as it would have no effect"),
+        (["--saved", "{mine}", "--quick"], "--saved: expected no --quick with it, as it would have no effect"),
+        (["--saved", "{mine}", "--cpu"], "--cpu: expected no --saved with it, as it would have no effect"),
+        (["--cpu", "--model", "base"], "--cpu: expected no --model with it, as it would have no effect"),
+        (["--cpu", "--all"], "--cpu: expected no --all with it, as it would have no effect"),
+        (["--cpu", "{mine}", "--op", "gelu"], "--cpu: expected no --op with it, as it would have no effect"),
+        (["{mine}:norm", "--cpu"], "--cpu: expected no FILE.py:NAME with it, as it would have no effect"),
+        (["--sweep", "--threads", "3"], "--sweep: expected no --threads with it, as it would have no effect"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    argv: list[str], message: str, mine: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red, each: ignored."""
+    monkeypatch.setattr(bench, "plan", lambda *rest: pytest.fail("measured"))
+    monkeypatch.setattr(bench.cpu, "run", lambda *rest: pytest.fail("measured"))
+    assert main(["bench", *(argument.format(mine=mine) for argument in argv)]) == 2
+    assert capsys.readouterr() == ("", f"ernie_m.kernels: error: {message}\n")
+
+
+def test_every_option_of_bench_has_an_effect_somewhere() -> None:
+    """A new one is refused in every mode until a mode names it."""
+    measuring = {"operation", "quick", *bench.CASES, *bench.SAVING}
+    named = measuring.union(bench.MODES, bench.NEEDED, *bench.MODES.values())
+    assert named == vars(arguments()).keys()
 
 
 def test_a_workload_without_a_plug_is_named() -> None:
