@@ -50,11 +50,10 @@ def refuse_pointer_text(path: str | os.PathLike[str], head: bytes) -> None:
         raise ValueError(f"{path}: this is a git-lfs pointer{stands_for}; fetch the real file with `git lfs pull`")
 
 
-def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The content of a regular file, or of one that a link leads to.
+def refuse_irregular(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a directory, or for a pipe or a device, which could wait, or be read only once.
 
-    Raises FileNotFoundError or another OSError, or ValueError for a directory, a pipe or a device (which could wait or
-    go on for ever), a file of more than `LARGEST_FILE` bytes, or a git-lfs pointer; each names the file.
+    Raises FileNotFoundError or another OSError, which names the file, if there is none.
     """
     try:
         mode = os.stat(path).st_mode
@@ -62,6 +61,15 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
         raise FileNotFoundError(f"{path}: no such file") from None
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path}: expected a regular file, got a directory, a pipe or a device")
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file, or of one that a link leads to.
+
+    Raises what `refuse_irregular` raises, and ValueError for a file of more than `LARGEST_FILE` bytes, or a git-lfs
+    pointer; each names the file.
+    """
+    refuse_irregular(path)
     with open(path, "rb") as file:
         # Not the size that the system reports: the file may grow, and those in /proc have none.
         # In pieces, because `read` takes as much memory as it is allowed to return.

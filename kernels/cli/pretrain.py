@@ -17,7 +17,7 @@ from ernie_m.reference.training.mixture import PARALLEL, Mixture, check_mixture,
 from ernie_m.reference.training.shards import Shards, fingerprint, shard
 from ernie_m.reference.training.texts import read_segments
 from ernie_m.tokenizer import ErnieMTokenizer
-from ernie_m.tokenizer.files import read_json
+from ernie_m.tokenizer.files import read_json, refuse_irregular
 
 from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
 from ..training.settings import check as check_setting
@@ -80,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     with naming(arguments.recipe):
         settings, config = check_recipe(recipe, tokenizer, found)
     for path in (*arguments.data, *arguments.validation):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file")
+        refuse_irregular(path)
     for files in filter(None, (arguments.data, arguments.validation)):
         check_pairs(files, recipe["objectives"], recipe["pairs_with"], arguments.recipe)
     out = arguments.out

@@ -18,7 +18,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from ernie_m.tokenizer.files import refuse_pointer, unique
+from ernie_m.tokenizer.files import refuse_irregular, refuse_pointer, unique
 
 Place = str
 PathName = str | PathLike[str]
@@ -135,6 +135,7 @@ def lines(path: PathName, newline: str = "\n") -> Iterator[tuple[int, str]]:
 
     newline: as of `open`.
     """
+    refuse_irregular(path)
     refuse_pointer(path)
     keep = Path(path).suffix == ".csv"
     with open(path, encoding="utf-8-sig", newline=newline) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,12 @@ def test_files_that_are_missing(refused: Any) -> None:
     """Also those to validate on. Seen red: named after all other texts were tokenised."""
     assert refused({}) == "a.jsonl: no such file"
     assert refused({}, "--data", "recipe.json", "--validation", "nowhere.tsv") == "nowhere.tsv: no such file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("make", [os.mkdir, getattr(os, "mkfifo", None)])
+def test_files_that_cannot_be_read_twice(make: Any, refused: Any) -> None:
+    """They are read for a digest first. Seen red: a pipe was waited for, then empty."""
+    make("a.jsonl")
+    expected = "a.jsonl: expected a regular file, got a directory, a pipe or a device"
+    assert refused({"objectives": ["mmlm"]}) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -297,3 +298,14 @@ def test_read_labelled_wrong_bytes_name_the_file(tmp_path: Path) -> None:
     for task in READERS:
         with pytest.raises(ValueError, match=r"a\.jsonl: expected UTF-8"):
             read_labelled(task, path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("make", [os.mkdir, getattr(os, "mkfifo", None)])
+def test_read_labelled_what_is_no_regular_file_is_refused(make: Any, tmp_path: Path) -> None:
+    """Training reads its files more than once. Seen red: a pipe was waited for, and empty the second time."""
+    for task, readers in READERS.items():
+        for suffix in readers:
+            make(tmp_path / f"{task}{suffix}")
+            with pytest.raises(ValueError, match=f"{task}{suffix}: expected a regular file, got a directory, a pipe"):
+                read_labelled(task, tmp_path / f"{task}{suffix}")
