@@ -90,12 +90,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").split("\n")[:-1], 1):
+    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n")[:-1], 1):
         try:
             record = json.loads(line)
-            int(record["step"]), float(record["seconds"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}: line {number}: expected a record of a run, got {line!r:.60}") from None
+            is_record = type(record["step"]) is int and isinstance(record["seconds"], (int, float))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            is_record = False
+        if not is_record:
+            raise ValueError(f"{path}: line {number}: expected a record of a run, got {line!r:.60}")
         found.append(record)
     return found
 

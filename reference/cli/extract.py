@@ -93,7 +93,7 @@ def read(schema: str) -> Any:
         return schema
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: expected a name or JSON, got {text!r:.80}: {error}") from None
 
 

@@ -10,7 +10,6 @@ Hidden states are those after `layer`, 0 for the embeddings, or of the last laye
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -200,11 +199,17 @@ def check_backend(backend: str, device: str | None) -> None:
         return
     torch = _torch()
     try:
-        # To the CPU too, as vectors are: a device such as "meta" holds no numbers.
-        torch.zeros(1, device=device).cpu()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # To the CPU too, as vectors are: a device such as "meta" holds no numbers.
+            torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:  # of a torch that is built without this device
-        reason = re.split(r"(?<=[.!])\s|\n|;", str(error), maxsplit=1)[0].rstrip(".!")
-        raise ValueError(f"device: expected one that torch can use, such as cpu, got {device!r}: {reason}") from None
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        usable = ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+        expected = f"expected one that torch can use here ({', '.join(usable)})"
+        if device in (None, str(kind), *usable):  # the device is in trouble, such as out of memory
+            raise RuntimeError(f"device: {device}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device: {expected}, got {device!r}") from None
 
 
 def _torch() -> Any:

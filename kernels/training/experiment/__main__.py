@@ -44,7 +44,7 @@ def write(found: dict[str, Any], directory: Path) -> None:
     from .page import page, picture
 
     outcome = directory / "outcome.md"
-    text = page(found, outcome.read_text("utf-8") if outcome.exists() else "")
+    text = page(found, outcome.read_text("utf-8-sig") if outcome.exists() else "")
     directory.mkdir(parents=True, exist_ok=True)
     names = ("results.json", "README.md", "results.png")
     contents = ((json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode(), text.encode(), picture(found))

@@ -18,6 +18,14 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read(path) == [{"step": 1, "loss": 2.5, "seconds": 0.5}]
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    """As in every other file that an editor may have saved. Seen red."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{RECORD}\n", "utf-8-sig")
+    Log(tmp_path, 1, 6).close()
+    assert path.read_text("utf-8") == f"{RECORD}\n"
+
+
 def test_a_plot_that_cannot_be_written_is_told_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "log.png").mkdir()
@@ -30,7 +38,11 @@ def test_a_plot_that_cannot_be_written_is_told_and_no_error(tmp_path: Path, caps
 
 @pytest.mark.parametrize(
     "line",
-    ["my own notes", '{"a": 1}', '{"step": 1, "loss": 2.0}', '{"step": "x", "seconds": 1}', "[]", "3", "", "\xff"],
+    [
+        *("my own notes", '{"a": 1}', '{"step": 1, "loss": 2.0}', '{"step": "x", "seconds": 1}', "[]", "3", "", "\xff"),
+        # Seen red: an OverflowError, words of Python, and a RecursionError.
+        *('{"step": Infinity, "seconds": 1.0}', '{"step": "1", "seconds": 1.0}', "[" * 100_000),
+    ],
 )
 def test_what_no_run_has_written_is_named_and_kept(line: str, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"

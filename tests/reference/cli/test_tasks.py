@@ -149,6 +149,9 @@ def test_schemas_of_the_command_line(given: list[str], read: list[Any], tmp_path
     (tmp_path / "schema.json").write_text(json.dumps(read), "utf-16")
     with pytest.raises(ValueError, match=r"schema\.json: expected JSON in UTF-8: "):
         extract.read(f"@{tmp_path / 'schema.json'}")
+    (tmp_path / "schema.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"schema\.json: expected a name or JSON, got "):  # seen red: a RecursionError
+        extract.read(f"@{tmp_path / 'schema.json'}")
 
 
 def test_relations_are_shown_below() -> None:
