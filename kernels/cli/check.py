@@ -9,10 +9,12 @@ import argparse
 import traceback
 
 from ernie_m.reference.cli.command import DIFFERENCE
+from ernie_m.reference.cli.numbers import positive, whole
 
 from ..checking.check import check
-from ..checking.operations import OPERATIONS, Operation
+from ..checking.operations import OPERATIONS, Operation, find
 from ..checking.report import Failure
+from ..checking.tails import TAILS
 from ..runtime.dtypes import TORCH_DTYPES
 from ..runtime.loading import load, split
 from .interpreted import run_interpreted
@@ -37,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", action="append", choices=TORCH_DTYPES, help="only this dtype (may be repeated)")
     parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch", help="what it takes (default: torch)")
-    parser.add_argument("--examples", type=int, metavar="N", help="inputs drawn per dtype (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draw other inputs (default: 0)")
+    parser.add_argument("--examples", type=positive, metavar="N", help="inputs drawn per dtype (default: 50)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="draw other inputs (default: 0)")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--quick", action="store_true", help="try less, in about five seconds")
     amount.add_argument("--thorough", action="store_true", help="try much more, for as long as it takes")
@@ -53,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     if status is not None:
         return status
     op = arguments.op if own is None else load(*own, "an Operation", lambda found: isinstance(found, Operation))
+    if arguments.no_tail and find(op).name not in TAILS:
+        raise ValueError(f"--no-tail: expected --op to be one of {', '.join(TAILS)}, got {find(op).name}")
     function = load(file, name, "a function", callable)
     chosen = {name: getattr(arguments, name) for name in ("examples", "seed", "arrays", "quick", "thorough")}
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ernie_m.reference.cli.command import DIFFERENCE
+from ernie_m.reference.cli.numbers import positive
 
 from ..checking.operations import OPERATIONS
 from ..machine_code import children, gates, launches, report
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, default in launches.OPTIONS.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, metavar="N", help=f"with --signature (default: {default})")
+        parser.add_argument(flag, type=positive, metavar="N", help=f"with --signature (default: {default})")
     parser.add_argument("--op", metavar="OP", help="call the function with the data of this operation, or FILE.py:NAME")
     parser.add_argument("--json", action="store_true", help="print JSON: versions, and one object per kernel")
     for name, choices, what in (
@@ -99,9 +100,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("--signature: expected neither --op nor --dtype with it, as it has the types")
     if arguments.kernel and arguments.dtype and arguments.op is None:
         raise ValueError("--dtype: expected --op with it; without, the function chooses what it calls the kernel with")
-    for name in launches.OPTIONS:
-        if own[name] is not None and own[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {own[name]}")
 
 
 def run_own(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
-from ernie_m.reference.cli.numbers import directory_name, some_path
+from ernie_m.reference.cli.numbers import directory_name, positive, rate, some_path
 from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
@@ -43,6 +43,7 @@ SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there. For e
 printed. With several processes: torchrun --nproc-per-node 2 -m ernie_m.kernels finetune ..."""
 # ERNIE-M's recipes.
 LAYER_DECAY, WARMUP = 0.8, 0.1
+EPOCHS, RATE = 5, 5e-5
 LONGEST = 256
 
 
@@ -57,18 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--validation", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to choose the best model by")
     add("--test", metavar="FILE", type=some_path, nargs="+", default=[], help="texts to measure the best model on")
     add("--out", metavar="OUT", type=some_path, required=True, help="directory of the run")
-    add("--epochs", metavar="N", type=int, default=5, help="how often each text is seen (5)")
-    add("--batch", metavar="N", type=int, default=32, help="texts, or windows of texts, of a batch (32)")
-    add("--rate", metavar="RATE", type=float, default=5e-5, help="the highest learning rate (5e-5)")
+    add("--epochs", metavar="N", type=positive, help=f"how often each text is seen ({EPOCHS})")
+    add("--batch", metavar="N", type=positive, default=32, help="texts, or windows of texts, of a batch (32)")
+    add("--rate", metavar="RATE", type=rate, help=f"the highest learning rate ({RATE})")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="another setting, see below")
-    add("--longest", metavar="N", type=int, help=f"most tokens of a row ({LONGEST}, or what the model can read)")
+    add("--longest", metavar="N", type=positive, help=f"most tokens of a row ({LONGEST}, or what the model can read)")
     add("--resume", action="store_true", help="go on with the run in OUT, if there is one")
     add("--device", choices=["cpu", "cuda"], help="by default a GPU if there is one")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and measure, and return the exit code."""
-    task, out = arguments.task, arguments.out
+    task, out, changes = arguments.task, arguments.out, changed(arguments.set)
+    for name, setting in (("epochs", "steps"), ("rate", "rate")):
+        if getattr(arguments, name) is not None and setting in changes:
+            raise ValueError(f"--{name}: expected no --set {setting} with it, as it would have no effect")
     data, held_out = (read_all(task, files) for files in (arguments.data, arguments.validation))
     tests = {path: read_labelled(task, path) for path in arguments.test}
     directory = checkpoint_directory(arguments.model)
@@ -83,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         validation = tokenised(job, held_out, "to validate on", processes)
         test_rows = {path: tokenised(job, records, f"of {path}", processes) for path, records in tests.items()}
         rows = job.learnable(rows)
-        settings = settings_of(arguments, len(rows), processes)
+        settings = settings_of(arguments, changes, len(rows), processes)
         per_step = settings.accumulate * processes.size
         learning = FineTuning(job, rows, arguments.batch, out, per_step, settings.seed, held_out, validation)
         model = start(directory, job, settings, rows)
@@ -130,21 +134,16 @@ def tokenised(job: Job, records: Sequence[Any], purpose: str, processes: Group) 
     return rows
 
 
-def settings_of(arguments: argparse.Namespace, rows: int, processes: Group) -> Settings:
+def settings_of(arguments: argparse.Namespace, changes: dict[str, Any], rows: int, processes: Group) -> Settings:
     """The settings of the command line, with an epoch between evaluations, and ERNIE-M's warm-up and decay."""
-    changes = changed(arguments.set)
-    for name in ("epochs", "batch"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-    accumulate = changes.get("accumulate", 1)
-    batches = accumulate * processes.size if isinstance(accumulate, int) and accumulate > 0 else 1
+    batches = changes.get("accumulate", 1) * processes.size
     epoch = max(1, -(-rows // (arguments.batch * batches)))
-    steps = changes.get("steps", arguments.epochs * epoch)
+    steps = changes.get("steps", (arguments.epochs or EPOCHS) * epoch)
     chosen = {
         "steps": steps,
-        "rate": arguments.rate,
+        "rate": arguments.rate or RATE,
         "layer_decay": LAYER_DECAY,
-        "warmup": round(WARMUP * steps) if isinstance(steps, int) else 0,
+        "warmup": round(WARMUP * steps),
         "evaluate_every": epoch,
         "save_every": epoch,
         "log_every": 10,

@@ -20,7 +20,6 @@ from ernie_m.tokenizer import ErnieMTokenizer
 from ernie_m.tokenizer.files import read_json, refuse_irregular
 
 from ..training import Group, Pretraining, Settings, group, train, vocabulary_of
-from ..training.settings import check as check_setting
 from ..words import ErnieMForMaskedLM
 from .runs import changed, kept, prepared, stopping
 
@@ -50,6 +49,8 @@ RECIPE: dict[str, Any] = {
 }
 # Batches of each objective, and translations of each pair, that validation takes.
 VALIDATION_BATCHES, VALIDATION_ITEMS = 4, 500
+# Of a batch. Texts for 32 batches are drawn at once.
+MOST_TOKENS = 2**24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,15 +120,12 @@ def read_recipe(path: Path, changes: list[str]) -> dict[str, Any]:
             if not isinstance(recipe[name], dict):
                 raise ValueError(f"{name}: expected an object, got {recipe[name]!r:.80}")
         for name in ("batch_tokens", "longest"):
-            if type(recipe[name]) is not int or recipe[name] < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {recipe[name]!r:.80}")
+            if type(recipe[name]) is not int or not 1 <= recipe[name] <= MOST_TOKENS:
+                expected = f"expected a whole number from 1 to {MOST_TOKENS}"
+                raise ValueError(f"{name}: {expected}, got {recipe[name]!r:.80}")
         if not (recipe["pairs_with"] is None or isinstance(recipe["pairs_with"], str)):
             raise ValueError(f"pairs_with: expected a language or null, got {recipe['pairs_with']!r:.80}")
-    changed_settings = changed(changes)
-    with naming("--set"):
-        for name, value in changed_settings.items():
-            check_setting(name, value)
-    return recipe | {"settings": recipe["settings"] | changed_settings}
+    return recipe | {"settings": recipe["settings"] | changed(changes)}
 
 
 @contextmanager

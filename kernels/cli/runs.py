@@ -16,10 +16,11 @@ from ernie_m.tokenizer.new_files import directory
 
 from ..runtime import dispatch
 from ..training import Group, Stopped, logs, saving
+from ..training.settings import check
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
-    """The settings in arguments such as rate=1e-4. Raises ValueError for one without a name and a value."""
+    """The settings in arguments such as rate=1e-4. Raises ValueError for what is none, or has a wrong value."""
     found: dict[str, Any] = {}
     for change in changes:
         name, equals, text = change.partition("=")
@@ -29,6 +30,10 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
             found[name] = json.loads(text)
         except ValueError:
             found[name] = text
+        try:
+            check(name, found[name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"--set: {error}") from None
     return found
 
 

@@ -12,6 +12,8 @@ PARALLEL = ("ddp", "fsdp")
 OFTEN = ("evaluate_every", "save_every", "log_every")
 # Infinity is above it.
 LARGEST = sys.float_info.max
+# Of whole numbers; the batches of a step are all in memory.
+MOST, MOST_BATCHES = 2**63 - 1, 2**20
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def _are_betas(value: Any) -> bool:
 
 # What each setting may be, and whether a value is that. Comparisons with nan are false.
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("steps", "accumulate", *OFTEN), ("at least 1", lambda x: x >= 1)),
-    **dict.fromkeys(("warmup", "patience", "seed"), ("at least 0", lambda x: x >= 0)),
+    **dict.fromkeys(("steps", *OFTEN), (f"a number from 1 to {MOST}", lambda x: 1 <= x <= MOST)),
+    **dict.fromkeys(("warmup", "patience", "seed"), (f"a number from 0 to {MOST}", lambda x: 0 <= x <= MOST)),
+    "accumulate": (f"a number from 1 to {MOST_BATCHES}", lambda x: 1 <= x <= MOST_BATCHES),
     **dict.fromkeys(("rate", "clip", "eps"), ("a positive, finite number", lambda x: 0 < x <= LARGEST)),
     "weight_decay": ("a finite number of at least 0", lambda x: 0 <= x <= LARGEST),
     "layer_decay": ("a number above 0 and at most 1", lambda x: 0 < x <= 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 # Of 64 bits, and one more digit than these have.
@@ -55,10 +56,24 @@ def file_name(text: str) -> str:
 
 def probability(text: str) -> float:
     """Parse a number from 0 to 1, for argparse."""
+    return _number(text, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def tolerance(text: str) -> float:
+    """Parse a finite number of at least 0, for argparse."""
+    return _number(text, "a finite number of at least 0", lambda x: 0 <= x < float("inf"))
+
+
+def rate(text: str) -> float:
+    """Parse a positive, finite number, for argparse."""
+    return _number(text, "a positive, finite number", lambda x: 0 < x < float("inf"))
+
+
+def _number(text: str, expected: str, holds: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+        value = float("nan")
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.80}")
     return value

@@ -26,7 +26,7 @@ from ..trace import Trace, trace
 from .command import DIFFERENCE, add_command
 from .input import add_arguments, texts
 from .model import add_model, checkpoint_directory, model_directory
-from .numbers import directory_name, whole
+from .numbers import directory_name, tolerance, whole
 from .output import print_json, said_warnings, writable
 from .table import entry_table, entry_values, statistics
 
@@ -68,14 +68,6 @@ def add(commands: Any) -> None:
         type=tolerance,
         help="largest difference that --compare accepts (default: what rounding explains)",
     )
-
-
-def tolerance(text: str) -> float:
-    """Parse a finite number of at least 0, for argparse."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

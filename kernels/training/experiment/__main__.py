@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.reference.cli.command import Parser, execute
-from ernie_m.reference.cli.numbers import some_path
+from ernie_m.reference.cli.numbers import some_path, whole
 from ernie_m.tokenizer.files import read_json
 from ernie_m.tokenizer.new_files import replacing
 
@@ -30,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .figures import results
     from .runs import Experiment, say
 
+    if arguments.results is not None and arguments.seeds is not None:
+        raise ValueError("--results: expected no --seeds with it, which only trains")
     recipe = read_json(arguments.recipe)
     with group("cpu") as processes, stopping(processes, "the same command goes on"):
         experiment = Experiment(arguments.corpus, arguments.out, recipe, processes)
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--recipe", type=some_path, default=HERE / "recipe.json", metavar="FILE", help="default: that of the program")
     add("--out", type=some_path, default=Path("runs/experiment"), metavar="DIR", help="default: %(default)s")
     add("--results", type=some_path, metavar="DIR", help="for figures and page; default: as --out")
-    add("--seeds", type=int, nargs="+", metavar="N", help="only train, and only for these seeds")
+    add("--seeds", type=whole, nargs="+", metavar="N", help="only train, and only for these seeds")
     root.set_defaults(run=run)
     return root
 

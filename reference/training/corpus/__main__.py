@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ...cli.command import Parser, execute
-from ...cli.numbers import some_path
+from ...cli.numbers import some_path, whole
 from .recipe import DEFAULT, LANGUAGES, choose
 
 PROGRAM = "corpus"
@@ -44,6 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tokens(text: str) -> int:
+    """Parse the size of a vocabulary, for argparse; sentencepiece allocates what it is told."""
+    return whole(text, least=1, most=1_000_000)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     root = CorpusParser(
@@ -57,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--exact", action="store_true", help="refuse packages that are not those of the recorded run")
     names = f"languages besides en, of: {' '.join(LANGUAGES)} (default: {' '.join(DEFAULT)})"
     root.add_argument("--languages", nargs="+", default=list(DEFAULT), metavar="NAME", help=names)
-    root.add_argument("--vocabulary", type=int, metavar="N", help="tokens of the tokenizer (default: 8000)")
+    root.add_argument("--vocabulary", type=tokens, metavar="N", help="tokens of the tokenizer (default: 8000)")
     root.add_argument("--out", type=some_path, default=Path("runs/corpus"), metavar="DIR", help="default: runs/corpus")
     root.set_defaults(run=run)
     return root

@@ -27,7 +27,7 @@ NOTHING: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (["x"], ()),
     ([["mmlm"]], ()),
     ({"x": 1}, ()),
-    (10**400, ("batch_tokens",)),
+    (10**400, ()),
 )
 
 
@@ -66,7 +66,7 @@ def test_values_of_another_kind(refused: Any, name: str) -> None:
     ("changes", "expected"),
     [
         ({"alpha": 1e9}, "alpha: expected a number from 0 to 1, got 1000000000.0"),
-        ({"batch_tokens": 0}, "batch_tokens: expected a whole number of at least 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens: expected a whole number from 1 to 16777216, got 0"),
         ({"objectives": []}, "objectives: expected a list of at least one of mmlm, tlm, camlm, btmlm, got []"),
         ({"objectives": [["mmlm"]]}, "objectives: expected some of mmlm, tlm, camlm, btmlm, got ['mmlm']"),
         ({"arguments": {"mmlm": 3}}, "arguments: mmlm: expected arguments by name, got 3"),

@@ -279,7 +279,12 @@ def test_the_parent_returns_the_exit_code_of_its_child(
         (["check", "--op", "gelu", "not_there.py:f"], "not_there.py: no such file"),
         (["check", "--op", "gelu", "{mine}:none"], "mine.py: expected a function named none, got none"),
         (["check", "--op", "gelu", "{mine}:number"], "mine.py: expected a function named number, got 3"),
-        (["check", "--op", "gelu", "{mine}:right", "--examples", "0"], "examples: expected at least 1, got 0"),
+        (
+            ["check", "--op", "gelu", "{mine}:right", "--examples", "0"],
+            "--examples: expected a whole number of at least 1",
+        ),
+        (["check", "--op", "gelu", "{mine}:right", "--seed", "-1"], "--seed: expected a whole number of at least 0"),
+        (["check", "--op", "layer_norm", "{mine}:right", "--no-tail"], "--no-tail: expected --op to be one of gelu, "),
         (["bench", "--cpu", "--threads", "0"], "argument --threads: expected a whole number of at least 1, got '0'"),
         (["bench", "--cpu", "--threads", "9" * 30], "--threads: expected a whole number from 1 to 4096, got '99"),
         (["check", "--op", "gelu", "{bad}:f"], "bad.py, line 2: ZeroDivisionError: division by zero"),

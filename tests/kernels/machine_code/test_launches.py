@@ -201,7 +201,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["copy", "--constants", "BLOCK=1"], "--constants: expected --signature with it"),
     (["copy", "--signature", "i32", "--dtype", "float32"], "--signature: expected neither --op nor --dtype with it"),
     (["example", "--dtype", "float32"], "--dtype: expected --op with it"),
-    (["copy", "--signature", "i32", "--num-stages", "0"], "--num-stages: expected at least 1, got 0"),
+    (
+        ["copy", "--signature", "i32", "--num-stages", "0"],
+        "--num-stages: expected a whole number of at least 1, got '0'",
+    ),
     (["copy"], "copy: expected --signature with a kernel, or a function that launches it"),
     (["number", "--signature", "i32"], "expected a Triton kernel named number, got 3"),
     (["number"], "expected a function named number, got 3"),

@@ -177,6 +177,12 @@ def test_the_whole_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_results_of_some_seeds_are_refused(tmp_path: Path) -> None:
+    """Figures are of all seeds. Seen red: ignored."""
+    with pytest.raises(ValueError, match=r"^--results: expected no --seeds with it, which only trains$"):
+        start(tmp_path, tmp_path / "out", "--seeds", "1", "--results", str(tmp_path))
+
+
 @pytest.mark.all
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: tuple[design.Arm, ...]

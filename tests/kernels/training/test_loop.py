@@ -270,7 +270,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (["--set", "steps=0"], "steps: expected at least 1, got 0"),
+        (["--set", "steps=0"], "--set: steps: expected a number from 1 to 9223372036854775807, got 0"),
         (["--set", "step=3"], "step: not a setting; expected some of steps, rate"),
         (["--set", 'rate="x"'], "rate: expected float, got 'x'"),
         (["--set", "precision=int8"], "precision: expected one of float32, bfloat16, float16, got 'int8'"),
@@ -295,7 +295,7 @@ def test_sizes_of_a_recipe_are_at_least_one(tmp_path: Path, capsys: pytest.Captu
     """Seen red: an IndexError for 0, sentences dropped for -1."""
     write_recipe(tmp_path / "recipe.json", **{name: 0})
     assert main(command(tmp_path, "--out", str(tmp_path / "run"))) == 2
-    assert f"recipe.json: {name}: expected a whole number of at least 1, got 0" in capsys.readouterr().err
+    assert f"recipe.json: {name}: expected a whole number from 1 to 16777216, got 0" in capsys.readouterr().err
 
 
 def torchrun(folder: Path, *more: str) -> subprocess.Popen[str]:

@@ -273,3 +273,16 @@ def test_files_are_written_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         building.write(tmp_path / "out", bad)
     assert contents(tmp_path / "out") == {"a": b"old", "sub/b": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("-1", "expected a whole number of at least 1, got '-1'"),
+        ("2" + 9 * "0", "expected a whole number from 1 to 1000000, got '2000000000'"),
+    ],
+)
+def test_the_size_of_the_vocabulary(size: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is fetched. Seen red: sentencepiece allocated it, and ended the process."""
+    assert run("--from", "nowhere", "--vocabulary", size) == 2
+    assert f"--vocabulary: {message}" in capsys.readouterr().err
