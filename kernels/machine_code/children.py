@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,14 @@ from ..runtime.dispatch import INTERPRETED
 from ..runtime.dtypes import TORCH_DTYPES
 from ..runtime.loading import load
 from .launches import Launch, record
-from .report import row_of
+from .report import ends_quietly, row_of
 
-CHILD = "from ernie_m.kernels.machine_code.children import serve; serve({!r})"
+CHILD = """
+import signal
+signal.signal({:d}, {:d})
+from ernie_m.kernels.machine_code.children import serve
+serve({!r})
+"""
 
 
 def rows_of(launches: Sequence[Launch], targets: Sequence[str]) -> list[dict[str, Any]]:
@@ -85,7 +91,8 @@ def _in_child(function: Any, arguments: tuple[Any, ...], interpreted: bool) -> A
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "call"
         file.write_bytes(pickle.dumps((sys.path, function.__name__, arguments)))
-        done = subprocess.run([sys.executable, "-c", CHILD.format(str(file))], env=environment)
+        program = CHILD.format(signal.SIGINT, ends_quietly(), str(file))
+        done = subprocess.run([sys.executable, "-c", program], env=environment)
         answer = answer_to(file)
         if done.returncode or not answer.exists():
             raise RuntimeError(

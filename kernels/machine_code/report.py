@@ -16,6 +16,7 @@ No GPU is needed. Two processes compile, without Triton's interpreter.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -53,8 +54,14 @@ def compile_all(wanted: Sequence[tuple[str, int]], gates: bool = False) -> Itera
     """Compile in two processes; yield each kernel's figures in order, or "error" if it does not compile."""
     # Spawn fresh interpreters: a fork of a process with torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(_PROCESSES, len(wanted)), mp_context=context) as pool:
+    quiet: Any = {"initializer": signal.signal, "initargs": (signal.SIGINT, ends_quietly())}
+    with ProcessPoolExecutor(min(_PROCESSES, len(wanted)), mp_context=context, **quiet) as pool:
         yield from pool.map(_row, *zip(*wanted, strict=True), [gates] * len(wanted))
+
+
+def ends_quietly() -> signal.Handlers:
+    """What a child does at Ctrl-C, which this process reports: it ends, or does nothing if this process ignores it."""
+    return signal.SIG_IGN if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIG_DFL
 
 
 @lru_cache(maxsize=len(TARGETS))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import own_kernels
 import pytest
 import torch
+from cli_helpers import interruptible
 
 from ernie_m import kernels
 from ernie_m.kernels.machine_code import record, rows_of
@@ -23,6 +26,8 @@ from ernie_m.kernels.machine_code.launches import Launch
 from ernie_m.kernels.runtime.dispatch import INTERPRETED
 
 FILE = Path(own_kernels.__file__)
+# As a user has it.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="Triton's interpreter is off")
 
 EXPECTED = [
@@ -166,9 +171,8 @@ def test_sentences_name_the_row(rows: dict[str, dict[str, Any]]) -> None:
 
 def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, as a user calls it."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "ernie_m.kernels", "compile", *arguments]
-    return subprocess.run(command, env=environment, cwd=FILE.parent, capture_output=True, text=True)
+    return subprocess.run(command, env=ENVIRONMENT, cwd=FILE.parent, capture_output=True, text=True)
 
 
 def test_the_command_compiles_a_described_launch() -> None:
@@ -192,6 +196,26 @@ def test_the_command_compiles_the_launches_of_a_call() -> None:
 def test_the_command_says_that_a_kernel_does_not_compile() -> None:
     done = compiled("own_kernels.py:copy", "--signature=*bf16,*bf16,i32", "--constants=BLOCK=3", "--target=sm_90")
     assert done.returncode == 1 and "range must be a power of 2" in done.stdout and "nothing is bad" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+@pytest.mark.parametrize("own", [[], ["own_kernels.py:example"]])
+def test_interrupt_while_children_import_is_one_line(own: list[str]) -> None:
+    """Ctrl-C reaches them too. Seen red: their tracebacks."""
+    options: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": FILE.parent,
+    }
+    options |= {"start_new_session": True, "preexec_fn": interruptible, "env": ENVIRONMENT}
+    with subprocess.Popen([sys.executable, "-m", "ernie_m.kernels", "compile", *own], **options) as program:
+        while not Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text():
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.communicate()[1] == "ernie_m.kernels: interrupted\n"
+    assert program.returncode == 130
 
 
 WRONG: list[tuple[list[str], str]] = [
