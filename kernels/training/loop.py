@@ -96,8 +96,11 @@ def train(
     directory: where `checkpoint.pt` and the log go. recipe: what the run is made of, kept in the checkpoint; with
     `resume`, a run of another recipe is refused.
 
-    Raises Stopped after SIGTERM or Ctrl-C, ValueError if a loss, gradient or weight is not finite.
+    Raises Stopped after SIGTERM or Ctrl-C, ValueError for patience where nothing is evaluated, or if a loss, gradient
+    or weight is not finite.
     """
+    if settings.patience and not task.decides:
+        raise ValueError(f"patience: expected texts to validate on, got none, and a patience of {settings.patience}")
     model = model.to(group.device).train()
     if settings.checkpointing:
         model.gradient_checkpointing_enable()

@@ -43,7 +43,8 @@ corpus:
 
 languages:
   The mean vector of a language carries the language, not the meaning. With --language and --corpus-language it is
-  subtracted, where the checkpoint has it: then texts in other languages are found by what they mean.
+  subtracted, where the checkpoint has it; from vectors in a file, --center did so. Then texts in other languages are
+  found by what they mean.
 
 {OUTPUT}
   {{"index": 0, "query": "...", "hits": [{{"index": 17, "score": 0.83, "text": "..."}}, ...]}}
@@ -67,13 +68,17 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--top-k", metavar="N", type=positive, default=5, help="hits per query (default: %(default)s)")
     parser.add_argument("--language", metavar="CODE", help="the queries' language")
-    parser.add_argument("--corpus-language", metavar="CODE", help="the corpus's language")
+    parser.add_argument("--corpus-language", metavar="CODE", help="the language of the corpus, if that is text")
     add_running(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search for each query."""
-    if (arguments.language is None) != (arguments.corpus_language is None):
+    if Path(arguments.corpus).suffix in SUFFIXES:
+        if arguments.corpus_language is not None:
+            expected = f"expected none with the vectors in {arguments.corpus}, as it would have no effect"
+            raise ValueError(f"--corpus-language: {expected}, got {arguments.corpus_language}")
+    elif (arguments.language is None) != (arguments.corpus_language is None):
         raise ValueError("--language and --corpus-language: expected both or neither, got one")
     refuse_one_pipe(arguments)
     queries = texts(arguments)

@@ -467,6 +467,7 @@ GOOD = lines(examples("classify"))
             "--epochs: expected no --set steps with it, as it would have no effect",
         ),
         (["--rate", "3", "--set", "rate=2"], "--rate: expected no --set rate with it, as it would have no effect"),
+        (["--set", "patience=2"], "patience: expected texts to validate on, got none, and a patience of 2"),
         (["--set", "warmup"], "--set: expected NAME=VALUE, got 'warmup'"),
         (["--data", "{b}"], "b.jsonl: line 1: label: expected at least two classes, got only 'x'"),
         (

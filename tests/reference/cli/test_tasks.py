@@ -177,8 +177,9 @@ def test_search_prints_the_nearest(
     texts = lines(tmp_path / "texts.txt", known)
     asked = ["--file", lines(tmp_path / "queries.txt", queries), "--top-k", "3"]
     if languages:
-        asked += ["--language", "en", "--corpus-language", "de"]
-    for given in (["--corpus", texts], ["--corpus", str(tmp_path / "vectors.npy"), "--corpus-texts", texts]):
+        asked += ["--language", "en"]
+    text = ["--corpus", texts, *(["--corpus-language", "de"] if languages else [])]
+    for given in (text, ["--corpus", str(tmp_path / "vectors.npy"), "--corpus-texts", texts]):
         found = printed(capsys, "search", *asked, *given)
         assert [line["query"] for line in found] == queries
         assert [[hit["index"] for hit in line["hits"]] for line in found] == wanted.indices.tolist()
@@ -187,7 +188,7 @@ def test_search_prints_the_nearest(
         np.testing.assert_allclose(scores, wanted.scores, atol=1e-5)
     (line, *_) = printed(capsys, "search", *asked, "--corpus", str(tmp_path / "vectors.npy"))
     assert "text" not in line["hits"][0]
-    assert main(["search", *asked, "--corpus", texts, "--format", "text"]) == 0
+    assert main(["search", *asked, *text, "--format", "text"]) == 0
     assert capsys.readouterr().out.startswith(f"{queries[0]}\n  {wanted.scores[0, 0]:.3f}  ")
 
 
@@ -223,6 +224,10 @@ def test_align_prints_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["search", "--corpus", "nowhere.txt", "x"], "nowhere.txt"),
         (["search", "--corpus", "{text}", "--corpus-texts", "{text}", "x"], "--corpus-texts"),
         (["search", "--corpus", "{text}", "--language", "en", "x"], "--corpus-language"),
+        (
+            ["search", "--corpus", "a.npy", "--language", "en", "--corpus-language", "de", "x"],
+            "--corpus-language: expected none with the vectors in a.npy, as it would have no effect, got de",
+        ),
         (["align", "one"], "a sentence and its translation"),
         (["align", "--file", "{text}"], "line 1 of a.txt"),
         (["align", "--language", "en", "a", "b"], "--translation-language"),
