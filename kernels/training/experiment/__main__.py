@@ -15,6 +15,10 @@ from ernie_m.tokenizer.new_files import replacing
 
 PROGRAM = "experiment"
 HERE = Path(__file__).resolve().parent
+RECIPE = HERE / "recipe.json"
+MOST = 10**9
+# What these hold is checked by `ErnieMConfig` and `Settings`.
+OPEN = ("model", "settings")
 
 
 class ExperimentParser(Parser):
@@ -33,12 +37,31 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.results is not None and arguments.seeds is not None:
         raise ValueError("--results: expected no --seeds with it, which only trains")
     recipe = read_json(arguments.recipe)
+    check_recipe(recipe, read_json(RECIPE), f"{arguments.recipe}: ")
     with group("cpu") as processes, stopping(processes, "the same command goes on"):
         experiment = Experiment(arguments.corpus, arguments.out, recipe, processes)
         experiment.run(range(recipe["seeds"]) if arguments.seeds is None else arguments.seeds)
         if arguments.seeds is None:
             write(results(experiment, say), arguments.results or arguments.out)
     return 0
+
+
+def check_recipe(recipe: Any, like: Any, place: str, name: str = "recipe") -> None:
+    """Raise ValueError, naming the entry, unless a recipe has the entries of `like`, and numbers above 0 as it has."""
+    if isinstance(like, dict):
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{place}{name}: expected an object, got {recipe!r:.80}")
+        if name in OPEN:
+            return
+        if set(recipe) != set(like):
+            raise ValueError(f"{place}{name}: expected {', '.join(like)}, got {', '.join(recipe) or 'nothing'}")
+        for entry in recipe:
+            check_recipe(recipe[entry], like[entry], place, entry)
+        return
+    kinds = (int,) if isinstance(like, int) else (int, float)
+    if type(recipe) not in kinds or not 0 < recipe <= MOST:
+        kind = "a whole number" if kinds == (int,) else "a number"
+        raise ValueError(f"{place}{name}: expected {kind} above 0, at most {MOST:,}, got {recipe!r:.80}")
 
 
 def write(found: dict[str, Any], directory: Path) -> None:
@@ -64,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = root.add_argument
     add("--corpus", type=some_path, default=Path("runs/corpus-experiment"), metavar="DIR", help="default: %(default)s")
-    add("--recipe", type=some_path, default=HERE / "recipe.json", metavar="FILE", help="default: that of the program")
+    add("--recipe", type=some_path, default=RECIPE, metavar="FILE", help="default: that of the program")
     add("--out", type=some_path, default=Path("runs/experiment"), metavar="DIR", help="default: %(default)s")
     add("--results", type=some_path, metavar="DIR", help="for figures and page; default: as --out")
     add("--seeds", type=whole, nargs="+", metavar="N", help="only train, and only for these seeds")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ernie_m.reference.config import ErnieMConfig
+
 from .design import ARMS, LANGUAGES, START
 
 RETRIEVAL, MODULES = FIGURES = ("acc@1", "modules, other languages")
@@ -87,11 +89,12 @@ too.
 def page(found: Mapping[str, Any], outcome: str) -> str:
     """The text. outcome: what somebody wrote about the results; tables are made here."""
     arms, recipe = found["arms"], found["recipe"]
+    config = ErnieMConfig(**recipe["model"])
     names = [arm.name for arm in (START, *ARMS)]
     return PAGE.format(
         outcome=f"\n{outcome.strip()}\n" if outcome.strip() else "",
-        layers=recipe["model"]["num_hidden_layers"],
-        width=recipe["model"]["hidden_size"],
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
         seeds=recipe["seeds"],
         ratio="30 %",
         start=recipe["predicted"]["start"],

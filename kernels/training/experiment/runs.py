@@ -118,7 +118,7 @@ class Experiment:
         self._train(model, task, settings, directory / "module", {"recipe": dict(self.recipe)})
 
     def _settings(self, steps: int, seed: int, chosen: Mapping[str, Any]) -> Settings:
-        warmup = min(chosen["warmup"], steps)
+        warmup = min(chosen.get("warmup", 0), steps)
         often = {"evaluate_every": steps, "save_every": min(steps, 500), "log_every": min(steps, 50)}
         return Settings.from_dict({"steps": steps, "seed": seed, **chosen, "warmup": warmup, **often})
 

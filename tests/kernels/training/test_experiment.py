@@ -183,6 +183,30 @@ def test_results_of_some_seeds_are_refused(tmp_path: Path) -> None:
         start(tmp_path, tmp_path / "out", "--seeds", "1", "--results", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": "x"}, "seeds: expected a whole number above 0, at most 1,000,000,000, got 'x'"),
+        ({"seeds": 0}, "seeds: expected a whole number above 0, at most 1,000,000,000, got 0"),
+        ({"seeds": True}, "seeds: expected a whole number above 0, at most 1,000,000,000, got True"),
+        ({"share": float("inf")}, "share: expected a number above 0, at most 1,000,000,000, got inf"),
+        ({"longest": 1.5}, "longest: expected a whole number above 0, at most 1,000,000,000, got 1.5"),
+        ({"seed": 3}, "recipe: expected seeds, share, .*, items, got seeds, .*, seed"),
+        ({"predicted": {"start": 5}}, "predicted: expected start, arm, got start"),
+        ({"predicted": 5}, "predicted: expected an object, got 5"),
+        ({"model": []}, r"model: expected an object, got \[\]"),
+    ],
+)
+def test_an_entry_of_a_recipe_that_is_wrong_is_named(
+    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any work. Seen red: a KeyError, or Python's own words."""
+    monkeypatch.setitem(globals(), "SMALL", {**SMALL, **change})
+    with pytest.raises(ValueError, match=rf"recipe\.json: {message}$"):
+        start(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.all
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: tuple[design.Arm, ...]
