@@ -73,13 +73,12 @@ def variants_backward(target: str) -> Iterator[Variant]:
         for H, D in ((12, 64), (16, 64), (12, 128)):
             tensors = {"d_context": f"*{kind}", "qkv": f"*{kind}", "cu_seqlens": "*i32"}
             stats = {"stats": "*fp32", "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32"}
+            yield delta_variant("packed_attention_vjp", dtype, H, D)
             short = short_configuration(dtype, D)
             for drop in (False, True) if (H, D, dtype) == (12, 64, torch.bfloat16) else (False,):
                 keys, queries = (f(target, dtype, D, drop) for f in (keys_configuration, queries_configuration))
                 parts = (("dk dv", keys_kernel, keys), ("dq", queries_kernel, queries))
                 name, label, end = name_of(dtype), f"H={H} D={D}", DROPS if drop else ""
-                if not drop:
-                    yield delta_variant("packed_attention_vjp", dtype, H, D)
                 yield Variant(
                     *("packed_attention_vjp", name, f"{label} S<={short.blocks['BM']}{end}", short_kernel),
                     {**tensors, "d_qkv": f"*{kind}", "T": "i32", "scale": "fp32", **DROP_SIGNATURE},

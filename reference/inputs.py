@@ -35,7 +35,8 @@ Shape = tuple[int, ...]
 
 # The arguments of a call, by position, and its options, by name.
 ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds")
-OPTIONS = ("output_hidden_states", "output_attentions", "return_dict", "token_type_ids")
+FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
+OPTIONS = (*FLAGS, "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,8 @@ def check_options(owner: str, options: dict[str, Any], allowed: tuple[str, ...] 
     """Raise TypeError for an option of a call to `owner` that does not exist, or a flag that is not True or False."""
     for name in options:
         if name not in allowed:
-            expected = ", ".join((*ARGUMENTS, *allowed))
-            raise TypeError(f"{owner}: unexpected argument {name!r}; expected some of {expected}")
-    true_or_false(**{name: options[name] for name in OPTIONS[:3] if options.get(name) is not None})
+            raise TypeError(f"{owner}: unexpected argument {name!r}; expected some of {', '.join(ARGUMENTS + allowed)}")
+    true_or_false(**{name: options[name] for name in FLAGS if options.get(name) is not None})
 
 
 def check_one_given(input_ids: Any, inputs_embeds: Any) -> None:

@@ -103,8 +103,12 @@ def attention_form(
     turned: bool = True,
     early: bool = False,
     forward: bool = True,
+    crossed: bool = False,
 ) -> Any:
-    """Attention's backward with another scale, or without some of its steps; `forward`: whether scores are scaled."""
+    """Attention's backward with another scale, or without some of its steps.
+
+    `forward`: whether scores are scaled; `crossed`: dq takes q, and dk takes k.
+    """
 
     def form(dy: Array, q: Array, k: Array, v: Array) -> Three:
         root = math.sqrt(q.shape[-1])
@@ -112,7 +116,8 @@ def attention_form(
         d_probs = dy @ v.T
         d_scores = softmax_backward(d_probs, probs) if inner else probs * d_probs if weights else d_probs
         d_scores = d_scores / (root if scale is None else scale)
-        return d_scores @ k, (d_scores.T if turned else d_scores) @ q, (probs if early else probs.T) @ dy
+        keys, queries = (q, k) if crossed else (k, q)
+        return d_scores @ keys, (d_scores.T if turned else d_scores) @ queries, (probs if early else probs.T) @ dy
 
     return form
 
@@ -123,12 +128,6 @@ def swapped(form: Any) -> Any:
         return dk, dq, dv
 
     return wrong
-
-
-def attention_crossed(dy: Array, q: Array, k: Array, v: Array) -> Three:
-    root, probs = math.sqrt(q.shape[-1]), reference.softmax(q @ k.T / math.sqrt(q.shape[-1]))
-    d_scores = softmax_backward(dy @ v.T, probs) / root
-    return d_scores @ q, d_scores.T @ k, probs.T @ dy
 
 
 ROWS = {"N": (1, 2, 5), "E": (2, 3, 8, 33)}
@@ -241,7 +240,7 @@ BACKWARD: dict[str, Own] = {
                 attention_form(forward=False),
                 attention_form(1.0, forward=False),
             ],
-            "dq takes q, and dk takes k; each takes the other": [attention_crossed],
+            "dq takes q, and dk takes k; each takes the other": [attention_form(crossed=True)],
             "dq and dk are divided by D; it is √D": [
                 lambda dy, q, k, v: attention_form(scale=q.shape[-1])(dy, q, k, v)
             ],

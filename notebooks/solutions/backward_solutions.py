@@ -27,8 +27,8 @@ def layer_norm_backward(dy: Array, x: Array, gamma: Array, eps: float) -> tuple[
     dgamma, dbeta = (dy * n).sum(axis=0), dy.sum(axis=0)
     dn = dy * gamma
     # The result does not change if x is shifted, nor, but for eps, if it is scaled. So dx has no part along (1, ..., 1)
-    # and none along n: both are taken away. If
-    # gamma and dy are all 1, dx is 0: the sum of a normalised row is 0 whatever x is.
+    # and none along n: both are taken away. If gamma and dy are all 1, dx is 0: the sum of a normalised row is 0
+    # whatever x is.
     dx = (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True)) / s
     return dx, dgamma, dbeta
 

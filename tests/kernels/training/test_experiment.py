@@ -146,10 +146,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> tuple[design.Arm, ...]:
     return arms
 
 
-def start(folder: Path, out: Path, *more: str) -> int:
-    recipe = folder / "recipe.json"
-    recipe.write_text(json.dumps(SMALL), "utf-8")
-    options = ["--corpus", str(folder), "--recipe", str(recipe), "--out", str(out), *more]
+def start(folder: Path, out: Path, *more: str, recipe: dict[str, Any] = SMALL) -> int:
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(recipe), "utf-8")
+    options = ["--corpus", str(folder), "--recipe", str(path), "--out", str(out), *more]
     return command.run(command.parser().parse_args(options))
 
 
@@ -197,13 +197,10 @@ def test_results_of_some_seeds_are_refused(tmp_path: Path) -> None:
         ({"model": []}, r"model: expected an object, got \[\]"),
     ],
 )
-def test_an_entry_of_a_recipe_that_is_wrong_is_named(
-    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_of_a_recipe_that_is_wrong_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     """Before any work. Seen red: a KeyError, or Python's own words."""
-    monkeypatch.setitem(globals(), "SMALL", {**SMALL, **change})
     with pytest.raises(ValueError, match=rf"recipe\.json: {message}$"):
-        start(tmp_path, tmp_path / "out")
+        start(tmp_path, tmp_path / "out", recipe={**SMALL, **change})
     assert not (tmp_path / "out").exists()
 
 
