@@ -40,6 +40,8 @@ class IdRows(TokenTable):
 
     def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
         """Call `decode` on each of several rows of ids."""
+        if not isinstance(sequences, Iterable):
+            raise TypeError(f"sequences: expected rows of ids, got {sequences!r}")
         return [self.decode(ids, **options) for ids in sequences]
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:

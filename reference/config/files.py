@@ -11,6 +11,7 @@ Source: paddlenlp 2.0 to 2.8, `ernie_m/modeling.py` for the signatures, `configu
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -47,6 +48,8 @@ PADDLE_SIGNATURES: dict[str, tuple[str, ...]] = {
 # What heads call the encoder that they are built on.
 ENCODER_ARGUMENTS = ("ernie_m", "encoding_model")
 ALIASES = {"num_classes": "num_labels", "dropout": "classifier_dropout"}
+# Defaults of a call that transformers reads from a file, and their values there if the file has none.
+CALL_DEFAULTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
 
 def find(directory: str | PathLike[str]) -> Path:
@@ -74,6 +77,11 @@ def fields_of(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, An
                 values[name] = value
     found = {key: value for key, value in values.items() if key in known}
     found["extra"] = {key: value for key, value in values.items() if key not in found and key != "model_type"}
+    for name, usual in CALL_DEFAULTS.items():
+        value = values.get(name)
+        if value is not None and value is not usual:
+            message = f"{name}={short_repr(value)} in a configuration has no effect: pass it in the call"
+            warnings.warn(message, stacklevel=3)
     for name in ("id2label", "pruned_heads"):
         if found.get(name) is not None:
             found[name] = integer_keys(name, found[name])

@@ -308,6 +308,11 @@ def test_one_id_decodes_alike_in_every_form() -> None:
     assert PLAIN.batch_decode([np.array(0), np.array(39)], skip_special_tokens=True) == ["", "a"]
 
 
+def test_batch_decode_names_what_is_not_rows() -> None:
+    with pytest.raises(TypeError, match="sequences: expected rows of ids, got 5"):
+        PLAIN.batch_decode(5)  # type: ignore[arg-type]
+
+
 def test_added_tokens_take_effect_at_once() -> None:
     tokenizer = copy.deepcopy(PLAIN)
     before = tokenizer("a zyzzyva")["input_ids"]

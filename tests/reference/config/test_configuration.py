@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,19 @@ def test_from_pretrained_of_paddle_fixtures(name: str, fixtures: Path) -> None:
     assert (config.hidden_size, config.vocab_size, config.max_length, config.pad_token_id) == (32, 120, 64, 1)
     assert config.num_labels == {"seqcls": 3, "tokcls": 5}.get(name, 2) and config.default_mask == "pad_token"
     assert config.extra["type_vocab_size"] == 16
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states", "return_dict"])
+def test_a_default_of_calls_in_a_file_is_kept_and_its_reader_told(name: str, tmp_path: Path) -> None:
+    usual = name == "return_dict"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (usual, None):
+            ErnieMConfig.from_dict({name: value})
+    (tmp_path / "config.json").write_text(json.dumps({name: not usual}))
+    with pytest.warns(UserWarning, match=f"{name}={not usual} in a configuration has no effect: pass it in the call"):
+        config = ErnieMConfig.from_pretrained(tmp_path)
+    assert config.to_dict()[name] is not usual
 
 
 def test_from_pretrained_names_the_missing_files(tmp_path: Path) -> None:
