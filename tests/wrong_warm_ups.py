@@ -106,21 +106,31 @@ def max_with_a_large_number(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 @triton.jit
-def matmul_kernel(a, b, y, M, K, N, TILE: tl.constexpr):
-    o_m = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    o_n = tl.program_id(1) * TILE + tl.arange(0, TILE)
+def matmul_kernel(a, b, y, M, K, N, TILE: tl.constexpr, KEPT: tl.constexpr, ROW_AXIS: tl.constexpr):
+    o_m = tl.program_id(ROW_AXIS) * TILE + tl.arange(0, TILE)
+    o_n = tl.program_id(1 - ROW_AXIS) * TILE + tl.arange(0, TILE)
     m_m, m_n = (o_m < M)[:, None], (o_n < N)[None, :]
     acc = tl.zeros((TILE, TILE), tl.float32)
     for start in range(0, K, TILE):
         o_k = start + tl.arange(0, TILE)
         b_a = tl.load(a + o_m[:, None] * K + o_k[None, :], mask=m_m & (o_k < K)[None, :], other=0.0)
         b_b = tl.load(b + o_k[:, None] * N + o_n[None, :], mask=(o_k < K)[:, None] & m_n, other=0.0)
-        acc = tl.dot(b_a, b_b, input_precision="ieee")
+        acc = acc * KEPT + tl.dot(b_a, b_b, input_precision="ieee")
     tl.store(y + o_m[:, None] * N + o_n[None, :], acc, mask=m_m & m_n)
 
 
-def last_product(a: Tensor, b: Tensor) -> Tensor:
+def matmul(a: Tensor, b: Tensor, **wrong: int) -> Tensor:
+    """Right except for the constants that are given."""
     (M, K), N = a.shape, b.shape[1]
     y = torch.empty(M, N, dtype=a.dtype)
-    matmul_kernel[(triton.cdiv(M, 16), triton.cdiv(N, 16))](a, b, y, M, K, N, TILE=16)
+    constants = {"TILE": 16, "KEPT": 1, "ROW_AXIS": 0, **wrong}
+    matmul_kernel[(triton.cdiv(M, 16), triton.cdiv(N, 16))](a, b, y, M, K, N, **constants)
     return y
+
+
+def last_product(a: Tensor, b: Tensor) -> Tensor:
+    return matmul(a, b, KEPT=0)
+
+
+def product_with_swapped_programs(a: Tensor, b: Tensor) -> Tensor:
+    return matmul(a, b, ROW_AXIS=1)

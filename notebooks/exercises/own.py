@@ -101,5 +101,10 @@ class Own:
 
 
 def flattened(form: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose results stand one after the other in a flat array."""
-    return lambda **inputs: flat(form(**inputs)).ravel()
+    """The same function, whose results stand one after the other in a flat array; None if it has none."""
+
+    def one_array(**inputs: Any) -> Array | None:
+        found = form(**inputs)
+        return None if found is None else flat(found).ravel()
+
+    return one_array

@@ -21,6 +21,7 @@ from ernie_m.reference.array import Array
 BLOCK, ROWS, COLUMNS = 8, 4, 8
 TILES = (16, 32)
 FIRST_ONLY = "only the first number is written: the address of the result does not move with tl.program_id"
+SWAPPED = "tl.program_id(0) and tl.program_id(1) are swapped: the first counts blocks of rows"
 LAST_COLUMN = "the mask is off by one: the last column is left out"
 
 
@@ -80,10 +81,11 @@ def last_tile(tile: int) -> Form:
     return wrong
 
 
-def swapped(x: Array, bias: Array) -> Array:
-    """`add_bias` where the first axis of the grid counts blocks of columns: it has a program for each block of rows."""
-    rows, columns = -(-len(bias) // COLUMNS) * ROWS, -(-len(x) // ROWS) * COLUMNS
-    return without(without(x + bias, slice(rows, None)), slice(None), slice(columns, None))
+def swapped(y: Array, rows: int, columns: int) -> Array:
+    """What is written of y if the first axis of the grid counts blocks of columns: it has as many programs as there are
+    blocks of rows. rows, columns: those of a block."""
+    last_row, last_column = -(-y.shape[1] // columns) * rows, -(-len(y) // rows) * columns
+    return without(without(y, slice(last_row, None)), slice(None), slice(last_column, None))
 
 
 def square(form: Form) -> Form:
@@ -127,7 +129,7 @@ WARM_UPS: dict[str, Own] = {
             "every column gets the first number of the bias": [lambda x, bias: x + bias[0]],
             LAST_COLUMN: [lambda x, bias: without(x + bias, ..., -1)],
             LAST_ROW: [lambda x, bias: without(x + bias, -1)],
-            "tl.program_id(0) and tl.program_id(1) are swapped: the first counts blocks of rows": [swapped],
+            SWAPPED: [lambda x, bias: swapped(x + bias, ROWS, COLUMNS)],
             "every program takes the first block of columns: tl.program_id(1) is not used": [
                 lambda x, bias: without(x + bias, slice(None), slice(COLUMNS, None))
             ],
@@ -231,8 +233,9 @@ WARM_UPS: dict[str, Own] = {
             "every program takes the first block of rows: tl.program_id(0) is not used": [
                 lambda a, b, tile=tile: without(a @ b, slice(tile, None)) for tile in TILES
             ],
+            SWAPPED: [lambda a, b, tile=tile: swapped(a @ b, tile, tile) for tile in TILES],
         },
-        telling=({"M": 35, "K": 35, "N": 35}, {"M": 40, "K": 40, "N": 40}),
+        telling=({"M": 35, "K": 35, "N": 35}, {"M": 40, "K": 40, "N": 40}, {"M": 20, "K": 20, "N": 70}),
         small={"M": 2, "K": 3, "N": 2},
     ),
 }
