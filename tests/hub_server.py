@@ -82,8 +82,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         self.server.seen.append((self.command, urlsplit(self.path).path, self.headers.get("Authorization")))
-        if parts[0] == "api":
-            self.info("/".join(parts[2:4]), parts[5])
+        if parts[:2] == ["api", "models"]:
+            # ["api", "models", owner, name, "revision" or "tree", revision]
+            self.info("/".join(parts[2:4]), parts[5], tree=parts[4] == "tree")
+        elif parts[0] == "api":
+            self.answer(404, {})
         elif parts[0] == "stored":
             name = "/".join(parts[1:3])
             repository = self.server.repositories[name]
@@ -104,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return found
 
-    def info(self, name: str, revision: str) -> None:
+    def info(self, name: str, revision: str, tree: bool) -> None:
+        """What a revision is. `tree`: its files alone, which huggingface_hub 2 asks for."""
         repository = self.repository(name)
         if repository is None:
             return
@@ -114,11 +118,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         listed: list[dict[str, Any]] = []
         for file, data in repository.files(commit).items():
-            large = {"sha256": etag(file, data), "size": len(data), "pointerSize": 134}
-            plain = {"rfilename": file, "size": len(data), "blobId": etag("", data)}
-            listed.append({**plain, "lfs": large} if file.endswith(LARGE) else plain)
-        found = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "siblings": listed}
-        body = json.dumps({**found, "downloads": 0, "likes": 0}).encode()
+            blob, lfs = etag("", data), {"size": len(data), "pointerSize": 134}
+            if tree:
+                row, lfs = {"type": "file", "path": file, "oid": blob}, {"oid": etag(file, data), **lfs}
+            else:
+                row, lfs = {"rfilename": file, "blobId": blob}, {"sha256": etag(file, data), **lfs}
+            listed.append({**row, "size": len(data), **({"lfs": lfs} if file.endswith(LARGE) else {})})
+        about = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0}
+        body = json.dumps(listed if tree else {**about, "siblings": listed}).encode()
         self.answer(200, {"Content-Type": "application/json"}, body)
 
     def resolve(self, name: str, revision: str, file: str) -> None:

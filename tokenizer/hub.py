@@ -8,7 +8,7 @@ an order that makes a download that was interrupted look incomplete, also offlin
 last those that must be there. huggingface_hub checks lengths; the content is checked here, against the hashes that the
 repository lists, before any file of the next kind is downloaded.
 
-Source: huggingface_hub 0.36, `validate_repo_id`, `snapshot_download`.
+Source: huggingface_hub 0.36 and 2.4, `validate_repo_id`, `snapshot_download`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.))(?!.*\.git$)(?=.{{3,96}}$){PART}/{PA
 OPTIONAL = (CONFIG, SPECIAL, ADDED, "retrieval.json")
 # Readers fail without these. How they are read depends on whether there are Paddle's weights, which thus come earlier.
 REQUIRED = ("config.json", "model_config.json", VOCABULARY, MODEL)
-
-# Their errors are about the network, also where they are no OSErrors.
-LIBRARIES = ("httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
 
 
 def is_repository(name: str | os.PathLike[str]) -> bool:
@@ -70,7 +67,7 @@ def directory(
         ) from None
     try:
         return _snapshot(huggingface_hub, os.fspath(name), revision, weights)
-    except Exception as error:  # of requests or of httpx, by release
+    except Exception as error:
         explained = _explained(os.fspath(name), revision, error)
         if explained is None:
             raise
@@ -158,7 +155,8 @@ def _explained(name: str, revision: str | None, error: Exception) -> OSError | N
 
     from huggingface_hub import constants, errors
 
-    if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] not in LIBRARIES:
+    # Errors of its own, and of the network libraries that it is built on by release, need not be OSErrors.
+    if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__ == "builtins":
         return None
     if isinstance(error, errors.GatedRepoError):
         return PermissionError(
