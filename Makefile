@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo notebooks corpus pretrain heads experiment test test-all judge lint clean FORCE
+.PHONY: help demo notebooks corpus pretrain heads experiment test test-all test-latest judge lint clean FORCE
 
 help:
 	@echo "make demo       create .venv, install the package with its kernels, run it on a few sentences, verify the kernels"
@@ -29,6 +29,7 @@ help:
 	@echo "make experiment  what the objectives add, with five seeds each, in runs/experiment (two hours on one core); FROM=DIR too"
 	@echo "make test       the same .venv, then ruff, mypy and pytest on the installed wheel"
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning, TensorBoard)"
+	@echo "make test-latest  the tests of other libraries alone, with current releases: transformers 5, huggingface_hub 2, ..."
 	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv, build/ and caches; runs/ and course/ are kept"
@@ -98,6 +99,11 @@ test: lint
 test-all: lint $(STAMPS)/tools-all
 	@echo "== pytest: the installed wheel, 2 processes, every test"
 	@$(PYTEST) --hypothesis-profile=thorough tests
+
+# In a folder of their own, since the oracle is transformers 4.40.2, which has ERNIE-M.
+test-latest: $(STAMPS)/package $(STAMPS)/latest
+	@echo "== pytest: with transformers 5 and the libraries around it, 2 processes"
+	@PYTHONPATH=.venv/latest $(PYTEST) tests/ecosystem tests/tokenizer/test_hub.py
 
 # Goes on where an earlier run was stopped.
 judge: $(STAMPS)/package $(STAMPS)/tools
@@ -173,4 +179,10 @@ $(STAMPS)/tools: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels
 $(STAMPS)/tools-all: $(STAMPS)/dependencies | $(STAMPS)/package $(STAMPS)/kernels $(STAMPS)/tools
 	@echo "== installing what the longer tests need: lightning, tensorboard"
 	@wheel=`echo .venv/wheel/*.whl` && $(INSTALL) "$$wheel[test-all]"
+	@touch $@
+
+$(STAMPS)/latest: $(STAMPS)/tools tests/ecosystem/latest.txt
+	@echo "== installing current releases in .venv/latest: transformers, accelerate, peft, huggingface_hub"
+	@rm -rf .venv/latest
+	@$(PIP) install --only-binary :all: --no-deps --target .venv/latest -r tests/ecosystem/latest.txt
 	@touch $@

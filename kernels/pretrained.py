@@ -26,6 +26,7 @@ from ernie_m.reference.config import ErnieMConfig
 from ernie_m.reference.parameters import flatten, unflatten
 
 from . import surgery
+from .recomputing import Recomputing
 from .runtime.dtypes import chosen_dtype, float_dtype
 from .runtime.foreign import check_complete, check_config, check_saved, local_directory, one_device, refuse_foreign
 from .trace import to_numpy
@@ -35,7 +36,7 @@ TORCH_TYPES = {np.dtype(kind): dtype for dtype, kind in NUMPY_TYPES.items()}
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
-class PretrainedModel(Module):
+class PretrainedModel(Recomputing, Module):
     """A torch module with a configuration and a `twin`, the reference class of the same name.
 
     validate: whether to check values (ids in range, masks of 0 and 1, targets) on a GPU too, which synchronises at each
@@ -48,8 +49,8 @@ class PretrainedModel(Module):
     warned_of_mask: bool = False
     base_model_prefix = "ernie_m"
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _input_hook: Any = None
+    # Its losses take no num_items_in_batch, which transformers' Trainer passes to others.
+    accepts_loss_kwargs = False
     _no_split_modules: ClassVar[list[str]] = ["Embeddings", "EncoderLayer"]
 
     def __init__(self, config: ErnieMConfig) -> None:
@@ -197,31 +198,6 @@ class PretrainedModel(Module):
         """
         surgery.prune_heads(self, heads)
 
-    def enable_input_require_grads(self) -> None:
-        """Make word vectors require gradients, which reentrant checkpointing of a frozen model with adapters needs."""
-        self.disable_input_require_grads()
-        self._input_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
-
-    def disable_input_require_grads(self) -> None:
-        """Undo `enable_input_require_grads`."""
-        if self._input_hook is not None:
-            self._input_hook.remove()
-        self._input_hook = None
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """While training, recompute layers in the backward pass; kwargs are those of torch's `checkpoint`."""
-        chosen = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        surgery.base_of(self).encoder.gradient_checkpointing = chosen
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep the intermediates of layers again."""
-        surgery.base_of(self).encoder.gradient_checkpointing = None
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether layers are computed again in the backward pass."""
-        return surgery.base_of(self).encoder.gradient_checkpointing is not None
-
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights and of the outputs."""
@@ -232,17 +208,15 @@ class PretrainedModel(Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """The total number of weights, or of those that require gradients."""
-        return sum(x.numel() for x in self.parameters() if x.requires_grad or not only_trainable)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """The total number of weights, or of those that require gradients, or of those in no table of embeddings."""
+        tables = {id(x) for part in self.modules() if isinstance(part, Embedding) for x in part.parameters()}
+        wanted = (x for x in self.parameters() if not (exclude_embeddings and id(x) in tables))
+        return sum(x.numel() for x in wanted if x.requires_grad or not only_trainable)
 
 
 def _arrays_of(state: Mapping[str, Tensor]) -> dict[str, Array]:
     return from_huggingface({name: to_numpy(tensor) for name, tensor in check_saved(state).items()})
-
-
-def _require_grad(module: Module, arguments: Any, vectors: Tensor) -> None:
-    vectors.requires_grad_(True)
 
 
 @torch.no_grad()

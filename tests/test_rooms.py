@@ -80,7 +80,7 @@ FLOORS = {
             ),
             *("philox", "dropout", "dropping", "trace", "inputs", "targets", "outputs"),
         ),
-        ("layouts", "encoded", "self_attention", "encoder", "surgery", "pretrained"),
+        ("layouts", "encoded", "self_attention", "encoder", "surgery", "recomputing", "pretrained"),
         ("model",),
         ("head", "heads", "words"),
         ("training",),

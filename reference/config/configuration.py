@@ -128,6 +128,11 @@ class ErnieMConfig:
         """True: outputs are dictionaries. peft's classes by task ask."""
         return True
 
+    @property
+    def use_cache(self) -> bool:
+        """False: an encoder has no cache. transformers 5's Trainer assigns it, which changes nothing."""
+        return False
+
     def replace(self, **changes: Any) -> ErnieMConfig:
         """A copy with some fields changed.
 
@@ -227,3 +232,14 @@ class ErnieMConfig:
 
 
 FIELDS = tuple(item.name for item in dataclasses.fields(ErnieMConfig) if item.name != "extra")
+
+
+def _assign(config: ErnieMConfig, name: str, value: Any) -> None:
+    """Refuse `config.name = value`, except for `use_cache`."""
+    if name != "use_cache":
+        advice = "a configuration does not change; replace(field=value) returns a changed copy"
+        raise dataclasses.FrozenInstanceError(f"{name}: cannot be assigned: {advice}")
+
+
+# A frozen dataclass may not define it itself.
+ErnieMConfig.__setattr__ = _assign  # type: ignore[method-assign, assignment]

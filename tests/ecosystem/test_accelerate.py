@@ -13,7 +13,7 @@ from ecosystem_helpers import batch, close, copied, infer, small, without_target
 from torch.utils.data import DataLoader
 from torch_models import CLASSES
 
-accelerate = pytest.importorskip("accelerate", reason="accelerate 0.34 is not installed (it comes with transformers)")
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed (it comes with transformers)")
 
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 from accelerate.utils import gather_object, pad_across_processes, send_to_device  # noqa: E402

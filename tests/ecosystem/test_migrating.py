@@ -115,6 +115,7 @@ def test_the_right_column_runs() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_both_columns_give_the_same() -> None:
     """After each row of "Calling" all that both have named is equal, at tokens; heads are newly initialised."""
+    pytest.importorskip("transformers.models.ernie_m", reason="transformers 4.40.2 has it, 5 has not")
     left, right = given() | around(), given() | around()
     for _ in run(TABLES[:1], theirs, left):
         pass

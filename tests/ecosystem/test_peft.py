@@ -12,7 +12,7 @@ from torch_models import CLASSES
 
 from ernie_m.kernels import ErnieMForTokenClassification, ErnieMModel
 
-peft = pytest.importorskip("peft", reason="peft 0.11.1 is not installed (it needs transformers)")
+peft = pytest.importorskip("peft", reason="peft is not installed (it needs transformers)")
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear1", "linear2", "dense", "classifier")
 TABLES = ("word_embeddings", "position_embeddings")

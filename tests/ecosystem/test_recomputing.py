@@ -33,13 +33,14 @@ def recomputations(model: Any, given: dict[str, Tensor]) -> int:
 
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("options", [None, {"use_reentrant": False}, {"use_reentrant": True}])
-def test_gradient_checkpointing(cls: Any, options: Any) -> None:
-    """The same gradients, from intermediates that are computed again; off in evaluation, and when disabled."""
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_gradient_checkpointing(cls: Any, options: Any, name: str) -> None:
+    """By both names: the same gradients, from what is computed again; off in evaluation, and when disabled."""
     config = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     model, plain, given = small(cls, **config).train(), small(cls, **config).train(), batch(cls)
-    assert not model.is_gradient_checkpointing
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    assert model.is_gradient_checkpointing
+    assert not getattr(model, f"is_{name}")
+    getattr(model, f"{name}_enable")(**{f"{name}_kwargs": options})
+    assert getattr(model, f"is_{name}")
     found = []
     for net in (model, plain):
         torch.manual_seed(0)
@@ -47,9 +48,18 @@ def test_gradient_checkpointing(cls: Any, options: Any) -> None:
     close(*found)
     assert (recomputations(model, given), recomputations(plain, given)) == (2, 1)
     assert recomputations(model.eval(), given) == 1
-    model.train().gradient_checkpointing_disable()
-    assert not model.is_gradient_checkpointing
+    getattr(model.train(), f"{name}_disable")()
+    assert not getattr(model, f"is_{name}")
     assert recomputations(model, given) == 1
+
+
+def test_every_layer_is_computed_again_and_nothing_offloaded() -> None:
+    """transformers 5 has both as options; it passes their defaults too."""
+    model = small()
+    model.activation_checkpointing_enable(every_n_layers=1, offload=False)
+    for option, value, words in (("every_n_layers", 2, "expected 1, "), ("offload", True, "expected False, ")):
+        with pytest.raises(ValueError, match=f"{option}: {words}.*, got {value}"):
+            model.activation_checkpointing_enable(**{option: value})
 
 
 @pytest.mark.parametrize("cls", CLASSES)

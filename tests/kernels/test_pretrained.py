@@ -61,6 +61,18 @@ def test_state_dict_holds_the_parameters_themselves() -> None:
     assert model.num_parameters() == model.to_reference().num_parameters()
 
 
+def test_num_parameters_leaves_out_what_it_is_told_to() -> None:
+    """Tables of embeddings, whatever is in their place, and what does not require gradients."""
+    model = pair()[1]
+    tables = sum(x.numel() for name, x in model.named_parameters() if name.endswith("_embeddings.weight"))
+    total = model.num_parameters()
+    assert model.num_parameters(exclude_embeddings=True) == total - tables
+    model.embeddings.word_embeddings.weight.requires_grad_(False)
+    left = total - model.embeddings.word_embeddings.weight.numel()
+    assert model.num_parameters(only_trainable=True) == left
+    assert model.num_parameters(only_trainable=True, exclude_embeddings=True) == total - tables
+
+
 def load(model: Any) -> Any:
     model.load_state_dict(pair(seed=5)[1].state_dict())
     return model

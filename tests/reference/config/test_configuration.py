@@ -227,7 +227,9 @@ def test_replace_changes_a_copy() -> None:
     assert config.replace(id2label={0: "a"}).num_labels == 1
     with pytest.raises(TypeError, match=r"^hiden_size: not a field of ErnieMConfig; expected one of vocab_size, "):
         config.replace(hiden_size=1)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    config.use_cache = True  # type: ignore[misc]
+    assert config.use_cache is False
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"hidden_size: cannot be assigned: .*; replace\(field="):
         config.hidden_size = 3  # type: ignore[misc]
 
 
