@@ -21,6 +21,8 @@ from ernie_m.kernels import (
     ErnieMForSequenceClassification,
     ErnieMForTokenClassification,
 )
+from ernie_m.reference import demo
+from ernie_m.tokenizer import ErnieMTokenizer
 
 pytest.importorskip("accelerate", reason="accelerate is not installed; the Trainer needs it")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -153,6 +155,31 @@ def test_its_options(options: dict[str, Any], tmp_path: Path) -> None:
     after = model.state_dict()
     weights = [name for name in before if name.endswith("weight") and "position" not in name]
     assert not [name for name in weights if torch.equal(before[name], after[name])]
+
+
+def test_the_tokenizer_goes_with_it(tmp_path: Path) -> None:
+    """It pads batches in the collators, and is saved beside the model."""
+    tokenizer = ErnieMTokenizer.from_pretrained(demo.directory())
+    texts = ["Save the file.", "关闭窗口之前，请先保存文件。", "x", ""]
+    data = [{**tokenizer(text), "labels": i % 2} for i, text in enumerate(texts)]
+    model = small(dtype=np.float32, vocab_size=tokenizer.vocab_size)
+    given = {"processing_class" if LATEST else "tokenizer": tokenizer}
+    arguments = transformers.TrainingArguments(str(tmp_path), num_train_epochs=1, use_cpu=True, report_to="none")
+    collate = transformers.DataCollatorWithPadding(tokenizer)
+    loop = transformers.Trainer(model, arguments, train_dataset=data, data_collator=collate, **given)
+    loop.train()
+    loop.save_model()
+    again = ErnieMTokenizer.from_pretrained(tmp_path)
+    assert again(texts) == tokenizer(texts)
+    # Labels of tokens are padded too, and words are masked, but no special tokens.
+    rows = [{**tokenizer(text), "labels": [7] * len(tokenizer(text)["input_ids"])} for text in texts]
+    padded = transformers.DataCollatorForTokenClassification(tokenizer)(rows)
+    assert torch.equal(padded["labels"] == 7, padded["attention_mask"] == 1)
+    masked = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.9)([tokenizer(t) for t in texts])
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
+    kept = torch.isin(padded["input_ids"], torch.tensor(special))
+    assert torch.equal(masked["input_ids"][kept], padded["input_ids"][kept]) and (masked["labels"][kept] == -100).all()
+    assert (masked["labels"] != -100).any()
 
 
 @pytest.mark.parametrize("alpha", [5.0])
