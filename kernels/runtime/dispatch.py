@@ -54,8 +54,8 @@ def without_values(*tensors: Any) -> bool:
 
 
 def exports_onnx() -> bool:
-    """Whether a model is traced by `torch.onnx.export(..., dynamo=False)`, which knows torch's operations alone."""
-    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+    """Whether a model is traced by `torch.onnx.export`, which knows torch's operations alone."""
+    return (torch.jit.is_tracing() or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
 
 
 def autocasts(x: Tensor) -> bool:
