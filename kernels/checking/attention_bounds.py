@@ -114,22 +114,3 @@ def first_token_attention(
             exact[b, h], limit[b, h] = found.exact[0], found.limit[0]
     longest = int(np.diff(cu_seqlens).max(initial=0))
     return Expected(format, exact, limit, roundings=2, terms=longest + q.shape[2])
-
-
-def log_sum_exp(qkv: Array, cu_seqlens: Array) -> tuple[Array, Array]:  # (T, 3, H, D), (B + 1,) -> (H, T) x 2
-    """ln Σ_k e^{score_k} for each head and query, exact, and its error bound in float32.
-
-    The logarithm passes on the mean error of the exponents; a sum of n numbers, a logarithm and an addition follow.
-    """
-    T, _, H, _ = qkv.shape
-    exact, limit = np.zeros((H, T)), np.zeros((H, T))
-    for start, end in pairwise(cu_seqlens.tolist()):
-        for h in range(H if start < end else 0):
-            every = np.ones((end - start, end - start), bool)
-            scores, probs, delta, _ = _scores(qkv[start:end, 0, h], qkv[start:end, 1, h], every)
-            largest = scores.max(-1)
-            found = largest + np.log(np.exp(scores - largest[:, None]).sum(-1))
-            mean = np.minimum((probs * np.expm1(np.minimum(delta, 300))).sum(-1), delta.max(-1))
-            rest = (3 * (end - start) + 16 + 4 * np.abs(found) + 4 * np.abs(largest)) * EPS
-            exact[h, start:end], limit[h, start:end] = found, mean + rest
-    return exact, limit
