@@ -46,12 +46,12 @@ class Drawn:
     @property
     def letters(self) -> list[str]:
         """All letters, in the order of their first use."""
-        return list(dict.fromkeys(letter for spec in self.arguments.values() for letter in _letters(spec)))
+        return list(dict.fromkeys(letter for spec in self.arguments.values() for letter in letters_of(spec)))
 
     @property
     def last(self) -> set[str]:
         """The letters of last axes."""
-        return {found[-1] for spec in self.arguments.values() if (found := _letters(spec))}
+        return {found[-1] for spec in self.arguments.values() if (found := letters_of(spec))}
 
     def sized(self, **sizes: Sequence[int] | int) -> Drawn:
         """The same with other sizes to choose from. Raises ValueError for an unknown letter or a size below 1."""
@@ -74,7 +74,7 @@ class Drawn:
         sizes = {x: pick(self.sizes.get(x) or (SIZES if x in self.last else ROWS)) for x in self.letters}
         inputs = {}
         for seed, (name, spec) in enumerate(self.arguments.items()):
-            letters = _letters(spec)
+            letters = letters_of(spec)
             shape = tuple(sizes[letter] for letter in letters)
             # Each argument has its own seed, so that no two are the same.
             number = draw(st.integers(0, 99)) * 16 + seed if letters else 0
@@ -95,7 +95,7 @@ class Drawn:
         sizes = {letter: max(self.sizes.get(letter, (n,))) for letter, n in other.items()}
         inputs = {}
         for seed, (name, spec) in enumerate(self.arguments.items()):
-            shape = tuple(sizes[letter] for letter in _letters(spec))
+            shape = tuple(sizes[letter] for letter in letters_of(spec))
             rng = np.random.default_rng(seed)
             inputs[name] = (
                 normal(*shape) if isinstance(spec, str) else _other(spec, shape, sizes, rng, 0.75, lambda x: x[0])
@@ -110,7 +110,7 @@ def drawn(**arguments: str | Booleans | Made | Sequence[float]) -> Drawn:
     Raises ValueError for a specification that is none of these.
     """
     for name, spec in arguments.items():
-        empty = not _letters(spec) if isinstance(spec, (str, Booleans)) else not isinstance(spec, Made) and not spec
+        empty = not letters_of(spec) if isinstance(spec, (str, Booleans)) else not isinstance(spec, Made) and not spec
         if empty or not isinstance(spec, (str, Booleans, Made, tuple, list)):
             raise ValueError(
                 f"{name}: expected letters such as 'N E', a tuple of numbers, Booleans or Made, got {spec!r}"
@@ -118,7 +118,8 @@ def drawn(**arguments: str | Booleans | Made | Sequence[float]) -> Drawn:
     return Drawn(arguments)
 
 
-def _letters(spec: Any) -> list[str]:
+def letters_of(spec: Any) -> list[str]:
+    """The letters of an argument's axes; none for a parameter."""
     text = spec if isinstance(spec, str) else getattr(spec, "letters", "")
     return str(text).split()
 
@@ -128,5 +129,5 @@ def _other(spec: Any, shape: tuple[int, ...], sizes: dict[str, int], rng: Any, s
     if isinstance(spec, Booleans):
         return rng.random(shape) < share
     if isinstance(spec, Made):
-        return spec.make(rng, **{letter: sizes[letter] for letter in _letters(spec)})
+        return spec.make(rng, **{letter: sizes[letter] for letter in letters_of(spec)})
     return pick(spec)

@@ -19,23 +19,17 @@ import numpy as np
 from ernie_m.reference.array import Array
 
 from .attention_inputs import RANGES, between, rebuilt, spans_of, with_tokens
-from .drawing import HEAD_SIZES
-from .letters import Drawn
+from .drawing import HEAD_SIZES, Rows
+from .letters import Drawn, letters_of
 from .operations import Case, Inputs
 from .report import Failure
 
 FEW_BITS = (1, 2, 3, 5, 8)
 MOST_CALLS = 150
-# The axes of the arguments by letter; those of one letter are cut together. A digit stands for an axis that stays.
+# The axes of arguments by letter, for operations whose `draw` does not tell; those of one letter are cut together.
+# A digit stands for an axis that stays.
 LETTERS: dict[str, dict[str, str]] = {
-    "gelu": {"x": "N E"},
-    "bias_gelu": {"x": "N E", "bias": "E"},
-    "softmax": {"scores": "N E"},
-    "layer_norm": {"x": "N E", "gamma": "E", "beta": "E"},
-    "add_layer_norm": {"x": "N E", "bias": "E", "residual": "N E", "gamma": "E", "beta": "E"},
     "embed": {"input_ids": "T", "position_ids": "T", "word": "V E", "position": "P E", "gamma": "E", "beta": "E"},
-    "bias_gelu_vjp": {"dy": "N E", "x": "N E", "bias": "E"},
-    "add_layer_norm_vjp": {"dy": "N E", "x": "N E", "bias": "E", "residual": "N E", "gamma": "E"},
     "embed_vjp": {
         "dy": "T E",
         "input_ids": "T",
@@ -237,8 +231,9 @@ def axes_of(case: Case) -> dict[str, list[tuple[str, int]]]:
 def _letters(case: Case) -> dict[str, list[str]]:
     draw = case.operation.draw
     if isinstance(draw, Drawn):
-        specs = draw.arguments.items()
-        return {name: str(x if isinstance(x, str) else getattr(x, "letters", "")).split() for name, x in specs}
+        return {name: letters_of(spec) for name, spec in draw.arguments.items()}
+    if isinstance(draw, Rows):
+        return {name: ["N", "E"][2 - count :] for name, count in draw.axes.items()}
     return {name: letters.split() for name, letters in LETTERS.get(case.op, {}).items()}
 
 
