@@ -78,7 +78,7 @@ def kernel_rows(dtypes: tuple[str, ...], quick: bool) -> Iterator[KernelRow]:
 
 def gpu_name() -> str | None:
     """The GPU's name, if there is one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() and not INTERPRETED else None
+    return torch.cuda.get_device_name() if default_device() == "cuda" else None
 
 
 def where() -> str:

@@ -30,9 +30,9 @@ from ernie_m.reference.array import Array
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.trace import Entry
 
-from ..runtime.dispatch import INTERPRETED
 from ..runtime.dtypes import TORCH_DTYPES
 from .bounds import EPS
+from .check import default_device
 from .formats import FORMATS
 
 TITLE = "the checkpoint in the package, on sentences in several languages: plain torch and kernels against float64"
@@ -102,7 +102,7 @@ def torch_traces(model: Any, dtype: str, input_ids: Array, mask: Array, change: 
     """The torch model's traces: in plain torch, which runs when gradients are enabled, and with kernels."""
     from ..model import ErnieMModel
 
-    device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+    device = default_device()
     found = ErnieMModel.from_reference(model).to(device=device, dtype=TORCH_DTYPES[dtype]).eval()
     tensors = [torch.from_numpy(x).to(device) for x in (input_ids, mask)]
     with torch.enable_grad(), reference.trace() as plain:

@@ -33,9 +33,9 @@ from ernie_m.reference.dropout import draw_seeds
 from ernie_m.reference.parameters import flatten, initialise, unflatten
 
 from ..dropout import seed_tensor
-from ..runtime.dispatch import INTERPRETED
 from ..runtime.dtypes import TORCH_DTYPES
 from .bounds import EPS
+from .check import default_device
 from .formats import FORMATS
 from .verify_model import HEADINGS as HEADINGS
 from .verify_model import OPERATIONS_PER_LAYER, QUICK_SENTENCES, ROOM, Compared, LayerRow
@@ -80,7 +80,7 @@ def gradients(model: Any, dtype: str, call: Mapping[str, Array], seed: int) -> G
     from ..heads import ErnieMForTokenClassification
 
     _, exact = reference.value_and_gradients(model, **call, rng=np.random.default_rng(seed))
-    device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+    device = default_device()
     twin = ErnieMForTokenClassification.from_reference(model).to(device=device, dtype=TORCH_DTYPES[dtype]).train()
     tensors = {name: torch.from_numpy(x).to(device) for name, x in call.items()}
     seeds = seed_tensor(draw_seeds(np.random.default_rng(seed), model.config.num_hidden_layers), device)
