@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ernie_m.reference.array import Array
 
-from .drawing import LOW, pair_groups
+from .drawing import LOW, pair_groups, sequence_ends
 from .formats import Format
+from .operation import Inputs
 
-Inputs = dict[str, Any]
 E, H, D = 7, 3, 16
 EPS = 0.7
 # A number of columns that is no power of two, and the width of rows whose mean is large.
@@ -126,16 +125,12 @@ def attention_head(new: Drawing) -> Iterator[Inputs | Telling]:
         yield Telling(inputs, SLACK if size == LARGE else 0.0)
 
 
-def _cu_seqlens(*lengths: int) -> Array:
-    return np.cumsum([0, *lengths]).astype(np.int32)
-
-
 def packed_attention(new: Drawing) -> Iterator[Inputs | Telling]:
     """Ragged sequences, qkv (T, 3, H, D): a few short ones, one longer than a block, and large values."""
     for lengths, heads, size in (((5, 3, 9), H, 1.5), ((150,), 1, 2.2), ((4, 2), 1, LARGE)):
         T = sum(lengths)
         parts = [new.normal(T, heads, D, size=s) for s in (size, size, 1.0)]
-        inputs = {"qkv": np.stack(parts, axis=1), "cu_seqlens": _cu_seqlens(*lengths)}
+        inputs = {"qkv": np.stack(parts, axis=1), "cu_seqlens": sequence_ends(lengths)}
         yield Telling(inputs, SLACK if size == LARGE else 0.0)
 
 
@@ -144,7 +139,7 @@ def first_token_attention(new: Drawing) -> Iterator[Inputs | Telling]:
     for lengths, heads, size in (((5, 3, 9, 2), H, 1.5), ((150, 140, 160, 135), 1, 2.2), ((4, 2), 1, LARGE)):
         T, B = sum(lengths), len(lengths)
         q, k, v = (new.normal(n, heads, D, size=s) for n, s in ((B, size), (T, size), (T, 1.0)))
-        inputs = {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": _cu_seqlens(*lengths)}
+        inputs = {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": sequence_ends(lengths)}
         yield Telling(inputs, SLACK if size == LARGE else 0.0)
 
 
