@@ -17,14 +17,15 @@ from .mistakes import FIRST, LAST, ONE_MORE, Fitted, Form, Mistakes, following, 
 UNREAD_MEAN = "the mean is not subtracted"
 
 
-def _moments(z: Array) -> tuple[Array, Array, Array]:  # (N, E) -> (N, 1), (N, E), (N, 1)
-    mean = z.mean(-1, keepdims=True)
-    return mean, z - mean, np.square(z - mean).mean(-1, keepdims=True)
+def _moments(z: Array) -> tuple[Array, Array]:  # (N, E) -> (N, E), (N, 1)
+    """The numbers without their mean, and their variance."""
+    d = z - z.mean(-1, keepdims=True)
+    return d, _mean_square(d)
 
 
 def layer_norm(z: Array, gamma: Array, beta: Array, eps: float) -> Array:
     """The right one."""
-    _, d, variance = _moments(z)
+    d, variance = _moments(z)
     return d / np.sqrt(variance + eps) * gamma + beta
 
 
@@ -32,7 +33,7 @@ def affine(combine: Callable[[Array, Array, Array], Array]) -> Form:
     """A wrong use of gamma and beta: `combine(y, gamma, beta)`, where y is normalised."""
 
     def wrong(z: Array, gamma: Array, beta: Array, eps: float) -> Array:
-        _, d, variance = _moments(z)
+        d, variance = _moments(z)
         return combine(d / np.sqrt(variance + eps), gamma, beta)
 
     return wrong
@@ -42,7 +43,7 @@ def divided(divisor: Callable[[Array, float, int], Array]) -> Form:
     """A wrong divisor of the centred numbers: `divisor(variance, eps, E)`."""
 
     def wrong(z: Array, gamma: Array, beta: Array, eps: float) -> Array:
-        _, d, variance = _moments(z)
+        d, variance = _moments(z)
         return d / divisor(variance, eps, z.shape[-1]) * gamma + beta
 
     return wrong
@@ -105,7 +106,7 @@ def nearest_one_pass(got: Array, z: Array, gamma: Array, beta: Array, eps: float
     So each row is (z - mean) γ f + β with a factor f of its own, here the one that fits best; nan where the variance
     may be negative. Where mean(z²) is small, this is the right result.
     """
-    _, d, variance = _moments(z)
+    d, variance = _moments(z)
     slack = z.shape[-1] * EPS * _mean_square(z)
     scaled = d * gamma
     factor = ((got - beta) * scaled).sum(-1, keepdims=True) / np.square(scaled).sum(-1, keepdims=True)
@@ -136,15 +137,12 @@ NORM: Mistakes = {
     "not divided by the standard deviation": [divided(lambda variance, eps, E: np.ones_like(variance))],
     UNREAD_MEAN: [
         about_zero(lambda z: z, _mean_square),
-        about_zero(lambda z: z, lambda z: _moments(z)[2]),
+        about_zero(lambda z: z, lambda z: _moments(z)[1]),
     ],
-    "the mean is not subtracted for the variance": [about_zero(lambda z: _moments(z)[1], _mean_square)],
+    "the mean is not subtracted for the variance": [about_zero(lambda z: _moments(z)[0], _mean_square)],
     "the sum is subtracted; it should be the mean": [
-        about_zero(lambda z: z - z.sum(-1, keepdims=True), lambda z: _moments(z)[2]),
-        about_zero(
-            lambda z: z - z.sum(-1, keepdims=True),
-            lambda z: np.square(z - z.sum(-1, keepdims=True)).mean(-1, keepdims=True),
-        ),
+        about_zero(lambda z: z - z.sum(-1, keepdims=True), lambda z: _moments(z)[1]),
+        about_zero(lambda z: z - z.sum(-1, keepdims=True), lambda z: _mean_square(z - z.sum(-1, keepdims=True))),
     ],
     "the mean and the variance are those of all rows; each row has its own": [
         about_zero(lambda z: z - z.mean(), lambda z: np.asarray(z.var()))
