@@ -21,7 +21,7 @@ from ernie_m.reference.array import Array
 from ..runtime.dispatch import INTERPRETED
 from .bounds import Expected
 from .coverage import Trial, narrowed
-from .guards import Guarded, as_float64, flat, kind_of, place, poisoned
+from .guards import CONTIGUOUS, Guarded, as_float64, flat, kind_of, place, poisoned
 from .operations import Case
 from .report import Failure, Tried, judgement
 from .special import expected_with_special, positions, signs
@@ -151,8 +151,7 @@ class Runner:
         arguments = dict(case.inputs)
         for name, value in case.inputs.items():
             if isinstance(value, np.ndarray):
-                layout = {"layout": layouts[name]} if name in layouts else {}
-                placed.append(place(name, value, *self._as(case), **layout))
+                placed.append(place(name, value, *self._as(case), layouts.get(name, CONTIGUOUS)))
                 arguments[name] = placed[-1].inner
         return arguments, placed
 
