@@ -12,9 +12,8 @@ import torch
 from ernie_m.reference.array import Array
 
 from .drawing import sequence_ends
-from .operation import Inputs
+from .operation import Inputs, Normal
 
-Normal = Callable[..., Any]
 Span = tuple[int, int]
 # The ranges of a group, by where their ends are in its row: queries without themselves, with themselves, and keys.
 RANGES = ((0, 2), (2, 1), (3, 4))

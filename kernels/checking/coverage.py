@@ -24,10 +24,11 @@ import numpy as np
 
 from ernie_m.reference.array import Array
 
-from .families import FEW, MANY, SOME, Narrow, Normal, family
+from .families import FEW, MANY, SOME, Narrow, family
 from .formats import FORMATS
 from .guards import LAYOUTS, strides_of
-from .operations import Case, Inputs, Operation, find
+from .operation import Inputs, Normal, Operation
+from .operations import Case, find
 from .virtual import virtual
 
 

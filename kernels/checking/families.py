@@ -14,7 +14,6 @@ import numpy as np
 from ernie_m.reference.array import Array
 
 from .attention_inputs import (
-    Normal,
     first,
     first_vjp,
     groups,
@@ -28,7 +27,8 @@ from .attention_inputs import (
 from .drawing import EPS, Rows, drawn_rows, without_beta
 from .letters import Drawn
 from .loss_inputs import loss_vjp
-from .operations import Inputs, Operation, find, one_number, one_row
+from .operation import Inputs, Normal, Operation, one_number, one_row
+from .operations import find
 from .virtual import ENDS
 
 # (inputs, rows of the result) -> inputs with those rows alone, and where the rows are in their result.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from ernie_m.reference.losses import IGNORE_INDEX
 
 from .drawing import ROWS, SIZES, draw_numbers, pick
 from .formats import Format
-from .operation import Inputs
+from .operation import Inputs, Normal
 
-Normal = Callable[..., Any]
 # Cotangents: that of a loss itself, of a share of one, and those of gradient scalers; some with a sign.
 COTANGENTS = (1.0, 0.25, -3.0, 1024.0, 0.0)
 WIDTHS = (1, 2, 7, 16, 65)

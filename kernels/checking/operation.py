@@ -21,6 +21,8 @@ from .formats import Format
 from .letters import Drawn
 
 Inputs = dict[str, Any]
+# normal(*shape) draws normally distributed numbers.
+Normal = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Operation:
     bound: str | Callable[..., Array] = "running"
     expected: Callable[..., Expected] | None = None
     results: tuple[str, ...] = ()
-    fixed: Callable[[Callable[..., Array]], Inputs] | None = None
+    fixed: Callable[[Normal], Inputs] | None = None
     crop: Callable[[Inputs, tuple[int, ...]], Inputs] | None = None
     kernel: Callable[..., Any] | None = None
     variants: Callable[[str], Iterator[Variant]] | None = None
@@ -107,7 +109,7 @@ class Operation:
         exact = exactly(self.truth, dict(inputs))
         return expected(format, exact, np.broadcast_to(self.bound(format, **inputs), exact.shape))
 
-    def fixed_inputs(self, normal: Callable[..., Array]) -> Inputs:
+    def fixed_inputs(self, normal: Normal) -> Inputs:
         """The fixed random inputs, before rounding to the format."""
         if self.fixed is not None:
             return self.fixed(normal)
