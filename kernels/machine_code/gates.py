@@ -46,13 +46,14 @@ def _group_loop(row: Row) -> bool:
     return sized and row["dtype"] in HALF and row["target"] == "sm_90"
 
 
+def _kernel(operation: str, label: str) -> Callable[[Row], bool]:
+    """One kernel in half precision, at the size that its label says."""
+    return lambda row: row["operation"] == operation and row["label"] == label and _half(row)
+
+
 def _gelu(row: Row) -> bool:
     sized = row["operation"] == "bias_gelu" and row["label"] == "F=3072"
     return sized and row["dtype"] == "bfloat16" and row["target"] in TUNED
-
-
-def _layer_norm(row: Row) -> bool:
-    return row["operation"] == "add_layer_norm" and row["label"] == "E=768" and _half(row)
 
 
 def _attention_gradient(row: Row) -> bool:
@@ -67,12 +68,9 @@ def _dropping_gradient(row: Row) -> bool:
     return _attention_gradient({**row, "label": row["label"].removesuffix(DROPS)}) and row["label"].endswith(DROPS)
 
 
-def _gelu_gradient(row: Row) -> bool:
-    return row["operation"] == "bias_gelu_vjp" and row["label"] == "F=3072" and _half(row)
-
-
-def _layer_norm_gradient(row: Row) -> bool:
-    return row["operation"] == "add_layer_norm_vjp" and row["label"] == "E=768" and _half(row)
+def _at_most(limit: float, per: str = "element") -> Callable[[Row], bool]:
+    """At most so many instructions, per element or per row."""
+    return lambda row: row["per"] == per and row["instructions_per"] <= limit
 
 
 @dataclass(frozen=True)
@@ -125,52 +123,37 @@ GATES = (
         lambda row: _attention_products(row) and row["target"] == "sm_100",
         lambda row: set(row["tensor_cores"]) == {"tcgen05"},
     ),
-    Gate(
-        "at most 9.0 instructions per attention score",
-        _attention_loop,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= 9.0,
-        Depth.LISTING,
-    ),
-    Gate(
-        "at most 9.2 instructions per attention score of groups",
-        _group_loop,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= 9.2,
-        Depth.LISTING,
-    ),
-    Gate(
-        "at most 28 instructions per element of GELU",
-        _gelu,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= 28.0,
-        Depth.LISTING,
-    ),
+    Gate("at most 9.0 instructions per attention score", _attention_loop, _at_most(9.0), Depth.LISTING),
+    Gate("at most 9.2 instructions per attention score of groups", _group_loop, _at_most(9.2), Depth.LISTING),
+    Gate("at most 28 instructions per element of GELU", _gelu, _at_most(28.0), Depth.LISTING),
     Gate(
         "at most 500 instructions per row of LayerNorm",
-        _layer_norm,
-        lambda row: row["per"] == "row" and row["instructions_per"] <= 500.0,
+        _kernel("add_layer_norm", "E=768"),
+        _at_most(500.0, "row"),
         Depth.LISTING,
     ),
     Gate(
         "at most 11 instructions per score for dk and dv, 8 for dq: 19 together",
         _attention_gradient,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= (8.0 if " dq" in row["label"] else 11.0),
+        lambda row: _at_most(8.0 if " dq" in row["label"] else 11.0)(row),
         Depth.LISTING,
     ),
     Gate(
         "with dropout, at most 30 instructions per score for dk and dv, 23 for dq: 53 together",
         _dropping_gradient,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= (23.0 if " dq" in row["label"] else 30.0),
+        lambda row: _at_most(23.0 if " dq" in row["label"] else 30.0)(row),
         Depth.LISTING,
     ),
     Gate(
         "at most 40 instructions per element of GELU's gradient",
-        _gelu_gradient,
-        lambda row: row["per"] == "element" and row["instructions_per"] <= 40.0,
+        _kernel("bias_gelu_vjp", "F=3072"),
+        _at_most(40.0),
         Depth.LISTING,
     ),
     Gate(
         "at most 900 instructions per row of LayerNorm's gradient",
-        _layer_norm_gradient,
-        lambda row: row["per"] == "row" and row["instructions_per"] <= 900.0,
+        _kernel("add_layer_norm_vjp", "E=768"),
+        _at_most(900.0, "row"),
         Depth.LISTING,
     ),
 )
