@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,7 +129,7 @@ def recorded(arguments: argparse.Namespace) -> list[launches.Launch]:
     op: Any = arguments.op
     if op is not None and op not in OPERATIONS:
         op = loading.split("--op", op, f"one of {', '.join(OPERATIONS)}, or ")
-    return children.launches_of(Path(file), name, op, arguments.dtype or list(TORCH_DTYPES))
+    return children.launches_of(file, name, op, arguments.dtype or list(TORCH_DTYPES))
 
 
 def run_shipped(arguments: argparse.Namespace) -> int:

@@ -69,9 +69,9 @@ class Launch:
         constants = (f"{name}={value!r}" for name, value in self.constants.items())
         return f"{self.name}({', '.join((*types, *constants))}), {self.num_warps} warps, {self.num_stages} stages"
 
-    def variant(self, kernel: Any = None) -> Variant:
-        """The kernel as the compiler takes it, loaded from its file unless given."""
-        kernel = loading.kernel(self.module, Path(self.file), self.name) if kernel is None else kernel
+    def variant(self) -> Variant:
+        """The kernel as the compiler takes it, loaded from its file."""
+        kernel = loading.kernel(self.module, Path(self.file), self.name)
         pointed = [kind[1:] for kind in self.signature.values() if kind.startswith("*")]
         dtype = next((DTYPES[kind] for kind in pointed if kind in DTYPES), "")
         loose = [name for name, kind in self.signature.items() if kind.startswith("*") and name not in self.aligned]
