@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..model import ErnieMModel
 from .baselines import PackedEncoder, PaddedEncoder, transformers_model
+from .measured import OURS, Measured, compiled, cumulative
 from .work import Batch, Size, model_floor
-from .workloads import OURS, Measured, compiled, cumulative
 
 # Up to this many tokens, a CUDA graph is worth its memory because the host is slower than the GPU.
 GRAPH_TOKENS = 1024

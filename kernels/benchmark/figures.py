@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
+from .measured import OURS
 from .report import Row
 from .timing import Timing
-from .workloads import OURS
 
 OUR_COLOUR, OTHERS_COLOUR = "#d1495b", "#8d99ae"
 

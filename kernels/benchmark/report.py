@@ -20,8 +20,8 @@ import torch
 
 from ..runtime.optional_triton import HAS_TRITON, triton
 from .baselines import pin_varlen
+from .measured import OURS, YOURS, Measured
 from .timing import Missing, Timing
-from .workloads import OURS, YOURS, Measured
 
 HEADINGS = (
     "what", "size", "batch", "dtype", "who",

@@ -22,12 +22,12 @@ from ernie_m.tokenizer.new_files import replacing
 
 from .encoders import encoder
 from .figures import figures
-from .measured import bits
+from .measured import OURS, YOURS, Maker, Measured, bits
 from .report import Case, Row, rows_of, table
 from .timing import Call, Missing, Timer, Timing, first_line, time_calls
 from .training_steps import training_step
 from .work import BATCHES, SIZES
-from .workloads import OURS, WORKLOADS, YOURS, Maker, Measured
+from .workloads import WORKLOADS
 from .yours import WORKLOADS_OF_YOURS
 
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"

@@ -23,17 +23,7 @@ from .attention_gradient_workloads import pairs
 from .baselines import varlen_attention
 from .gradient_workloads import GRADIENTS
 from .loss_workloads import LOSSES
-from .measured import EPS as EPS
-from .measured import HEAD
-from .measured import OURS as OURS
-from .measured import YOURS as YOURS
-from .measured import Maker as Maker
-from .measured import Measured as Measured
-from .measured import compiled as compiled
-from .measured import cumulative as cumulative
-from .measured import plugged as plugged
-from .measured import rotating as rotating
-from .measured import sets as sets
+from .measured import EPS, HEAD, OURS, Maker, Measured, compiled, cumulative, plugged, rotating, sets
 from .work import POSITIONS, VOCABULARY, Batch, Size
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .measured import EPS, Maker, Measured, compiled, plugged, rotating, sets
 from .work import Batch, Size, Work
-from .workloads import EPS, Maker, Measured, compiled, plugged, rotating, sets
 
 
 def _rows(

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from ernie_m.kernels.benchmark import runner
+from ernie_m.kernels.benchmark.measured import YOURS, Measured
 from ernie_m.kernels.benchmark.report import Case
 from ernie_m.kernels.benchmark.runner import Output, makers, makers_of_yours, measure
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing
 from ernie_m.kernels.benchmark.work import BATCHES, SIZES
-from ernie_m.kernels.benchmark.workloads import WORKLOADS, YOURS, Measured
+from ernie_m.kernels.benchmark.workloads import WORKLOADS
 from ernie_m.kernels.checking import operations
 from ernie_m.kernels.checking.verify import kernel_rows
 from ernie_m.kernels.cli import bench
