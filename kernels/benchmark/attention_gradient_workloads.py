@@ -19,7 +19,7 @@ from ..checking.drawing import pair_groups
 from ..first_token import first_token_attention_vjp
 from . import work as work_of
 from .baselines import varlen_attention
-from .measured import HEAD, OURS, Maker, Measured, cumulative, joined, plugged, rotating, sets
+from .measured import HEAD, OURS, Maker, Measured, case, cumulative, joined, padding
 from .work import Batch, Size, Work
 
 
@@ -27,7 +27,7 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
     """packed_attention_vjp, next to autograd through torch's own attention, packed, and on padded rows (masked if
     ragged)."""
     cu, longest = cumulative(batch.lengths, device), max(batch.lengths)
-    mask = _valid(batch, device)[:, None, None, :] if batch.ragged else None
+    _, mask = padding(batch, device)
     work = work_of.packed_attention_vjp(size, batch, dtype.itemsize)
 
     def ours(dy: Tensor, qkv: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _attention_case(
 
     ends: the operation's last argument.
     """
-    T, H, S, valid = batch.tokens, size.heads, batch.padded, _valid(batch, device)
+    T, H, S, (valid, _) = batch.tokens, size.heads, batch.padded, padding(batch, device)
 
     def make() -> tuple[Tensor, ...]:
         qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
@@ -89,17 +89,15 @@ def _attention_case(
     def packed(name: str, result: Tensor) -> Tensor:
         return result.permute(1, 3, 0, 2, 4)[valid] if result.dim() == 5 else result
 
-    inputs = sets(make, work, 3 * T * size.hidden * dtype.itemsize)
     functions = {OURS: lambda dy, qkv, *_: ours(dy, qkv), **(others or {}), "SDPA, padded": sdpa}
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, qkv, *_: (dy, qkv, ends))
-    return Measured(calls, work.floor, plug=plug, packed=packed)
+    written = 3 * T * size.hidden * dtype.itemsize
+    return case(make, functions, work, written, lambda dy, qkv, *_: (dy, qkv, ends), packed)
 
 
 def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """first_token_attention_vjp, next to autograd through torch's own attention with one query per padded row."""
     T, H, B, S = batch.tokens, size.heads, len(batch.lengths), batch.padded
-    cu, valid = cumulative(batch.lengths, device), _valid(batch, device)
-    mask = valid[:, None, None, :] if batch.ragged else None
+    cu, (valid, mask) = cumulative(batch.lengths, device), padding(batch, device)
 
     def make() -> tuple[Tensor, ...]:
         shapes = ((B,), (B,), (T, 2))
@@ -119,10 +117,9 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
         return joined(name, (dq, dkv.permute(1, 3, 0, 2, 4)[valid] if dkv.dim() == 5 else dkv))
 
     work = work_of.first_token_attention_vjp(size, batch, dtype.itemsize)
-    inputs = sets(make, work, 2 * T * size.hidden * dtype.itemsize)
     functions = {OURS: lambda dy, q, kv, _: first_token_attention_vjp(dy, q, kv, cu), "SDPA, padded": sdpa}
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda dy, q, kv, _: (dy, q, kv, cu))
-    return Measured(calls, work.floor, plug=plug, packed=packed)
+    written = 2 * T * size.hidden * dtype.itemsize
+    return case(make, functions, work, written, lambda dy, q, kv, _: (dy, q, kv, cu), packed)
 
 
 def pairs(batch: Batch, device: str) -> tuple[Tensor, Tensor]:  # -> (G, 5), (B, 1, S, S)
@@ -135,11 +132,6 @@ def pairs(batch: Batch, device: str) -> tuple[Tensor, Tensor]:  # -> (G, 5), (B,
     for row, pair in zip(mask[:, 0], lengths, strict=True):
         row[: sum(pair), : sum(pair)] = torch.from_numpy(dense(pair_groups([pair]), sum(pair)))
     return torch.from_numpy(pair_groups(lengths)).to(device), mask
-
-
-def _valid(batch: Batch, device: str) -> Tensor:  # -> (B, S)
-    """Where the padded batch has tokens."""
-    return torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
 
 
 ATTENTION_GRADIENTS: dict[str, Maker] = {

@@ -20,21 +20,12 @@ from ..gelu import bias_gelu_vjp
 from ..layer_norm import add_layer_norm_vjp
 from . import work as work_of
 from .attention_gradient_workloads import ATTENTION_GRADIENTS
-from .measured import EPS, OURS, Maker, Measured, compiled, joined, plugged, rotating, sets
-from .work import POSITIONS, VOCABULARY, Batch, Size, Work
+from .measured import EPS, OURS, Maker, Measured, case, compiled, joined
+from .work import POSITIONS, VOCABULARY, Batch, Size
 
 aten = torch.ops.aten
 # Of dropout.
 P, SEED = 0.1, 5
-
-
-def case(
-    make: Callable[[], tuple[Any, ...]], ours: Callable[..., Any], plain: Callable[..., Any], work: Work, written: int
-) -> Measured:
-    """A case whose competitors have the arguments of `ours`."""
-    inputs = sets(make, work, written)
-    calls = rotating(inputs, {OURS: ours, "eager": plain, "compile": compiled(plain)})
-    return Measured(calls, work.floor, plug=plugged(inputs, lambda *x: x), packed=joined)
 
 
 def norm_gradients(dy: Tensor, v: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,8 +47,9 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
         shapes = ((T, columns), (T, columns), (columns,))
         return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
 
-    width = dtype.itemsize
-    return case(make, bias_gelu_vjp, plain, work_of.bias_gelu_vjp(size, T, width), T * columns * width)
+    functions = {OURS: bias_gelu_vjp, "eager": plain, "compile": compiled(plain)}
+    work = work_of.bias_gelu_vjp(size, T, dtype.itemsize)
+    return case(make, functions, work, T * columns * dtype.itemsize, packed=joined)
 
 
 def dropping(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,11 +63,16 @@ def dropout_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> M
     """dropout_vjp on a batch's tokens, next to torch's own, which reads a mask that its forward has kept."""
     T, E = batch.tokens, size.hidden
     seed, tokens, mask = dropping(size, batch, dtype, device)
-    others = {"eager, mask kept": lambda dy: aten.native_dropout_backward(dy, mask, 1.0 / (1.0 - P))}
+    functions = {
+        OURS: lambda dy: dropout_vjp(dy, P, seed, tokens),
+        "eager, mask kept": lambda dy: aten.native_dropout_backward(dy, mask, 1.0 / (1.0 - P)),
+    }
+
+    def make() -> tuple[Tensor]:
+        return (torch.randn(T, E, device=device, dtype=dtype),)
+
     work = work_of.dropout_vjp(size, T, dtype.itemsize)
-    inputs = sets(lambda: (torch.randn(T, E, device=device, dtype=dtype),), work, T * E * dtype.itemsize)
-    calls = rotating(inputs, {OURS: lambda dy: dropout_vjp(dy, P, seed, tokens), **others})
-    return Measured(calls, work.floor, plug=plugged(inputs, lambda dy: (dy, P, SEED, tokens)))
+    return case(make, functions, work, T * E * dtype.itemsize, lambda dy: (dy, P, SEED, tokens))
 
 
 def dropped_layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -90,10 +87,10 @@ def dropped_layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device
         return dx, dx.sum(0), dv, dgamma, dbeta
 
     work = work_of.dropped_layer_norm_vjp(size, T, dtype.itemsize)
-    inputs = sets(_norm_inputs(T, E, dtype, device), work, 2 * T * E * dtype.itemsize)
     ours = partial(dropped_layer_norm_vjp, p=P, seed=seed, tokens=tokens)
-    calls = rotating(inputs, {OURS: ours, "eager, mask kept": plain, "compile, mask kept": compiled(plain)})
-    return Measured(calls, work.floor, plug=plugged(inputs, lambda *x: (*x, P, SEED, tokens)), packed=joined)
+    functions = {OURS: ours, "eager, mask kept": plain, "compile, mask kept": compiled(plain)}
+    make, written = _norm_inputs(T, E, dtype, device), 2 * T * E * dtype.itemsize
+    return case(make, functions, work, written, lambda *x: (*x, P, SEED, tokens), joined)
 
 
 def _norm_inputs(T: int, E: int, dtype: torch.dtype, device: str) -> Callable[[], tuple[Any, ...]]:
@@ -110,8 +107,9 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
         dv, dgamma, dbeta = norm_gradients(dy, x + bias + residual, gamma, eps)
         return dv, dv.sum(0), dv.clone(), dgamma, dbeta
 
+    functions = {OURS: add_layer_norm_vjp, "eager": plain, "compile": compiled(plain)}
     make, work = _norm_inputs(T, E, dtype, device), work_of.add_layer_norm_vjp(size, T, dtype.itemsize)
-    return case(make, add_layer_norm_vjp, plain, work, 2 * T * E * dtype.itemsize)
+    return case(make, functions, work, 2 * T * E * dtype.itemsize, packed=joined)
 
 
 def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -134,8 +132,9 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
         dy = torch.randn(T, E, device=device, dtype=dtype)
         return dy, torch.randint(len(word), (T,), device=device), places, word, position, gamma, EPS
 
+    functions = {OURS: embed_vjp, "eager": plain, "compile": compiled(plain)}
     work = work_of.embed_vjp(size, batch, dtype.itemsize)
-    return case(make, embed_vjp, plain, work, (VOCABULARY + POSITIONS) * E * dtype.itemsize)
+    return case(make, functions, work, (VOCABULARY + POSITIONS) * E * dtype.itemsize, packed=joined)
 
 
 GRADIENTS: dict[str, Maker] = {

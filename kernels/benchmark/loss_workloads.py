@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..linear_cross_entropy import linear_cross_entropy_vjp
 from . import work as work_of
-from .measured import OURS, Maker, Measured, compiled, joined, plugged, rotating, sets
+from .measured import OURS, Maker, Measured, case, compiled, joined
 from .work import VOCABULARY, Batch, Size
 
 CHUNK = 1024
@@ -65,7 +65,6 @@ def loss_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
     width = dtype.itemsize
     work = work_of.linear_cross_entropy_vjp(size, T, width)
-    inputs = sets(make, work, (T * E + V * E + V) * width)
     functions = {
         OURS: linear_cross_entropy_vjp,
         "eager": plain,
@@ -74,8 +73,7 @@ def loss_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
         "compile, chunked": chunked(compiled(chunk_loss)),
         "torch, chunked": torchs_own,
     }
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: x)
-    return Measured(calls, work.floor, plug=plug, packed=joined)
+    return case(make, functions, work, (T * E + V * E + V) * width, packed=joined)
 
 
 def leaves(*tensors: Tensor) -> list[Any]:

@@ -55,20 +55,35 @@ def compiled(function: Any, **options: Any) -> Any:
     return torch.compile(function, dynamic=False, **options)
 
 
-def rotating(inputs: list[tuple[Any, ...]], functions: dict[str, Callable[..., Any]]) -> dict[str, Call]:
-    """Calls of each function on the sets of inputs in turn."""
+def case(
+    make: Callable[[], tuple[Any, ...]],
+    functions: dict[str, Callable[..., Any]],
+    work: Work,
+    written: int,
+    arguments: Callable[..., tuple[Any, ...]] = lambda *x: x,
+    packed: Callable[[str, Any], Tensor | None] = lambda name, result: result,
+) -> Measured:
+    """A case in which each function takes the next of several sets of inputs, enough of them to exceed the cache.
+
+    make: makes a set. written: how many of `work.bytes` a call writes.
+    arguments: turns a set into the operation's arguments, which a user's function takes. packed: see `Measured`.
+    """
+    inputs = [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
 
     def rotate(function: Callable[..., Any]) -> Call:
         return lambda i: function(*inputs[i % len(inputs)])
 
-    return {name: rotate(function) for name, function in functions.items()}
+    def plug(function: Callable[..., Any]) -> Call:
+        return lambda i: function(*arguments(*inputs[i % len(inputs)]))
+
+    calls = {name: rotate(function) for name, function in functions.items()}
+    return Measured(calls, work.floor, plug=plug, packed=packed)
 
 
-def plugged(
-    inputs: list[tuple[Any, ...]], arguments: Callable[..., tuple[Any, ...]]
-) -> Callable[[Callable[..., Any]], Call]:
-    """What makes a call of a user's function; `arguments` turns a set of inputs into the operation's arguments."""
-    return lambda function: lambda i: function(*arguments(*inputs[i % len(inputs)]))
+def padding(batch: Batch, device: str) -> tuple[Tensor, Tensor | None]:  # -> (B, S), (B, 1, 1, S)
+    """Where the padded batch has tokens, and the mask of attention to them; None if no row is padded."""
+    valid = torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+    return valid, valid[:, None, None, :] if batch.ragged else None
 
 
 def joined(name: str, results: Any) -> Tensor:
@@ -82,11 +97,6 @@ def bits(result: Any) -> list[Tensor]:
     if not found:
         raise TypeError(f"expected a result with tensors, got {type(result).__name__}")
     return [x.detach().contiguous().view(-1).view(torch.uint8) for x in found]
-
-
-def sets(make: Callable[[], tuple[Any, ...]], work: Work, written: int) -> list[tuple[Any, ...]]:
-    """Enough sets of inputs to exceed the cache, given that a call reads `work.bytes` - `written` bytes."""
-    return [make() for _ in range(copies_beyond_cache(int(work.bytes) - written))]
 
 
 Maker = Callable[[Size, Batch, torch.dtype, str], Measured]

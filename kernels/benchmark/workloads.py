@@ -23,7 +23,7 @@ from .attention_gradient_workloads import pairs
 from .baselines import varlen_attention
 from .gradient_workloads import GRADIENTS
 from .loss_workloads import LOSSES
-from .measured import EPS, HEAD, OURS, Maker, Measured, compiled, cumulative, plugged, rotating, sets
+from .measured import EPS, HEAD, OURS, Maker, Measured, case, compiled, cumulative, padding
 from .work import POSITIONS, VOCABULARY, Batch, Size
 
 
@@ -40,9 +40,7 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
 
     work = work_of.bias_gelu(size, T, dtype.itemsize)
     functions = {OURS: bias_gelu, "eager": plain, "compile": compiled(plain)}
-    inputs = sets(make, work, T * intermediate * dtype.itemsize)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: x)
-    return Measured(calls, work.floor, plug=plug)
+    return case(make, functions, work, T * intermediate * dtype.itemsize)
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -61,9 +59,7 @@ def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -
 
     work = work_of.add_layer_norm(size, T, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
-    inputs = sets(make, work, T * E * dtype.itemsize)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: (*x, EPS))
-    return Measured(calls, work.floor, plug=plug)
+    return case(make, functions, work, T * E * dtype.itemsize, lambda *x: (*x, EPS))
 
 
 def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -85,18 +81,14 @@ def embed_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
 
     work = work_of.embed(size, batch, dtype.itemsize)
     functions = {OURS: ours, "eager": plain, "compile": compiled(plain)}
-    inputs = sets(make, work, T * E * dtype.itemsize)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda *x: (*x, word, position, gamma, beta, EPS))
-    return Measured(calls, work.floor, plug=plug)
+    return case(make, functions, work, T * E * dtype.itemsize, lambda *x: (*x, word, position, gamma, beta, EPS))
 
 
 def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """Packed attention, next to torch's own and to its dense backends on padded rows (masked if ragged)."""
     T, H, longest = batch.tokens, size.heads, max(batch.lengths)
     B, S = len(batch.lengths), batch.padded
-    cu = cumulative(batch.lengths, device)
-    valid = torch.arange(S, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
-    mask = valid[:, None, None, :] if batch.ragged else None
+    cu, (valid, mask) = cumulative(batch.lengths, device), padding(batch, device)
 
     def make() -> tuple[Tensor, Tensor]:
         qkv = torch.randn(T, 3, H, HEAD, device=device, dtype=dtype)
@@ -117,9 +109,6 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
 
         return call
 
-    def packed(name: str, result: Tensor) -> Tensor:
-        return result.transpose(1, 2)[valid] if result.dim() == 4 else result
-
     functions: dict[str, Callable[..., Any]] = {
         OURS: lambda qkv, _: packed_attention(qkv, cu, longest),
         "torch varlen": lambda qkv, _: varlen_attention(qkv, cu, longest),
@@ -130,15 +119,13 @@ def attention_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) ->
     }
     work = work_of.packed_attention(size, batch, dtype.itemsize)
     read = 3 * T * size.hidden * dtype.itemsize
-    inputs = sets(make, work, int(work.bytes) - read)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda qkv, _: (qkv, cu))
-    return Measured(calls, work.floor, plug=plug, packed=packed)
+    return case(make, functions, work, int(work.bytes) - read, lambda qkv, _: (qkv, cu), unpadded(valid))
 
 
 def group_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """group_attention on pairs, next to torch's own attention on padded rows under their mask."""
     (groups, mask), H, longest = pairs(batch, device), size.heads, max(batch.lengths)
-    valid = torch.arange(batch.padded, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
+    valid, _ = padding(batch, device)
 
     def make() -> tuple[Tensor, Tensor]:
         qkv = torch.randn(batch.tokens, 3, H, HEAD, device=device, dtype=dtype)
@@ -149,23 +136,22 @@ def group_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Mea
         q, k, v = rectangle
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    def packed(name: str, result: Tensor) -> Tensor:
-        return result.transpose(1, 2)[valid] if result.dim() == 4 else result
-
     work = work_of.group_attention(size, batch, dtype.itemsize)
     functions = {OURS: lambda qkv, _: group_attention(qkv, groups, longest), "SDPA, padded": sdpa}
-    inputs = sets(make, work, batch.tokens * size.hidden * dtype.itemsize)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda qkv, _: (qkv, groups))
-    return Measured(calls, work.floor, plug=plug, packed=packed)
+    written = batch.tokens * size.hidden * dtype.itemsize
+    return case(make, functions, work, written, lambda qkv, _: (qkv, groups), unpadded(valid))
+
+
+def unpadded(valid: Tensor) -> Callable[[str, Tensor], Tensor]:  # (B, S)
+    """Converts padded results (B, H, S, D) to packed ones."""
+    return lambda name, result: result.transpose(1, 2)[valid] if result.dim() == 4 else result
 
 
 def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """Attention for first tokens only, next to torch's own with one query per padded row."""
     T, H = batch.tokens, size.heads
     B, S = len(batch.lengths), batch.padded
-    cu = cumulative(batch.lengths, device)
-    valid = torch.arange(S, device=device) < torch.tensor(batch.lengths, device=device)[:, None]
-    mask = valid[:, None, None, :] if batch.ragged else None
+    cu, (valid, mask) = cumulative(batch.lengths, device), padding(batch, device)
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
         q, kv = (torch.randn(*shape, H, HEAD, device=device, dtype=dtype) for shape in ((B,), (T, 2)))
@@ -182,9 +168,7 @@ def first_token_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) 
 
     work = work_of.first_token_attention(size, batch, dtype.itemsize)
     functions = {OURS: ours, "SDPA, padded": sdpa, "SDPA, padded, compile": compiled(sdpa)}
-    inputs = sets(make, work, B * size.hidden * dtype.itemsize)
-    calls, plug = rotating(inputs, functions), plugged(inputs, lambda q, kv, _: (q, kv, cu))
-    return Measured(calls, work.floor, plug=plug)
+    return case(make, functions, work, B * size.hidden * dtype.itemsize, lambda q, kv, _: (q, kv, cu))
 
 
 WORKLOADS: dict[str, Maker] = {

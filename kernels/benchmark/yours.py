@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .measured import EPS, Maker, Measured, compiled, plugged, rotating, sets
+from .measured import EPS, Maker, Measured, case, compiled
 from .work import Batch, Size, Work
 
 
 def _rows(
-    plain: Callable[..., Tensor], rows: int, columns: int, vectors: int, extra: tuple[Any, ...]
-) -> Callable[[torch.dtype, str], Measured]:
-    """An operation on (rows, columns) that reads its argument and `vectors` of (columns,), and writes as much."""
+    plain: Callable[..., Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
+    device: str,
+    extra: tuple[Any, ...] = (),
+) -> Measured:
+    """An operation on arguments of these shapes, and `extra` ones; its result has the shape of the first."""
 
-    def case(dtype: torch.dtype, device: str) -> Measured:
-        def make() -> tuple[Tensor, ...]:
-            shapes = [(rows, columns), *[(columns,)] * vectors]
-            return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
+    def make() -> tuple[Tensor, ...]:
+        return tuple(torch.randn(*shape, device=device, dtype=dtype) for shape in shapes)
 
-        written = rows * columns * dtype.itemsize
-        work = Work(0.0, 2 * written + vectors * columns * dtype.itemsize)
-        inputs = sets(make, work, written)
-        calls = rotating(inputs, {"eager": plain, "compile": compiled(plain)})
-        return Measured(calls, work.floor, plug=plugged(inputs, lambda *x: (*x, *extra)))
-
-    return case
+    read, written = (dtype.itemsize * sum(map(math.prod, some)) for some in (shapes, shapes[:1]))
+    functions = {"eager": plain, "compile": compiled(plain)}
+    return case(make, functions, Work(0.0, read + written), written, lambda *x: (*x, *extra))
 
 
 def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -38,16 +37,17 @@ def gelu_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Meas
     def plain(x: Tensor) -> Tensor:
         return F.gelu(x)
 
-    return _rows(plain, batch.tokens, size.intermediate, 0, ())(dtype, device)
+    return _rows(plain, [(batch.tokens, size.intermediate)], dtype, device)
 
 
 def layer_norm_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
     """LayerNorm of a batch's tokens, next to plain torch and torch.compile."""
+    E = size.hidden
 
     def plain(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return F.layer_norm(x, (size.hidden,), gamma, beta, EPS)
+        return F.layer_norm(x, (E,), gamma, beta, EPS)
 
-    return _rows(plain, batch.tokens, size.hidden, 2, (EPS,))(dtype, device)
+    return _rows(plain, [(batch.tokens, E), (E,), (E,)], dtype, device, (EPS,))
 
 
 def softmax_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> Measured:
@@ -56,7 +56,7 @@ def softmax_case(size: Size, batch: Batch, dtype: torch.dtype, device: str) -> M
     def plain(scores: Tensor) -> Tensor:
         return torch.softmax(scores, -1)
 
-    return _rows(plain, batch.tokens, batch.padded, 0, ())(dtype, device)
+    return _rows(plain, [(batch.tokens, batch.padded)], dtype, device)
 
 
 WORKLOADS_OF_YOURS: dict[str, Maker] = {"gelu": gelu_case, "layer_norm": layer_norm_case, "softmax": softmax_case}

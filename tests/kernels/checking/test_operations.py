@@ -233,8 +233,7 @@ def scale_case(size, batch, dtype, device):
         return torch.randn(T, E, dtype=dtype, device=device), torch.randn(E, dtype=dtype, device=device)
     moved = work.Work(0.0, (2 * T + 1) * E * dtype.itemsize)
     functions = {workloads.OURS: scale_kernel_page.scale, "eager": lambda x, a: x * a}
-    inputs = workloads.sets(make, moved, T * E * dtype.itemsize)
-    return workloads.Measured(workloads.rotating(inputs, functions), moved.floor)
+    return workloads.case(make, functions, moved, T * E * dtype.itemsize)
 
 
 workloads.WORKLOADS["scale"] = scale_case
