@@ -202,7 +202,7 @@ def run(
             lines += cells(row, found)
             print(aligned(HEADINGS, lines[-len(found) :]), flush=True)
     page = "# On a CPU\n\n" + _explained(rounds) + "".join(f"- {name}: {value}\n" for name, value in about.items())
-    page += "\n" + aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in line) for line in lines])
+    page += "\n" + aligned(HEADINGS, lines)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         with replacing(output / TABLE_FILE) as (file,):

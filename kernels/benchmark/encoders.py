@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..model import ErnieMModel
+from ..runtime.dtypes import name_of
 from .baselines import PackedEncoder, PaddedEncoder, transformers_model
 from .measured import OURS, Measured, compiled, cumulative
 from .work import Batch, Size, model_floor
@@ -148,5 +149,5 @@ def _transformers(model: ErnieMModel, device: str, dtype: torch.dtype) -> dict[s
 
     found: dict[str, Callable[[dict[str, Any]], Any]] = {"transformers, float32": partial(call, None)}
     if dtype != torch.float32:
-        found[f"transformers, autocast {str(dtype).removeprefix('torch.')}"] = partial(call, dtype)
+        found[f"transformers, autocast {name_of(dtype)}"] = partial(call, dtype)
     return found

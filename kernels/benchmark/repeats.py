@@ -121,4 +121,4 @@ def _repeats_of(case: Case, runs: int, device: str, beside: Callable[[Call], Loa
 
 def table(found: Sequence[Repeats]) -> str:
     """A table of all results."""
-    return aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in row.cells()) for row in found])
+    return aligned(HEADINGS, [row.cells() for row in found])

@@ -117,8 +117,8 @@ def duration(seconds: float) -> str:
 
 
 def aligned(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table that is also readable in a terminal."""
-    cells = [headings, *lines]
+    """A Markdown table that is also readable in a terminal; a bar in a cell becomes a slash."""
+    cells = [headings, *(tuple(cell.replace("|", "/") for cell in line) for line in lines)]
     # A long reason why something was not measured does not widen its column.
     columns = zip(*cells, strict=True)
     widths = [max(len(cell) for cell in column if not cell.startswith("not measured")) for column in columns]
@@ -129,7 +129,7 @@ def aligned(headings: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
 
 def table(rows: Iterable[Row]) -> str:
     """A table of all rows."""
-    return aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in row.cells()) for row in rows])
+    return aligned(HEADINGS, [row.cells() for row in rows])
 
 
 def environment() -> dict[str, Any]:

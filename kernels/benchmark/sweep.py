@@ -245,4 +245,4 @@ def suggestions(found: Sequence[Tried]) -> list[str]:
 
 def table(found: Sequence[Tried]) -> str:
     """A table of everything that was tried."""
-    return aligned(HEADINGS, [tuple(cell.replace("|", "/") for cell in row.cells()) for row in found])
+    return aligned(HEADINGS, [row.cells() for row in found])
