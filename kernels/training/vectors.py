@@ -16,7 +16,7 @@ from ernie_m.reference.objectives.examples import sequence
 
 def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> Array:  # N texts -> (N, L + 1, E)
     """The mean of the hidden states of [CLS] text [SEP], embeddings first; `model` is an encoder in `eval()` mode."""
-    found: list[Array | None] = [None] * len(texts)
+    found: dict[int, Array] = {}
     for rows in batches([len(text) + 2 for text in texts], None):
         ids = [sequence(vocabulary, texts[i])[0] for i in rows]
         S = max(map(len, ids))
@@ -25,11 +25,7 @@ def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> 
         given = (torch.from_numpy(x).to(model.device) for x in (padded, mask))
         with torch.no_grad():
             states = model(*given, output_hidden_states=True).hidden_states
-        for layer, state in enumerate(states):
-            # Padded positions are 0.
-            sums = state.float().sum(dim=1).cpu().numpy()
-            for row, i, x in zip(sums, rows, ids, strict=True):
-                if found[i] is None:
-                    found[i] = np.empty((len(states), len(row)), np.float32)
-                found[i][layer] = row / len(x)  # type: ignore[index]
-    return np.stack(found)  # type: ignore[arg-type]
+        # Padded positions are 0.
+        sums = np.stack([state.float().sum(dim=1).cpu().numpy() for state in states], axis=1)
+        found |= {i: total / len(x) for i, x, total in zip(rows, ids, sums, strict=True)}
+    return np.stack([found[i] for i in range(len(texts))])
