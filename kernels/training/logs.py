@@ -12,8 +12,6 @@ from typing import Any
 from ernie_m.tokenizer.new_files import replacing
 
 FILE = "log.jsonl"
-# What is no curve of its own.
-NO_CURVES = ("step", "seconds", "tokens")
 
 
 class Log:
@@ -47,9 +45,8 @@ class Log:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self.board is not None:
-            for name, value in record.items():
-                if isinstance(value, float) and name not in NO_CURVES:
-                    self.board.add_scalar(name, value, record["step"])
+            for name, value in curves(record).items():
+                self.board.add_scalar(name, value, record["step"])
 
     def progress(self, step: int, loss: float, tokens: int) -> None:
         """One line on a terminal, written over itself."""
@@ -102,29 +99,32 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def plot(source: Path, target: Path) -> bool:
-    """Draw the curves of a log, one panel each; returns whether matplotlib is installed."""
+def curves(record: dict[str, Any]) -> dict[str, float]:
+    """The values of a record that become curves: its floats, but for the time."""
+    return {name: value for name, value in record.items() if isinstance(value, float) and name != "seconds"}
+
+
+def plot(source: Path, target: Path) -> None:
+    """Draw the curves of a log, one panel each, if there are any and matplotlib is installed."""
     if find_spec("matplotlib") is None:
-        return False
+        return
     from matplotlib.figure import Figure
 
-    curves: dict[str, list[tuple[int, float]]] = {}
+    drawn: dict[str, list[tuple[int, float]]] = {}
     for record in read(source):
-        for name, value in record.items():
-            if isinstance(value, float) and name not in NO_CURVES:
-                curves.setdefault(name, []).append((record["step"], value))
-    if not curves:
-        return False
-    figure = Figure(figsize=(7, 2.2 * len(curves)), layout="constrained")
-    for i, (name, points) in enumerate(sorted(curves.items()), 1):
-        axes = figure.add_subplot(len(curves), 1, i)
+        for name, value in curves(record).items():
+            drawn.setdefault(name, []).append((record["step"], value))
+    if not drawn:
+        return
+    figure = Figure(figsize=(7, 2.2 * len(drawn)), layout="constrained")
+    for i, (name, points) in enumerate(sorted(drawn.items()), 1):
+        axes = figure.add_subplot(len(drawn), 1, i)
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
     with replacing(target) as (file,):
         figure.savefig(file, format="png", dpi=80)
-    return True
 
 
 def _clock(seconds: float) -> str:
