@@ -68,12 +68,12 @@ CONTRASTS = (
 )
 
 
-def write_texts(source: Path, target: Path, share: float, seed: int = 0) -> dict[str, int]:
+def write_texts(source: Path, target: Path, share: float) -> dict[str, int]:
     """Keep the translations of a share of the segments; break up the others into single texts, in random order.
 
     Returns how many segments and texts there are.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     segments = [{name: text for name, text in found.items() if name in LANGUAGES} for found in read_segments(source)]
     order = rng.permutation(len(segments))
     together = [segments[i] for i in order[: round(share * len(segments))]]
