@@ -204,7 +204,6 @@ def run(
     page = "# On a CPU\n\n" + _explained(rounds) + "".join(f"- {name}: {value}\n" for name, value in about.items())
     page += "\n" + aligned(HEADINGS, lines)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         with replacing(output / TABLE_FILE) as (file,):
             file.write(page.encode())
     return page

@@ -64,8 +64,7 @@ class Output:
             return
         directory.mkdir(parents=True, exist_ok=True)
         for path in (directory / JSON_FILE, directory / TABLE_FILE, *sorted(directory.glob("bench-*.png"))):
-            if path.exists() and not overwrite:
-                raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
+            refuse_existing(path, overwrite)
 
     def add(self, rows: list[Row]) -> None:
         """Add rows and save all of them."""
@@ -105,6 +104,12 @@ def load(directory: Path) -> Output:
     output = Output(directory, overwrite=True)
     output.about, output.rows = about, rows
     return output
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if `path` has earlier results, unless `overwrite` is true."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
 
 
 def write(path: Path, content: bytes) -> None:

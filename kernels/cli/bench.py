@@ -37,7 +37,7 @@ from ..benchmark import cpu
 from ..benchmark.repeats import Repeats, repeats
 from ..benchmark.repeats import table as repeats_table
 from ..benchmark.report import Case, environment, table
-from ..benchmark.runner import Output, load, makers, makers_of_yours, measure, write
+from ..benchmark.runner import Output, load, makers, makers_of_yours, measure, refuse_existing, write
 from ..benchmark.sweep import Tried, suggestions, sweep
 from ..benchmark.sweep import table as sweep_table
 from ..benchmark.timing import ceilings
@@ -182,9 +182,7 @@ def saver(arguments: argparse.Namespace, file: str, name: str) -> Callable[[Sequ
     """What saves rows in the output directory, if there is one. Raises FileExistsError for an earlier file."""
     path = None if arguments.output is None else arguments.output / file
     if path is not None:
-        if path.exists() and not arguments.overwrite:
-            raise FileExistsError(f"{path} exists: choose another directory or pass --overwrite")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_existing(path, arguments.overwrite)
     about = environment()
 
     def save(rows: Sequence[Any]) -> None:
@@ -203,8 +201,8 @@ def dtypes_of(arguments: argparse.Namespace) -> tuple[str, ...]:
 def on_cpu(arguments: argparse.Namespace) -> int:
     """Measure on the processor; a file of earlier results is replaced only on request."""
     output = arguments.output
-    if output is not None and (output / cpu.TABLE_FILE).exists() and not arguments.overwrite:
-        raise FileExistsError(f"{output / cpu.TABLE_FILE} exists: choose another directory or pass --overwrite")
+    if output is not None:
+        refuse_existing(output / cpu.TABLE_FILE, arguments.overwrite)
     rounds, runs = (1, 2) if arguments.quick else (3, 5)
     cpu.run(arguments.cpu, arguments.threads or THREADS, rounds, runs, output)
     return 0
