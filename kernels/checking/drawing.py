@@ -161,13 +161,6 @@ def draw_first_token(draw: Any, format: Format) -> dict[str, Any]:
     return {"q": q, "kv": np.stack([k, v], axis=1), "cu_seqlens": cu_seqlens}
 
 
-def draw_attention_vjp(draw: Any, format: Format) -> dict[str, Any]:
-    """Inputs of `packed_attention_vjp`: a cotangent (T, H, D), and those of `packed_attention`."""
-    inputs = draw_attention(draw, format)
-    T, _, H, D = inputs["qkv"].shape
-    return {"d_context": draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
-
-
 def draw_groups(draw: Any, format: Format) -> dict[str, Any]:
     """Inputs of `group_attention`: qkv (T, 3, H, D), and groups (G, 5) of a few pairs (`pair_groups`)."""
     from hypothesis import strategies as st
@@ -199,17 +192,15 @@ def pair_groups(pairs: Sequence[Sequence[int]], crossed: bool = False) -> Array:
     return np.array(found, np.int32).reshape(-1, 5)
 
 
-def draw_groups_vjp(draw: Any, format: Format) -> dict[str, Any]:
-    """Inputs of `group_attention_vjp`: a cotangent (T, H, D), and those of `group_attention`."""
-    inputs = draw_groups(draw, format)
-    T, _, H, D = inputs["qkv"].shape
-    return {"d_context": draw_numbers(draw, format, (T, H, D), 3, (0.0, 1.0)), **inputs}
+def with_cotangent(operation: Draw) -> Draw:
+    """Draws inputs of the gradient of a form of attention: a cotangent of the queries' shape, then its own inputs."""
 
+    def draw_vjp(draw: Any, format: Format) -> dict[str, Any]:
+        inputs = operation(draw, format)
+        queries = inputs["q"] if "q" in inputs else inputs["qkv"][:, 0]
+        return {"d_context": draw_numbers(draw, format, queries.shape, 3, (0.0, 1.0)), **inputs}
 
-def draw_first_token_vjp(draw: Any, format: Format) -> dict[str, Any]:
-    """Inputs of `first_token_attention_vjp`: a cotangent (B, H, D), and those of `first_token_attention`."""
-    inputs = draw_first_token(draw, format)
-    return {"d_context": draw_numbers(draw, format, inputs["q"].shape, 3, (0.0, 1.0)), **inputs}
+    return draw_vjp
 
 
 def draw_head(draw: Any, format: Format) -> dict[str, Any]:

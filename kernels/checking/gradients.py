@@ -22,7 +22,7 @@ from .. import (
     linear_cross_entropy,
 )
 from . import attention_gradient_bounds, drawing, gradient_bounds, loss_gradient_bounds, loss_inputs
-from .drawing import EPSILONS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows
+from .drawing import EPSILONS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows, with_cotangent
 from .letters import Made, drawn
 from .operation import Operation
 
@@ -79,7 +79,7 @@ GRADIENTS: dict[str, Operation] = {
     "packed_attention_vjp": Operation(
         call="f(d_context, qkv, cu_seqlens)",
         expected=attention_gradient_bounds.packed_attention_vjp,
-        draw=drawing.draw_attention_vjp,
+        draw=with_cotangent(drawing.draw_attention),
         fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "cu_seqlens": LENGTHS},
         kernel=attention_vjp.packed_attention_vjp,
         variants=attention_vjp.variants_backward,
@@ -88,7 +88,7 @@ GRADIENTS: dict[str, Operation] = {
     "group_attention_vjp": Operation(
         call="f(d_context, qkv, groups)",
         expected=attention_gradient_bounds.group_attention_vjp,
-        draw=drawing.draw_groups_vjp,
+        draw=with_cotangent(drawing.draw_groups),
         fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "groups": GROUPS},
         kernel=attention_groups_vjp.group_attention_vjp,
         variants=attention_groups_vjp.variants_backward,
@@ -98,7 +98,7 @@ GRADIENTS: dict[str, Operation] = {
         call="f(d_context, q, kv, cu_seqlens)",
         expected=attention_gradient_bounds.first_token_attention_vjp,
         results=("dq", "dkv"),
-        draw=drawing.draw_first_token_vjp,
+        draw=with_cotangent(drawing.draw_first_token),
         fixed=lambda normal: {
             "d_context": normal(4, 8, 128),
             "q": normal(4, 8, 128),
