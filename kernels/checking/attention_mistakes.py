@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .mistakes import Form, Mistakes, at_each_size, without
 
 # How many keys an online softmax processes at a time.
 KEY_BLOCKS = (16, 32, 64, 128)
-Attend = Callable[[Array, Array, Array], Array | None]
+Attend = Callable[[Array, Array, Array], Array]
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:  # (N, D), (S, D) x 2 -> (N, D)
@@ -87,7 +88,7 @@ def _some(keys: slice) -> Attend:
     return lambda q, k, v: attend(q, k[keys], v[keys]) if len(k[keys]) else np.full(q.shape, np.nan)
 
 
-def _square(change: Attend) -> Attend:
+def _square(change: Attend) -> Form:
     return lambda q, k, v: change(q, k, v) if q.shape == k.shape and k.shape[0] == k.shape[1] else None
 
 
@@ -156,16 +157,13 @@ def _behind(x: Array, fill: float | None) -> Array:
 def in_each_head(one: Attend, keys: Keys = _own, behind: float | None = None) -> Form:
     """Packed attention with `one` in each head; `keys` maps (start, end, T) of a sequence to the keys it attends to."""
 
-    def wrong(qkv: Array, cu_seqlens: Array) -> Array | None:
+    def wrong(qkv: Array, cu_seqlens: Array) -> Array:
         context, T = np.zeros_like(qkv[:, 0]), len(qkv)
         qkv = _behind(qkv, behind)
         for start, end in pairwise(cu_seqlens.tolist()):
             own = keys(start, end, T)
             for h in range(qkv.shape[2] if start < end else 0):
-                part = one(qkv[start:end, 0, h], qkv[own, 1, h], qkv[own, 2, h])
-                if part is None:
-                    return None
-                context[start:end, h] = part
+                context[start:end, h] = one(qkv[start:end, 0, h], qkv[own, 1, h], qkv[own, 2, h])
         return context
 
     return wrong
@@ -174,16 +172,13 @@ def in_each_head(one: Attend, keys: Keys = _own, behind: float | None = None) ->
 def first_tokens(one: Attend, keys: Keys = _own, behind: float | None = None) -> Form:
     """The same with one query per sequence."""
 
-    def wrong(q: Array, kv: Array, cu_seqlens: Array) -> Array | None:
+    def wrong(q: Array, kv: Array, cu_seqlens: Array) -> Array:
         context, T = np.zeros_like(q), len(kv)
         kv = _behind(kv, behind)
         for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
             own = keys(start, end, T)
             for h in range(q.shape[1] if start < end else 0):
-                part = one(q[b, None, h], kv[own, 0, h], kv[own, 1, h])
-                if part is None:
-                    return None
-                context[b, h] = part[0]
+                context[b, h] = one(q[b, None, h], kv[own, 0, h], kv[own, 1, h])[0]
         return context
 
     return wrong
@@ -192,11 +187,10 @@ def first_tokens(one: Attend, keys: Keys = _own, behind: float | None = None) ->
 def _packed(change: Change, *parts: int) -> Form:
     """Packed attention after a change to its queries (0), keys (1) or values (2)."""
 
-    def wrong(qkv: Array, cu_seqlens: Array) -> Array | None:
+    def wrong(qkv: Array, cu_seqlens: Array) -> Any:
         new, changed = qkv.copy(), change(qkv)
         new[:, parts] = changed[:, parts]
-        found: Array | None = in_each_head(attend)(new, cu_seqlens)
-        return found
+        return in_each_head(attend)(new, cu_seqlens)
 
     return wrong
 
@@ -204,12 +198,11 @@ def _packed(change: Change, *parts: int) -> Form:
 def _one_query(change: Change, *parts: int) -> Form:
     """The same with one query per sequence."""
 
-    def wrong(q: Array, kv: Array, cu_seqlens: Array) -> Array | None:
+    def wrong(q: Array, kv: Array, cu_seqlens: Array) -> Any:
         new, changed = kv.copy(), change(kv)
         own = [part - 1 for part in parts if part]
         new[:, own] = changed[:, own]
-        found: Array | None = first_tokens(attend)(change(q[:, None])[:, 0] if 0 in parts else q, new, cu_seqlens)
-        return found
+        return first_tokens(attend)(change(q[:, None])[:, 0] if 0 in parts else q, new, cu_seqlens)
 
     return wrong
 

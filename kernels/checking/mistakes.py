@@ -2,8 +2,8 @@
 
 `MISTAKES[op][words]` holds the forms of one mistake: functions with the operation's arguments that return what a
 function with this mistake returns, nan where it writes nothing; or None where the form says nothing about an input.
-`diagnosis` compares a failing function with all of them. `attention_mistakes` and
-`group_mistakes` have those of attention.
+`diagnosis` compares a failing function with all of them. `attention_mistakes` and `group_mistakes` have those of
+attention.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ SOFTMAX: Mistakes = {
 
 
 def as_ops(forms: Mistakes, z_of: Callable[..., Any]) -> Mistakes:
-    """Forms of z, as forms of an operation's own arguments: `z_of` maps these to the forms' arguments, or to None."""
+    """Forms of z, as forms of an operation's own arguments, which `z_of` maps to those of the forms."""
 
     def adapt(form: Any) -> Any:
         if isinstance(form, Fitted):
