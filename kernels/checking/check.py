@@ -39,7 +39,8 @@ from .coverage import (
 from .diagnosis import hint
 from .drawing import HEAD_SIZES
 from .families import ALWAYS, FULL, ONCE, THOROUGH, family
-from .operations import Case, Inputs, Operation, case_of, find, fixed_case
+from .operation import Inputs, Operation
+from .operations import Case, case_of, find, fixed_case
 from .report import DtypeReport, Failure, Report
 from .runner import Runner
 from .searching import search

@@ -21,7 +21,7 @@ import numpy as np
 from ernie_m.reference.array import Array
 
 from .letters import Booleans, Made, drawn
-from .operations import Operation, one_row
+from .operation import Operation, one_row
 
 
 def rms_norm(x: Array, gamma: Array, eps: float) -> Array:  # (N, E), (E,) -> (N, E)

@@ -72,7 +72,8 @@ class Operation:
         if not re.fullmatch(r"f\(\w+(, \w+)*\)", self.call):
             raise ValueError(f"call: expected it to look like 'f(x, gamma, eps)', got {self.call!r}")
         if (self.truth is None) == (self.expected is None):
-            raise ValueError(f"{self.name or self.call}: expected one of truth and expected, got {self._given()}")
+            given = "neither" if self.truth is None else "both"
+            raise ValueError(f"{self.name or self.call}: expected one of truth and expected, got {given}")
         if isinstance(self.bound, str) and self.bound not in DEFAULTS:
             raise ValueError(f"bound: expected a function or one of {', '.join(DEFAULTS)}, got {self.bound!r}")
         if isinstance(self.draw, Drawn) and list(self.draw.arguments) != self.arguments:
@@ -86,9 +87,6 @@ class Operation:
                 inspect.signature(self.truth).bind(**dict.fromkeys(self.arguments))
             except TypeError as error:
                 raise ValueError(f"truth: expected the arguments of {self.call}: {error}") from None
-
-    def _given(self) -> str:
-        return "neither" if self.truth is None else "both"
 
     @property
     def arguments(self) -> list[str]:

@@ -22,13 +22,7 @@ from .bounds import Expected
 from .drawing import EPS, GROUPS, LENGTHS, LOW, SHORT_LENGTHS, drawn_rows
 from .formats import FORMATS
 from .gradients import GRADIENTS
-from .operation import Inputs as Inputs
-from .operation import Operation as Operation
-from .operation import joined
-from .operation import one_head as one_head
-from .operation import one_number as one_number
-from .operation import one_row as one_row
-from .operation import one_token as one_token
+from .operation import Inputs, Operation, joined, one_head, one_number, one_row, one_token
 
 FIXED = "fixed random data"
 

@@ -129,8 +129,7 @@ class Failure(AssertionError):
 
     def with_hint(self, hint: str | None) -> Failure:
         """The same failure with a hint."""
-        arguments = (*self._arguments(), hint)
-        return Failure(*arguments)
+        return Failure(*self._arguments(), hint)
 
 
 def _describe(case: Case) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .operations import Case, Operation, cases
+from .operation import Operation
+from .operations import Case, cases
 from .report import Failure
 from .runner import Runner
 from .verdicts import Verdict

@@ -21,7 +21,8 @@ from ernie_m.reference.array import Array
 from .attention_inputs import RANGES, between, rebuilt, spans_of, with_tokens
 from .drawing import HEAD_SIZES, Rows
 from .letters import Drawn, letters_of
-from .operations import Case, Inputs
+from .operation import Inputs
+from .operations import Case
 from .report import Failure
 
 FEW_BITS = (1, 2, 3, 5, 8)

@@ -19,7 +19,8 @@ from .bounds import Expected
 from .coverage import Trial, normal_numbers, rounded
 from .families import family
 from .formats import FORMATS, Format
-from .operations import Case, Operation, find, one_number, one_row
+from .operation import Operation, one_number, one_row
+from .operations import Case, find
 from .tails import TAILS
 from .verdicts import Verdict
 

@@ -37,7 +37,6 @@ from ..runtime.dtypes import TORCH_DTYPES
 from .bounds import EPS
 from .check import default_device
 from .formats import FORMATS
-from .verify_model import HEADINGS as HEADINGS
 from .verify_model import OPERATIONS_PER_LAYER, QUICK_SENTENCES, ROOM, Compared, LayerRow
 
 TITLE = "one training step with dropout: gradients in plain torch and on the kernels against float64"

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     passed &= write.rows(verify_model.HEADINGS, verify_model.rows(dtypes, arguments.quick))
     write.line("")
     write.line(verify_training.TITLE)
-    passed &= write.rows(verify_training.HEADINGS, verify_training.rows(dtypes, arguments.quick))
+    passed &= write.rows(verify_model.HEADINGS, verify_training.rows(dtypes, arguments.quick))
     covered = f"{', '.join(dtypes)}; {'quick: few drawn inputs' if arguments.quick else 'in full'}"
     write.line("")
     write.line(f"{'all errors within bounds' if passed else 'FAILED'} ({covered}; {time.perf_counter() - start:.0f} s)")
