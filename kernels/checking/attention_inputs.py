@@ -27,12 +27,12 @@ def take(value: Any, rows: Array) -> Array:
     return np.asarray(value[rows])
 
 
-def own_tokens(inputs: Inputs, rows: Array, name: str) -> tuple[Inputs, Array]:
+def own_tokens(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
     """The sequences that contain these tokens."""
     ends = inputs["cu_seqlens"].astype(np.int64)
     own = np.unique(np.searchsorted(ends, rows, "right") - 1)
     tokens = np.concatenate([np.arange(ends[b], ends[b + 1]) for b in own])
-    kept = {name: take(inputs[name], tokens), "cu_seqlens": sequence_ends(ends[own + 1] - ends[own])}
+    kept = {"qkv": take(inputs["qkv"], tokens), "cu_seqlens": sequence_ends(ends[own + 1] - ends[own])}
     return kept, np.searchsorted(tokens, rows)
 
 

@@ -90,30 +90,32 @@ class Family:
 
 def _rows(
     make: Callable[[Normal, int, int], Inputs],
-    narrowed: Callable[[str, Any], bool] | None,
+    by_row: Callable[[str, Any], bool] | None,
     programs: int | None = SOME,
 ) -> Family:
-    """For operations on (rows, columns); `narrowed` says which arguments have a number of rows.
+    """For operations on (rows, columns). by_row: whether an argument has a number of rows; None: rows depend on others.
 
-    `programs`: the most that run of each launch; None: all, where one launch reads what another wrote.
+    programs: the most that run of each launch; None: all, where one launch reads what another wrote.
     """
-
-    def narrow(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
-        assert narrowed is not None
-        kept = {name: take(value, rows) if narrowed(name, value) else value for name, value in inputs.items()}
-        return kept, np.arange(rows.size)
 
     def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
         for rows, columns, when in ROW_SIZES:
             if when in times:
                 yield make(normal, rows, columns), None if THOROUGH in times else programs
 
-    return Family(
-        small=lambda normal: make(normal, 5, 65),
-        large=large,
-        many=None if narrowed is None else lambda normal: make(normal, MANY, 17),
-        past_int32=None if narrowed is None else lambda normal: make(normal, PAST_INT32 // 768 + ENDS, 768),
-        narrow=None if narrowed is None else narrow,
+    found = Family(lambda normal: make(normal, 5, 65), large)
+    if by_row is None:
+        return found
+
+    def narrow(inputs: Inputs, rows: Array) -> tuple[Inputs, Array]:
+        kept = {name: take(value, rows) if by_row(name, value) else value for name, value in inputs.items()}
+        return kept, np.arange(rows.size)
+
+    return replace(
+        found,
+        many=lambda normal: make(normal, MANY, 17),
+        past_int32=lambda normal: make(normal, PAST_INT32 // 768 + ENDS, 768),
+        narrow=narrow,
     )
 
 
@@ -138,32 +140,31 @@ def _dropped(operation: Rows) -> Callable[[Normal, int, int], Inputs]:
     return make
 
 
-def _sequences(make: Callable[..., Inputs], parts: int, narrow: Narrow, sizes: Sizes = SEQUENCES) -> Family:
-    """For attention within sequences; a token has `parts` vectors for each head in the largest array."""
+def _sequences(
+    make: Callable[..., Inputs], sizes: Sizes = SEQUENCES, narrow: Narrow | None = None, parts: int = 3
+) -> Family:
+    """For attention. narrow: None where one launch reads what another wrote; then all programs run.
+
+    parts: how many vectors a token has for each head in the largest array.
+    """
 
     def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
         for lengths, heads, size, programs, when in sizes:
             if when in times:
-                yield make(normal, lengths, heads, size), None if THOROUGH in times else programs
+                every = narrow is None or THOROUGH in times
+                yield make(normal, lengths, heads, size), None if every else programs
 
+    found = Family(lambda normal: make(normal, (3, 33), 2, 32), large)
+    if narrow is None:
+        return found
     # Past 2³¹ numbers by several sequences of 64, so that the last one starts there.
     count = PAST_INT32 // (parts * 12 * 64 * 64) + 4
-    return Family(
-        small=lambda normal: make(normal, (3, 33), 2, 32),
-        large=large,
+    return replace(
+        found,
         many=lambda normal: make(normal, np.where(np.arange(MANY) % 7, 1, 2), 1, 16),
         past_int32=lambda normal: make(normal, np.full(count, 64), 12, 64),
         narrow=narrow,
     )
-
-
-def _whole(known: Family) -> Family:
-    """The same cases where one launch reads what another wrote: all programs run, and no rows are judged alone."""
-
-    def large(normal: Normal, times: Sequence[int]) -> Iterator[tuple[Inputs, int | None]]:
-        yield from ((inputs, None) for inputs, _ in known.large(normal, times))
-
-    return Family(known.small, large)
 
 
 # (rows, words, columns, when): more words than a block of the kernel, and than the table's gradient is added up for.
@@ -195,12 +196,12 @@ FAMILIES = {
     # The interpreter takes 20 ms for the bits of a program.
     "dropout_vjp": _rows(_dropped(drawn_rows(dy=2)), None, FEW),
     "dropped_layer_norm_vjp": _rows(_dropped(drawn_rows(dy=2, x=2, bias=1, residual=2, gamma=1, eps=0)), None, None),
-    "packed_attention": _sequences(packed, 3, lambda inputs, rows: own_tokens(inputs, rows, "qkv")),
-    "first_token_attention": _sequences(first, 2, own_sequences),
-    "group_attention": _sequences(groups, 3, own_groups, GROUPS),
-    "group_attention_vjp": _whole(_sequences(with_cotangent(groups), 3, own_groups, GROUPS)),
-    "packed_attention_vjp": _whole(_sequences(with_cotangent(packed), 3, own_sequences)),
-    "first_token_attention_vjp": _whole(_sequences(first_vjp, 2, own_sequences)),
+    "packed_attention": _sequences(packed, narrow=own_tokens),
+    "first_token_attention": _sequences(first, narrow=own_sequences, parts=2),
+    "group_attention": _sequences(groups, GROUPS, own_groups),
+    "group_attention_vjp": _sequences(with_cotangent(groups), GROUPS),
+    "packed_attention_vjp": _sequences(with_cotangent(packed)),
+    "first_token_attention_vjp": _sequences(first_vjp),
     "linear_cross_entropy_vjp": Family(lambda normal: loss_vjp(normal, 5, 65, 16), _loss),
     "attention_head": Family(lambda normal: {name: normal(33, 32) for name in "qkv"}, _head),
 }
