@@ -102,28 +102,27 @@ class Runner:
 
     def _sampled(self, case: Case, result: Any, watch: Watch) -> list[Verdict]:
         """The verdicts on what the programs that ran have written; the rest of the result is not judged."""
-        flat = watch.written(result)
-        if flat is None:
+        places = watch.written(result)
+        if places is None:
             raise NotTried("what each program writes cannot be told")
         if getattr(case, "narrow", None) is None:
-            return self._judge_written(case, self._checked(case, result, case.expected.exact.shape), flat)
+            return self._judge_written(case, self._checked(case, result, case.expected.exact.shape), places)
         assert isinstance(case, Trial)
         width = int(np.prod(result.shape[1:]))
-        rows = np.unique(flat // width)
+        rows = np.unique(places // width)
         small, where = narrowed(case, rows)
-        exact = small.expected.exact
-        got = exact.copy()
-        self._checked(case, result[torch.from_numpy(rows)], (rows.size, *exact.shape[1:]))
-        got[where] = as_float64(result[torch.from_numpy(rows)])
-        inside = np.searchsorted(rows, flat // width)
-        return self._judge_written(small, got, where[inside] * width + flat % width)
+        got = small.expected.exact.copy()
+        got[where] = self._checked(case, result[torch.from_numpy(rows)], (rows.size, *got.shape[1:]))
+        inside = np.searchsorted(rows, places // width)
+        return self._judge_written(small, got, where[inside] * width + places % width)
 
-    def _judge_written(self, case: Case, got: Array, flat: Array) -> list[Verdict]:
+    def _judge_written(self, case: Case, got: Array, places: Array) -> list[Verdict]:
+        """The verdicts on the numbers at these places of the flat result."""
         expected = self.expected(case)
-        written = np.zeros(got.size, bool)
-        written[flat] = True
-        kept = np.where(written.reshape(got.shape), got, expected.exact)
-        limit = np.where(written.reshape(got.shape), expected.limit, np.inf)
+        written = np.zeros(got.shape, bool)
+        written.flat[places] = True
+        kept = np.where(written, got, expected.exact)
+        limit = np.where(written, expected.limit, np.inf)
         return self._judge(case, kept, replace(expected, limit=limit), False)
 
     def _judge(self, case: Case, got: Array, expected: Expected, statistical: bool, words: str = "") -> list[Verdict]:
