@@ -23,7 +23,8 @@ from .. import heads
 class Job:
     """What the jobs share.
 
-    labels: the classes of a text, or of spans, in the order of the head's outputs. decides: the figure that does.
+    labels: the classes of a text, or of spans, in the order of the head's outputs.
+    decides: the figure by which the best model is kept.
     """
 
     head: ClassVar[Any]
@@ -71,10 +72,7 @@ class Job:
 
     def figures(self, records: Sequence[Any], found: Sequence[Sequence[Any]]) -> dict[str, float]:
         """How good the predictions are; `found` has those of all rows of each record."""
-        return {"accuracy": accuracy([answer for (answer,) in found], [self._target(record) for record in records])}
-
-    def _target(self, record: Any) -> Any:
-        return record.label
+        return {"accuracy": accuracy([answer for (answer,) in found], [record.label for record in records])}
 
 
 class Classify(Job):
