@@ -25,9 +25,8 @@ class Instruction:
     """One instruction. `target`: the index that it may branch to; `falls`: it may continue with the next one."""
 
     opcode: str
-    operands: str = ""
-    target: int | None = None
-    falls: bool = True
+    target: int | None
+    falls: bool
 
 
 def parse_sass(text: str) -> list[Instruction]:
@@ -42,7 +41,7 @@ def parse_sass(text: str) -> list[Instruction]:
         conditional = bool(predicate) or ("," in operands and name == "BRA")
         ends = name in ("BRA", "EXIT", "RET", "BRX", "JMX", "JMP")
         target = index.get(int(address[1], 16)) if address else None
-        instructions.append(Instruction(opcode, operands.strip(), target, conditional or not ends))
+        instructions.append(Instruction(opcode, target, conditional or not ends))
     return instructions
 
 
@@ -58,7 +57,6 @@ def parse_amdgcn(text: str) -> list[Instruction]:
     return [
         Instruction(
             opcode,
-            operands,
             index.get(operands) if opcode.startswith(("s_branch", "s_cbranch")) else None,
             opcode not in ("s_branch", "s_endpgm", "s_setpc_b64"),
         )

@@ -27,7 +27,6 @@ def test_parse_sass_reads_branches_predicates_and_ends() -> None:
     assert [x.opcode for x in parsed] == ["LDC", "BRA", "BRA.U", "EXIT", "BRA.DIV", "EXIT", "BRA", "NOP"]
     assert [x.target for x in parsed] == [None, 3, 0, None, 1, None, 6, None]
     assert [x.falls for x in parsed] == [True, True, True, True, True, False, False, True]
-    assert parsed[0].operands == "R1, c[0x0][0x28]"
 
 
 def test_body_drops_padding_and_the_branch_to_itself() -> None:
@@ -92,7 +91,7 @@ k:                                      ; @k
 \t.size\tk, .Lfunc_end0-k
 """
     parsed = parse_amdgcn(text)
-    assert parsed[1] == Instruction("s_cbranch_scc1", ".LBB0_3", 5, True)
-    assert parsed[4] == Instruction("s_cbranch_scc0", ".LBB0_1", 2, True)
-    assert parsed[5] == Instruction("s_endpgm", "", None, False)
+    assert parsed[1] == Instruction("s_cbranch_scc1", 5, True)
+    assert parsed[4] == Instruction("s_cbranch_scc0", 2, True)
+    assert parsed[5] == Instruction("s_endpgm", None, False)
     assert len(parsed) == 6
