@@ -58,11 +58,6 @@ class Row:
     difference: float | None = None
     held: int | None = None
 
-    @property
-    def seconds(self) -> float | None:
-        """The median; None if the competitor could not run."""
-        return self.found.median if isinstance(self.found, Timing) else None
-
     def cells(self) -> tuple[str, ...]:
         """The row's cells, in the order of HEADINGS."""
         about = (self.case.what, self.case.size, self.case.batch, self.case.dtype, self.who)

@@ -25,7 +25,6 @@ LABELLED = 7
 class Size:
     """A model's size; `hidden` is E, `intermediate` is F, heads have size 64."""
 
-    name: str
     layers: int
     hidden: int
     intermediate: int
@@ -95,8 +94,8 @@ def ragged_lengths(rows: int, mean: int, longest: int, seed: int) -> tuple[int, 
 
 
 SIZES = {
-    "base": Size("base", 12, 768, 3072),
-    "large": Size("large", 24, 1024, 4096),
+    "base": Size(12, 768, 3072),
+    "large": Size(24, 1024, 4096),
 }
 # With seed 17 the sample's coefficient of variation is 0.744 and its longest row has the full length.
 BATCHES = {

@@ -90,7 +90,7 @@ def timing(median: float, spread: float = 0.01) -> Timing:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that the interpreter gets through, with rows of one token and rows longer than one block."""
-    monkeypatch.setattr(runner, "SIZES", {"base": Size("tiny", 1, 64, 96)})
+    monkeypatch.setattr(runner, "SIZES", {"base": Size(1, 64, 96)})
     monkeypatch.setattr(runner, "BATCHES", {"ragged": Batch("tiny", (70, 1, 33), 70)})
 
 

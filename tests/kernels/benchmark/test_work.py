@@ -22,7 +22,7 @@ from ernie_m.kernels.benchmark.runner import differences
 from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, first_line
 from ernie_m.kernels.benchmark.work import BATCHES, SIZES, Batch, Size, Work
 
-TINY = Size("tiny", layers=1, hidden=128, intermediate=64)
+TINY = Size(layers=1, hidden=128, intermediate=64)
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 RAGGED, DENSE = Batch("3 rows", (5, 1, 3), 5), Batch("2 x 4", (4, 4), 4)
 
@@ -108,7 +108,7 @@ def test_a_models_floor_is_the_sum_of_its_steps(size: str, batch: str, milliseco
 
 def test_the_floor_without_layers_is_that_of_the_embeddings() -> None:
     # (2 x 8192 + 512 + 2) rows of 768 in bfloat16, and two 8-byte ids per token.
-    floor = bench_cases.model_floor(Size("none", 0, 768, 3072), BATCHES["ragged"], 2, 1e12, 1e9)
+    floor = bench_cases.model_floor(Size(0, 768, 3072), BATCHES["ragged"], 2, 1e12, 1e9)
     assert floor == pytest.approx((16_898 * 1536 + 8192 * 16) * 1e-9)
 
 
