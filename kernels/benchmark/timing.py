@@ -15,7 +15,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -51,51 +51,29 @@ Call = Callable[[int], Any]  # i: the index of the rotating inputs, modulo their
 Timer = Callable[[Mapping[str, Call], int, bool], "dict[str, Timing | Missing]"]
 
 
-class Clock(Protocol):
-    """Times the work that the host queues for a device."""
-
-    def mark(self) -> Any:
-        """Mark a place in the queue."""
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two marks, once both have passed."""
-
-    def wait(self) -> None:
-        """Wait until the queue is empty."""
-
-    def spin(self, calls: int) -> None:
-        """Keep the device busy while the host queues `calls` calls."""
-
-    def peak(self, call: Call) -> int | None:
-        """Peak bytes that one call allocates, beyond what is already allocated."""
-
-    def free(self) -> None:
-        """Release unused memory."""
-
-
 class GpuClock:
-    """CUDA events, on the current stream."""
+    """Times what the host queues on the current stream, by CUDA events. Tests have another one."""
 
     def mark(self) -> Any:
-        """Record an event."""
+        """Mark a place in the queue: an event."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two events, which CUDA reports in milliseconds."""
-        return float(start.elapsed_time(end)) / 1e3
+        """Seconds between two marks, once both have passed."""
+        return float(start.elapsed_time(end)) / 1e3  # CUDA has milliseconds
 
     def wait(self) -> None:
-        """Synchronise with the device."""
+        """Wait until the queue is empty."""
         torch.cuda.synchronize()
 
     def spin(self, calls: int) -> None:
-        """Queue an empty loop on the device."""
+        """Keep the GPU busy while the host queues `calls` calls."""
         torch.cuda._sleep(SPIN * calls)
 
     def peak(self, call: Call) -> int:
-        """Peak bytes, by torch's allocator."""
+        """Peak bytes that one call allocates, beyond what is already allocated."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -104,7 +82,7 @@ class GpuClock:
         return torch.cuda.max_memory_allocated() - before
 
     def free(self) -> None:
-        """Empty the cache of torch's allocator."""
+        """Release unused memory."""
         torch.cuda.empty_cache()
 
 
@@ -125,7 +103,7 @@ def first_line(error: BaseException) -> str:
 class Race:
     """The competitors that still run, and why the others dropped out."""
 
-    def __init__(self, calls: Mapping[str, Call], clock: Clock) -> None:
+    def __init__(self, calls: Mapping[str, Call], clock: GpuClock) -> None:
         self.clock, self.running = clock, dict(calls)
         self.missing: dict[str, Missing] = {}
         self.turn = 0
@@ -151,7 +129,7 @@ class Race:
         self.call(name)
         return start, self.clock.mark()
 
-    def warm_up(self, name: str) -> int | None:
+    def warm_up(self, name: str) -> int:
         """Call a few times, which also compiles; return the bytes that a call allocates."""
         for _ in range(3):
             self.call(name)
@@ -160,7 +138,7 @@ class Race:
 
 
 def time_calls(
-    calls: Mapping[str, Call], runs: int, hide_host: bool, clock: Clock | None = None
+    calls: Mapping[str, Call], runs: int, hide_host: bool, clock: GpuClock | None = None
 ) -> dict[str, Timing | Missing]:
     """Time each competitor `runs` times, in turn, after a tenth as many warm-up rounds."""
     clock = GpuClock() if clock is None else clock

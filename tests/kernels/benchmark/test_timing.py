@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from ernie_m.kernels.benchmark import timing as bench_timing
-from ernie_m.kernels.benchmark.timing import Call, Missing, Timing, ceilings, copies_beyond_cache, summary, time_calls
+from ernie_m.kernels.benchmark.timing import (
+    Call,
+    GpuClock,
+    Missing,
+    Timing,
+    ceilings,
+    copies_beyond_cache,
+    summary,
+    time_calls,
+)
 
 
-class FakeClock:
+class FakeClock(GpuClock):
     """A clock that advances only when told to, and logs its calls."""
 
     def __init__(self) -> None:
