@@ -109,11 +109,12 @@ def three_way(format: Format, truth: Truth, inputs: dict[str, Any]) -> Expected:
     finite = np.isfinite(exact)
     error = np.where(np.isnan(error[finite]), np.inf, error[finite]).max(initial=0.0)
     largest = np.abs(exact[finite]).max(initial=0.0)
-    float32 = 4 * math.sqrt(tape.terms * max(tape.functions, 1)) * EPS * largest
+    functions = max(tape.functions, 1)
+    float32 = 4 * math.sqrt(tape.terms * functions) * EPS * largest
     off = np.full(exact.shape, ROOM * error + float32)
     found = expected(format, exact, off)
     limit = np.where(np.isfinite(off), found.limit, np.inf)
-    return Expected(format, exact, limit, max(tape.functions, 1), tape.terms * max(tape.functions, 1))
+    return Expected(format, exact, limit, functions, tape.terms * functions)
 
 
 DEFAULTS: dict[str, Callable[[Format, Truth, dict[str, Any]], Expected]] = {

@@ -50,14 +50,10 @@ class Guarded:
         now = _bytes(self.buffer)
         if now == self.before:
             return None
-        size = self.buffer.dtype.itemsize
-        if now[: self.start * size] != self.before[: self.start * size]:
+        start, stop = (place * self.buffer.dtype.itemsize for place in (self.start, self.stop))
+        if now[:start] != self.before[:start]:
             return "the kernel wrote before the start of"
-        return (
-            CHANGED
-            if now[self.stop * size :] == self.before[self.stop * size :]
-            else "the kernel wrote past the end of"
-        )
+        return CHANGED if now[stop:] == self.before[stop:] else "the kernel wrote past the end of"
 
     @property
     def outside_damage(self) -> str | None:

@@ -79,9 +79,6 @@ class Report:
     dtypes: Mapping[str, DtypeReport]
     tried: Tried = field(default_factory=Tried)
 
-    def __bool__(self) -> bool:
-        return True
-
     def __str__(self) -> str:
         lines = [f"{self.function} computes {self.op}: all errors within bounds"]
         for dtype, found in self.dtypes.items():
