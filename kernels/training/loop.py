@@ -109,13 +109,12 @@ def train(
     rates = [entry["lr"] for entry in optimizer.param_groups]
     run = _Run()
     figures: dict[str, Any] = {}
+    scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "float16")
     if resume:
         found = saving.peek(directory)
         refuse_other(found["recipe"], recipe)
         saving.load(found, net, optimizer)
         run.restore(found)
-    scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "float16")
-    if resume and "scaler" in found:
         scaler.load_state_dict(found["scaler"])
     log = Log(directory, run.step, settings.steps) if group.leads else None
 
