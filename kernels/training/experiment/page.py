@@ -30,7 +30,7 @@ each of them {seeds} times.
 
 | arm | learns from |
 |---|---|
-| M | MMLM, {ratio} of the words masked |
+| M | MMLM, 30 % of the words masked |
 | M+T | MMLM and TLM |
 | M+C | MMLM and CAMLM, one side masked whole |
 | M+C, both sides | MMLM and CAMLM, half of the words of both sides masked |
@@ -96,7 +96,6 @@ def page(found: Mapping[str, Any], outcome: str) -> str:
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         seeds=recipe["seeds"],
-        ratio="30 %",
         start=recipe["predicted"]["start"],
         predicted=recipe["predicted"]["arm"],
         share=f"{recipe['share']:.0%}".replace("%", " %"),
