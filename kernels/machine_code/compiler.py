@@ -24,7 +24,7 @@ from typing import Any
 
 from ..runtime.optional_triton import HAS_TRITON, triton
 from ..runtime.variants import Variant
-from . import listing as compile_listing
+from . import listing
 from .figures import (
     TARGETS,
     Target,
@@ -191,10 +191,10 @@ def _of_hip(compiled: Any, gpu: Target) -> dict[str, Any]:
 
 def _instructions(variant: Variant, compiled: Any, gpu: Target) -> dict[str, Any]:
     if gpu.backend == "cuda":
-        instructions = compile_listing.parse_sass(_disassemble(compiled.asm["cubin"]))
+        instructions = listing.parse_sass(_disassemble(compiled.asm["cubin"]))
     else:
-        instructions = compile_listing.parse_amdgcn(compiled.asm["amdgcn"])
-    counted = compile_listing.hot_loop(instructions) if variant.loop else compile_listing.body(instructions)
+        instructions = listing.parse_amdgcn(compiled.asm["amdgcn"])
+    counted = listing.hot_loop(instructions) if variant.loop else listing.body(instructions)
     if not counted:
         raise RuntimeError(f"{variant.operation} {variant.label}: expected a loop in the machine code, found none")
     warps = compiled.metadata.num_warps
