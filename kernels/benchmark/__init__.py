@@ -1,6 +1,7 @@
 """How fast the kernels and models are, on a GPU and on a CPU, next to the alternatives.
 
 work        sizes, batches, and the minimum work of each step
+measured    what a workload consists of: calls on rotating inputs, and the floor of their time
 workloads   the competitors for each single operation
 yours       the competitors for a user's function, where this package has no kernel
 encoders    the competitors for the whole encoder; `baselines` has the other implementations
