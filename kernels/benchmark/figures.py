@@ -30,11 +30,9 @@ def figures(rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
 
 def _blank(height: float, panels: int) -> tuple[Any, Any]:
     """A figure without a window, and its panels, from top to bottom."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(panels, 1, squeeze=False)[:, 0]
 
 
