@@ -47,7 +47,8 @@ ROW_SIZES = (
     *((2, 2500, ALWAYS), (2050, 33, FULL), (64, 768, THOROUGH), (64, 4096, THOROUGH), (3, 5120, THOROUGH)),
     *((3, 8193, THOROUGH), (2050, 768, THOROUGH)),
 )
-# (lengths of sequences, heads, head size, most programs that run unless `thorough`, when); one length is the head size.
+# (lengths of sequences, heads, head size, most programs that run unless `thorough`, when). Where a length is the head
+# size, the two can be confused without an error.
 Sizes = tuple[tuple[tuple[int, ...], int, int, "int | None", int], ...]
 SEQUENCES: Sizes = (
     ((1, 33), 12, 64, None, ALWAYS),
@@ -60,7 +61,7 @@ SEQUENCES: Sizes = (
     ((65, 512), 16, 64, None, THOROUGH),
     ((2050, 3), 2, 128, None, THOROUGH),
 )
-# The same for groups, of which the blocks are those of sequences: fewer.
+# The same for groups: fewer, because their kernels have the same blocks as those for sequences.
 GROUPS: Sizes = (
     ((65, 16, 1), 1, 16, None, ALWAYS),
     ((17, 3), 12, 64, None, ONCE),

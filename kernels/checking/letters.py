@@ -89,7 +89,7 @@ class Drawn:
         return inputs
 
     def fixed(self, normal: Callable[..., Array]) -> dict[str, Any]:
-        """Random inputs of realistic sizes: the largest of `sizes`, or those above."""
+        """Random inputs of realistic sizes: the largest of `sizes`, or FIXED_LAST, FIXED_OTHER and FIXED_ALONE."""
         alone = len(self.letters) == 1
         other = {x: FIXED_ALONE if alone else FIXED_LAST if x in self.last else FIXED_OTHER for x in self.letters}
         sizes = {letter: max(self.sizes.get(letter, (n,))) for letter, n in other.items()}

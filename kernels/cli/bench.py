@@ -54,7 +54,7 @@ RUNS, QUICK_RUNS, THREADS = 100, 15, 2
 REPEATS_FILE, SWEEP_FILE = "repeats.json", "sweep.json"
 DTYPES = ("bfloat16", "float16", "float32")
 CASES, SAVING = ("model", "case", "dtype", "all"), ("output", "overwrite")
-# What decides what is done, and what has an effect there.
+# The options that choose what is done, and those that have an effect with each.
 MODES: dict[str, tuple[str, ...]] = {
     "sweep": ("operation", *CASES, "quick", *SAVING),
     "repeats": ("operation", *CASES, *SAVING),
@@ -62,7 +62,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "saved": (),
     "op": ("function", *CASES, "quick", *SAVING),
 }
-# What has an effect only with another.
+# The options that have an effect only with another.
 NEEDED = {"threads": "cpu", "overwrite": "output", "function": "op", "op": "function"}
 
 

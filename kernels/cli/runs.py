@@ -20,7 +20,7 @@ from ..training.settings import check
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
-    """The settings in arguments such as rate=1e-4. Raises ValueError for what is none, or has a wrong value."""
+    """The settings in arguments such as rate=1e-4. Raises ValueError for one that does not exist, or a wrong value."""
     found: dict[str, Any] = {}
     for change in changes:
         name, equals, text = change.partition("=")
@@ -39,7 +39,7 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def prepared(out: Path, resume: bool, processes: Group) -> Iterator[bool]:
-    """A context with the run's directory, in which nothing is left if nothing is written; yields whether a run goes on.
+    """Make the run's directory, and remove it at the end if nothing was written; yields whether an earlier run goes on.
 
     Raises FileExistsError if there is a run already, or a model in it that no run has written.
     """
@@ -66,7 +66,7 @@ def kept(out: Path) -> Path:
 
 @contextmanager
 def stopping(processes: Group, how: str = "--resume goes on") -> Iterator[None]:
-    """End the program as the signal asks that stopped the run inside, and say how to go on.
+    """If a signal stops the run inside, say how to go on, and end the program as that signal does.
 
     Says so first if kernels are interpreted, which a user may have asked for in another command and forgotten.
     """

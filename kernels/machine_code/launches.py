@@ -1,4 +1,4 @@
-"""Kernels of anybody's, as they are launched: recorded from a real call, or described by a signature.
+"""Launches of any kernel: recorded from a real call, or described by a signature.
 
     from ernie_m.kernels.machine_code import record, rows_of
     launches = record(my_gelu, torch.randn(512, 768, dtype=torch.bfloat16))

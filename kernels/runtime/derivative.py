@@ -1,4 +1,4 @@
-"""Functions with a derivative of their own: elementwise ones, and a table one row of which has none.
+"""Elementwise functions with a derivative of their own, and a table of which one row gets no gradient.
 
 What autograd derives from a formula is wrong in the limits (inf · 0 is nan, |x| has slope 0 at 0) and keeps every
 intermediate. Here a function comes with its derivative, and only its argument is kept. Half precision is computed in
@@ -26,7 +26,7 @@ def in_wide(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tens
 
 
 class _Backward(Function):
-    """value(x), whose gradient is `derivative(x)`; that of the gradient follows from the code of `derivative`."""
+    """value(x) with the gradient derivative(x); higher derivatives are those of the code of `derivative`."""
 
     generate_vmap_rule = True
 
@@ -90,7 +90,7 @@ def refuse_second_derivatives(operation: Any) -> None:
 
 
 class _WithoutRow(Function):
-    """A table, one row of which gets no gradient."""
+    """A table of which one row gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, row: int) -> Tensor:
