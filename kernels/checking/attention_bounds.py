@@ -40,7 +40,7 @@ def attention_head(
     D, size = q.shape[-1], np.abs(v)
     sees = np.ones((len(q), len(k)), bool) if sees is None else sees
     S = sees.sum(-1, keepdims=True)
-    scores, probs, delta, sizes = _scores(q, k, sees)
+    scores, probs, delta, sizes = head_scores(q, k, sees)
     exact = reference.attention(q, k, v, sees)[0]
     w = softmax_error(scores, delta, probs)
     error = w @ size + w.sum(-1, keepdims=True) * np.abs(exact)
@@ -50,7 +50,7 @@ def attention_head(
     return expected(format, exact, error, large, roundings=2, terms=int(S.max()) + D)
 
 
-def _scores(
+def head_scores(
     q: Array, k: Array, sees: Array
 ) -> tuple[Array, Array, Array, Array]:  # (N, D), (S, D), (N, S) -> (N, S) x 4
     """Scores, probabilities, error bounds of the exponents, and the scores of absolute values.
@@ -69,13 +69,19 @@ def largest_score(scores: Array) -> Array:  # (N, S) -> (N, 1)
     return np.asarray(np.where(np.isneginf(scores), 0.0, np.abs(scores)).max(-1, keepdims=True))
 
 
+def heads(cu_seqlens: Array, H: int) -> Iterator[tuple[int, slice, int]]:
+    """Each head of each sequence that has tokens: the number of the sequence, its tokens, and the head."""
+    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        if start < end:
+            yield from ((b, slice(start, end), h) for h in range(H))
+
+
 def packed_attention(format: Format, qkv: Array, cu_seqlens: Array) -> Expected:  # (T, 3, H, D), (B + 1,)
     """Attention within each sequence of a packed batch, head by head."""
     exact = reference.packed_attention(qkv, cu_seqlens)
     limit = np.zeros_like(exact)
-    for start, end in pairwise(cu_seqlens.tolist()):
-        for h in range(qkv.shape[2] if start < end else 0):
-            limit[start:end, h] = attention_head(format, *qkv[start:end, :, h].swapaxes(0, 1)).limit
+    for _, own, h in heads(cu_seqlens, qkv.shape[2]):
+        limit[own, h] = attention_head(format, *qkv[own, :, h].swapaxes(0, 1)).limit
     longest = int(np.diff(cu_seqlens).max(initial=0))
     return Expected(format, exact, limit, roundings=2, terms=longest + qkv.shape[3])
 
@@ -108,9 +114,8 @@ def first_token_attention(
 ) -> Expected:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
     """Attention of one query per sequence over all its keys; 0 for an empty sequence."""
     exact, limit = np.zeros_like(q), np.zeros_like(q)
-    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
-        for h in range(q.shape[1] if start < end else 0):
-            found = attention_head(format, q[b, None, h], kv[start:end, 0, h], kv[start:end, 1, h])
-            exact[b, h], limit[b, h] = found.exact[0], found.limit[0]
+    for b, own, h in heads(cu_seqlens, q.shape[1]):
+        found = attention_head(format, q[b, None, h], kv[own, 0, h], kv[own, 1, h])
+        exact[b, h], limit[b, h] = found.exact[0], found.limit[0]
     longest = int(np.diff(cu_seqlens).max(initial=0))
     return Expected(format, exact, limit, roundings=2, terms=longest + q.shape[2])

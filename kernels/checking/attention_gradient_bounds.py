@@ -19,14 +19,13 @@ dk have no bound.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 
 from ernie_m import reference
 from ernie_m.reference.array import Array
 
-from .attention_bounds import _scores, attention_head, group_rows, largest_score
+from .attention_bounds import attention_head, group_rows, head_scores, heads, largest_score
 from .bounds import EPS, FLUSHED, Expected, expected, several, softmax_error
 from .formats import Format
 
@@ -42,7 +41,7 @@ def head_gradients(
     sees = np.ones((len(q), len(k)), bool) if sees is None else sees
     # The terms of sums over keys, and over queries.
     S, N = sees.sum(-1, keepdims=True), sees.sum(0)
-    scores, probs, delta, _ = _scores(q, k, sees)
+    scores, probs, delta, _ = head_scores(q, k, sees)
     w = softmax_error(scores, delta, probs)
     largest = scores.max(-1, keepdims=True)
     lse = largest + np.log(np.exp(scores - largest).sum(-1, keepdims=True))
@@ -78,10 +77,9 @@ def packed_attention_vjp(
     """The gradient of queries, keys and values within each sequence, head by head."""
     exact = reference.packed_attention_vjp(d_context, qkv, cu_seqlens)
     error = np.zeros_like(exact)
-    for start, end in pairwise(cu_seqlens.tolist()):
-        for h in range(qkv.shape[2] if start < end else 0):
-            rows = d_context[start:end, h], *qkv[start:end, :, h].swapaxes(0, 1)
-            error[start:end, :, h] = np.stack(head_gradients(format, *rows), axis=1)
+    for _, own, h in heads(cu_seqlens, qkv.shape[2]):
+        rows = d_context[own, h], *qkv[own, :, h].swapaxes(0, 1)
+        error[own, :, h] = np.stack(head_gradients(format, *rows), axis=1)
     longest = int(np.diff(cu_seqlens).max(initial=0))
     large = _largest(d_context, qkv) * max(longest, 1)
     return expected(format, exact, error, large, roundings=3, terms=longest + qkv.shape[3])
@@ -108,11 +106,10 @@ def first_token_attention_vjp(
     """The gradients of one query per sequence, and of its keys and values."""
     dq, dkv = reference.first_token_attention_vjp(d_context, q, kv, cu_seqlens)
     e_q, e_kv = np.zeros_like(dq), np.zeros_like(dkv)
-    for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
-        for h in range(q.shape[1] if start < end else 0):
-            rows = d_context[b, None, h], q[b, None, h], *kv[start:end, :, h].swapaxes(0, 1)
-            found = head_gradients(format, *rows)
-            e_q[b, h], e_kv[start:end, :, h] = found[0][0], np.stack(found[1:], axis=1)
+    for b, own, h in heads(cu_seqlens, q.shape[1]):
+        rows = d_context[b, None, h], q[b, None, h], *kv[own, :, h].swapaxes(0, 1)
+        found = head_gradients(format, *rows)
+        e_q[b, h], e_kv[own, :, h] = found[0][0], np.stack(found[1:], axis=1)
     longest = int(np.diff(cu_seqlens).max(initial=0))
     large, terms = _largest(d_context, q, kv) * max(longest, 1), longest + q.shape[2]
     return several(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from ernie_m import reference
 from ernie_m.reference.array import Array
 
+from .attention_bounds import heads
 from .mistakes import Form, Mistakes, at_each_size, without
 
 # How many keys an online softmax processes at a time.
@@ -160,10 +160,9 @@ def in_each_head(one: Attend, keys: Keys = _own, behind: float | None = None) ->
     def wrong(qkv: Array, cu_seqlens: Array) -> Array:
         context, T = np.zeros_like(qkv[:, 0]), len(qkv)
         qkv = _behind(qkv, behind)
-        for start, end in pairwise(cu_seqlens.tolist()):
-            own = keys(start, end, T)
-            for h in range(qkv.shape[2] if start < end else 0):
-                context[start:end, h] = one(qkv[start:end, 0, h], qkv[own, 1, h], qkv[own, 2, h])
+        for _, rows, h in heads(cu_seqlens, qkv.shape[2]):
+            own = keys(rows.start, rows.stop, T)
+            context[rows, h] = one(qkv[rows, 0, h], qkv[own, 1, h], qkv[own, 2, h])
         return context
 
     return wrong
@@ -175,10 +174,9 @@ def first_tokens(one: Attend, keys: Keys = _own, behind: float | None = None) ->
     def wrong(q: Array, kv: Array, cu_seqlens: Array) -> Array:
         context, T = np.zeros_like(q), len(kv)
         kv = _behind(kv, behind)
-        for b, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
-            own = keys(start, end, T)
-            for h in range(q.shape[1] if start < end else 0):
-                context[b, h] = one(q[b, None, h], kv[own, 0, h], kv[own, 1, h])[0]
+        for b, rows, h in heads(cu_seqlens, q.shape[1]):
+            own = keys(rows.start, rows.stop, T)
+            context[b, h] = one(q[b, None, h], kv[own, 0, h], kv[own, 1, h])[0]
         return context
 
     return wrong
