@@ -57,7 +57,7 @@ def first(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
 
 
 def with_cotangent(make: Callable[..., Inputs]) -> Callable[..., Inputs]:
-    """Those of the gradient of an operation on qkv: one for each number of its result, then its own."""
+    """Those of the gradient of an operation on qkv: the cotangent of its result, then its own."""
 
     def made(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
         inputs = make(normal, lengths, heads, size)
@@ -67,7 +67,7 @@ def with_cotangent(make: Callable[..., Inputs]) -> Callable[..., Inputs]:
 
 
 def first_vjp(normal: Normal, lengths: Any, heads: int, size: int) -> Inputs:
-    """Those of its gradient."""
+    """Those of `first_token_attention_vjp`."""
     return {"d_context": normal(len(lengths), heads, size), **first(normal, lengths, heads, size)}
 
 

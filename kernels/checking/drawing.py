@@ -125,7 +125,7 @@ def draw_embedding_vjp(draw: Any, format: Format) -> dict[str, Any]:
 
 
 def without_beta(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of an operation that gradients depend on: a shift does not change them."""
+    """The inputs without beta: no gradient depends on a shift."""
     return {name: value for name, value in inputs.items() if name != "beta"}
 
 

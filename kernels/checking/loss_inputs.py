@@ -15,7 +15,7 @@ from .operation import Inputs, Normal
 # Cotangents: that of a loss itself, of a share of one, and those of gradient scalers; some with a sign.
 COTANGENTS = (1.0, 0.25, -3.0, 1024.0, 0.0)
 WIDTHS = (1, 2, 7, 16, 65)
-# How many labels are missing.
+# The share of labels that are missing.
 IGNORED = (0.5, 0.0, 0.85, 1.0)
 
 

@@ -1,7 +1,8 @@
 """Training, in torch: the loop, its checkpoints and logs, and what is learnt.
 
-Read in this order: `settings`, `loop`, `parallel`, `saving`, `logs`, `pretraining`, `vectors`; for fine-tuning
-`jobs`, `span_jobs`, `finetuning`. Texts, rows, batches and figures are those of `ernie_m.reference.training`.
+Read in this order: `settings`, `loop`, `optimizer`, `parallel`, `saving`, `signals`, `logs`, `pretraining`, `vectors`;
+for fine-tuning `jobs`, `span_jobs`, `finetuning`. Texts, rows, batches and figures are those of
+`ernie_m.reference.training`.
 """
 
 from .finetuning import JOBS, FineTuning
