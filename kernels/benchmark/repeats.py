@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Repeats:
 
     def cells(self) -> tuple[str, ...]:
         """The cells of a table, in the order of HEADINGS."""
-        about = (self.case.what, self.case.size, self.case.batch, self.case.dtype, self.who, str(self.runs))
+        about = (*astuple(self.case), self.who, str(self.runs))
         return (*about, *([f"not measured: {self.error}", ""] if self.error else [str(self.alone), str(self.beside)]))
 
     def as_json(self) -> dict[str, Any]:

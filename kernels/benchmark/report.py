@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Case:
     dtype: str
 
     def __str__(self) -> str:
-        return ", ".join((self.what, self.size, self.batch, self.dtype))
+        return ", ".join(astuple(self))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row's cells, in the order of HEADINGS."""
-        about = (self.case.what, self.case.size, self.case.batch, self.case.dtype, self.who)
+        about = (*astuple(self.case), self.who)
         t = self.found
         if isinstance(t, Missing):
             return (*about, f"not measured: {t.why}", *[""] * (len(HEADINGS) - len(about) - 1))

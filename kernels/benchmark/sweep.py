@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import count
 from types import FunctionType, TracebackType
 from typing import Any
@@ -128,8 +128,8 @@ class Tried:
 
     def cells(self) -> tuple[str, ...]:
         """The cells of a table, in the order of HEADINGS."""
-        case, t = self.case, self.found
-        about = (case.what, case.size, case.batch, case.dtype, self.chooser, str(self.round), self.configuration)
+        t = self.found
+        about = (*astuple(self.case), self.chooser, str(self.round), self.configuration)
         if isinstance(t, Missing):
             return (*about, f"not measured: {t.why}", "", "", "", self.verdict)
         against = "" if self.module is None else f"{t.median / self.module:.2f} x"
