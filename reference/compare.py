@@ -35,7 +35,8 @@ class Comparison:
     one, its largest difference, divided by the largest magnitude in `b` if that exceeds 1; `ratios` its error over what
     rounding explains, or over `tolerance` if one was given. `error` and `ratio` are those of `name`, or the largest.
     `not_compared` lists the names that only one trace has; `inherited`, with `forced`, the layers after `name` that are
-    right on the reference's own input, and are wrong in `b` only because of the input they got.
+    right on the reference's own input, and are wrong in `b` only because of the input they got. `shapes` has those of
+    both values of `name`, if they differ.
     """
 
     name: str | None
@@ -48,6 +49,7 @@ class Comparison:
     ratio: float = 0.0
     ratios: Mapping[str, float] = field(default_factory=dict)
     inherited: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __bool__(self) -> bool:
         return self.name is None
@@ -59,12 +61,13 @@ class Comparison:
         explained = "" if picked else f"; {name} differs by {number} what rounding explains"
         if self.name is None:
             return f"{len(self.errors)} entries agree, largest error {self.error:.2e}{picked}{explained}"
-        a, b = self.values
+        a, b = self.shapes or self.values
+        found = f"error {self.error:.2e}{picked}, {a!r} against {b!r} at {list(self.index)}"
+        if self.shapes:
+            found, explained = f"shape {a} against {b}", ""
         inherited = f"; only inherited: the errors of {', '.join(self.inherited)}" if self.inherited else ""
-        return (
-            f"the traces first differ at {self.name}: error {self.error:.2e}{picked}, {a!r} against {b!r} at "
-            f"{list(self.index)}; {len(self.errors) - 1} entries before it agree{explained}{inherited}"
-        )
+        before = f"{len(self.errors) - 1} entries before it agree"
+        return f"the traces first differ at {self.name}: {found}; {before}{explained}{inherited}"
 
 
 def compare(
@@ -78,7 +81,8 @@ def compare(
     """Compare two traces entry by entry, in the order of `a`, the reference, and stop at the first that differs.
 
     By default, an entry may differ by what rounding explains (see `rounding.py`). With `tolerance`, by that, times its
-    largest magnitude in `b` if that exceeds 1. A nan in either is infinitely far off. Only real tokens are compared:
+    largest magnitude in `b` if that exceeds 1. A nan in either is infinitely far off, and so is another shape, except
+    that `b` may have the position embeddings once for all rows: (S, E) or (1, S, E). Only real tokens are compared:
     those of the (B, S) `mask`, if one is passed, and of packed entries.
 
     `forced(name, inputs)` runs one layer of the other implementation, such as "encoder.layers.3", on the reference's
@@ -105,7 +109,7 @@ def compare(
         ratios[name] = judge.ratio(name, judge.measured(name)) if tolerance is None else over(errors[name], tolerance)
         if not ratios[name] <= 1:
             found = (name, errors[name], tolerance, index, values, errors, not_compared, ratios[name], ratios)
-            return Comparison(*found, _inherited(names[i + 1 :], inputs, free, local))
+            return Comparison(*found, _inherited(names[i + 1 :], inputs, free, local), judge.shapes(name))
     largest = (max(errors.values()), tolerance, (), (0.0, 0.0))
     return Comparison(None, *largest, errors, not_compared, max(ratios.values()), ratios)
 

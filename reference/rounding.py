@@ -34,7 +34,7 @@ import numpy as np
 
 from . import rounding_back
 from .array import Array
-from .trace import GRADIENT, Entry
+from .trace import GRADIENT, Entry, serves_all_rows
 
 MAPS = ("scores", "probs")  # (B, H, S, S): positions are the last two axes, not axis 1
 ATTENTION = (*MAPS, "context")
@@ -132,10 +132,17 @@ class Judge:
         if not entries:
             return np.zeros(0), np.zeros(0), np.zeros(0, bool)
         x, y = (np.asarray(entry.padded(), np.float64) for entry in (entries[0], entries[-1]))
+        if serves_all_rows(name, x.shape, y.shape):
+            y = np.broadcast_to(y, x.shape)
         if x.shape != y.shape:
             return x, np.full(x.shape, np.nan), np.ones(x.shape, bool)
         valid = _valid(name, x.shape, entries, self.mask)
         return np.where(valid, x, 0.0), np.where(valid, y, 0.0), valid
+
+    def shapes(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """Those of the values in a and in b, if they differ."""
+        found = self.a[name].padded().shape, self.b[name].padded().shape
+        return () if found[0] == found[1] or serves_all_rows(name, *found) else found
 
     def largest(self, name: str) -> tuple[float, tuple[int, ...], tuple[float, float]]:
         """The largest difference, relative to the largest magnitude in b if above 1; its index; the values there."""

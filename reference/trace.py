@@ -128,6 +128,12 @@ class Trace(Mapping[str, Entry]):
             raise ValueError(f"replace: {name!r} was not computed, or was fused away; what was computed: {others}")
 
 
+def serves_all_rows(name: str, whole: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether `shape` is (S, E) or (1, S, E), of position embeddings that were looked up once; `whole` is (B, S, E)."""
+    once = whole[1:], (1, *whole[1:])
+    return name.endswith("position_embeddings") and not name.startswith(GRADIENT) and shape in once
+
+
 @dataclass(frozen=True)
 class _Scope:
     trace: Trace

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .array import Array
-from .trace import GRADIENT, Entry, Tokens, Trace, recording_in
+from .trace import GRADIENT, Entry, Tokens, Trace, recording_in, serves_all_rows
 
 
 @contextmanager
@@ -27,8 +27,8 @@ def trace_torch(module: Any, force: Mapping[str, Entry] | None = None) -> Iterat
     Where the block includes `loss.backward()`, the outputs' gradients are recorded too, as `grad:` and the name.
 
     force: the trace of a reference. Once a module's output is recorded, the model continues with the value of the same
-    name in `force`. So every module gets the reference's own input. Raises ValueError if such a value has another
-    shape, or at the end if there was none.
+    name in `force`. So every module gets the reference's own input. Position embeddings that the model looks up once
+    for all rows stay its own. Raises ValueError if another value has another shape, or at the end if there was none.
     """
     found = Trace()
     handles = []
@@ -50,7 +50,7 @@ def trace_torch(module: Any, force: Mapping[str, Entry] | None = None) -> Iterat
             value, dtype = numbers(output)
             if output.requires_grad:
                 output.register_hook(lambda gradient: keep_gradient(GRADIENT + name, gradient))
-            if force is None or name not in force:
+            if force is None or name not in force or serves_all_rows(name, force[name].padded().shape, value.shape):
                 found.entries[name] = Entry(name, value, None, dtype)
                 return None
             given, tokens, shape = _fitting(name, force[name], value.shape)

@@ -168,3 +168,24 @@ def test_trace_torch_leaves_no_hooks_behind() -> None:
         model(torch.ones(1, 2, dtype=torch.bfloat16))
     assert list(t) == ["0", "2"] and t["0"].padded().dtype == np.float32
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Once(torch.nn.Embedding):
+    """Positions that are embedded once for all rows, as in most ports."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids[0])
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_compare_accepts_positions_embedded_once(force: bool, tmp_path: Path) -> None:
+    """Right and, with another position's row, wrong."""
+    hf, run, mask, ours = deep(tmp_path, 0, 2)
+    name = "embeddings.position_embeddings"
+    hf.embeddings.position_embeddings.__class__ = Once
+    for right in (True, False):
+        with trace_torch(hf, force=ours if force else None) as theirs:
+            run()
+        assert theirs[name].value.shape == (5, 24) and name not in theirs.forced
+        assert compare(ours, theirs, mask).name == (None if right else name)
+        hf.embeddings.position_embeddings.weight.data[2:] = hf.embeddings.position_embeddings.weight.data[2:].flip(0)

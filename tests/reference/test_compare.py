@@ -152,6 +152,19 @@ def test_compare_finds_nan_and_shapes(kind: str) -> None:
         found = compare(*pair)
         assert found.name == name and found.error == found.ratio == np.inf
         assert compare(*pair, tolerance=1e9).name == name
+        shapes = [trace[name].padded().shape for trace in pair]
+        told = f"first differ at {name}: shape {shapes[0]} against {shapes[1]}; "
+        assert list(found.shapes) == (shapes if kind == "shape" else []) and (told in str(found)) == (kind == "shape")
+        assert ("nan" in str(found)) == (kind != "shape")
+
+
+@pytest.mark.parametrize("lead", [(), (1,)])
+def test_compare_takes_positions_that_were_embedded_once_for_all_rows(lead: tuple[int, ...]) -> None:
+    truth, name = traced(drawn(1, (24, 3, 40), 0), MASK), "embeddings.position_embeddings"
+    once = truth[name].padded()[0].reshape(*lead, *MASK.shape[1:], 24)
+    assert compare(truth, {**truth, name: Entry(name, once)}, MASK)
+    found = compare(truth, {**truth, name: Entry(name, once + 0.01)}, MASK)
+    assert found.name == name and not found.shapes and found.error == pytest.approx(0.01, rel=0.1)
 
 
 def test_compare_with_a_tolerance_uses_only_that() -> None:
