@@ -27,6 +27,7 @@ DESCRIPTION = """\
 Train a head, and the model below it, on labelled texts. Files (UTF-8, all texts of a file in one of these forms):
 
   classify  .jsonl {"text": "A cat.", "label": "animal"}, perhaps with "pair"; .csv, .tsv with a header text,label
+            (a .csv may quote cells, a .tsv has no quotes)
   tag       .conll, .txt: a token on each line, its tag (O, B-name, I-name) last, an empty line after a sentence;
             .jsonl {"text": "Ada is here.", "spans": [{"start": 0, "end": 3, "label": "name"}]}
   answer    .json as SQuAD 1.1 or 2.0; .jsonl {"question", "context", "answers": {"text": [], "answer_start": []}}

@@ -83,7 +83,7 @@ def refuse_foreign(call: str, options: dict[str, Any]) -> None:
         # `save_function`, which loops with accelerate pass, would write the same weights in another format.
         harmless = options[name] is None or name == "save_function" or options[name] in HARMLESS.get(name, ())
         if not harmless:
-            raise TypeError(f"{call}: {name}={options[name]!r} is not supported: {ADVICE[name]}")
+            raise TypeError(f"{call}: {name}={options[name]!r:.80} is not supported: {ADVICE[name]}")
         del options[name]
 
 

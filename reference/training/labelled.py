@@ -1,7 +1,7 @@
 """Files of labelled texts, for fine-tuning.
 
     classify   .jsonl  {"text": "A cat.", "label": "animal"}, and "pair" (or "text_b") for a second text
-               .csv, .tsv  a header with text, label, and perhaps pair (or text_b)
+               .csv, .tsv  a header with text, label, and perhaps pair (or text_b); quotes are text in a .tsv
     tag        .jsonl  {"text": "Ada is here.", "spans": [{"start": 0, "end": 3, "label": "name"}]}
                .conll, .txt  columns, the token first and its tag (O, B-name, I-name) last; tokens are joined by spaces,
                and an I- that continues nothing begins a span
@@ -59,7 +59,7 @@ def _by_line(make: Callable[[Fields], Fields], kind: Any) -> Callable[[PathName]
 
 def _class_rows(path: PathName) -> list[Classified]:
     records = []
-    for place, found in rows(path, ("text", "label", "pair", "text_b", "language"), ("text", "label")):
+    for place, found in rows(path, ("text", "label", "pair", "text_b", "language", "id"), ("text", "label")):
         with located(place):
             records.append(Classified(**_classified(found), language=_language(found), where=place))
     return records

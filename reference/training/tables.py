@@ -55,7 +55,8 @@ def objects(path: PathName) -> Iterator[tuple[Place, dict[str, Any]]]:
 def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Iterator[tuple[Place, dict[str, str]]]:
     """The rows of a .csv or .tsv file by the names of its columns; empty cells are left out.
 
-    names: the columns that there may be. needed: those that there must be. Raises ValueError that names file and line.
+    names: the columns that there may be, besides those whose names begin with "_". needed: those that there must be.
+    Raises ValueError that names file and line.
     """
     csv.field_size_limit(LONGEST_CELL)
     # Lines may end as on old Macintoshes too.
@@ -79,12 +80,15 @@ def rows(path: PathName, names: tuple[str, ...], needed: tuple[str, ...]) -> Ite
         place = place_of(path, max(1, reader.line_num))
         if not header:
             header = [cell.strip() for cell in cells]
-            if not set(needed) <= set(header) <= set(names) or len(set(header)) < len(header):
+            known = {*names, *(cell for cell in header if cell.startswith("_"))}
+            if not set(needed) <= set(header) <= known or len(set(header)) < len(header):
                 expected = f"{', '.join(needed)} and perhaps {', '.join(sorted(set(names) - set(needed)))}"
                 raise ValueError(f"{place}: expected a header with {expected}, got {', '.join(header)!r:.80}")
         elif cells:
             if len(cells) != len(header):
-                raise ValueError(f"{place}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}")
+                quoted = "; a .tsv has no quotes" if Path(path).suffix == ".tsv" and '"' in "".join(cells) else ""
+                expected = f"expected {len(header)} cells ({', '.join(header)}), got {len(cells)}{quoted}"
+                raise ValueError(f"{place}: {expected}")
             yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
 
 

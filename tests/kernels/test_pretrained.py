@@ -278,6 +278,9 @@ def test_from_pretrained_loads_a_repository_at_a_revision(tmp_path: Path, monkey
     ErnieMModel.from_pretrained(tmp_path, local_files_only=True)
     with pytest.raises(TypeError, match="local_files_only=True is not supported: set HF_HUB_OFFLINE=1"):
         ErnieMModel.from_pretrained("some/name", local_files_only=True)
+    # Of thousands of numbers, only the first are shown.
+    with pytest.raises(TypeError, match=r"state_dict=\{'a': tensor.{,70} is not supported: load the model, then"):
+        ErnieMModel.from_pretrained(tmp_path, state_dict={"a": torch.arange(999)})
     with pytest.raises(ValueError, match="as a local path has no revisions, got 'main'"):
         ErnieMModel.from_pretrained(tmp_path, revision="main")
     assert len(asked) == 1

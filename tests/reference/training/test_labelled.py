@@ -82,6 +82,12 @@ def test_read_labelled_cells_with_lines() -> None:
     assert found.text == '"one, "two"'
 
 
+def test_read_labelled_leaves_out_columns_that_are_not_used() -> None:
+    """As it does with names in a .jsonl."""
+    (found,) = read("classify", "a.csv", "id,_when,label,text,_\n7,,x,one,y\n")
+    assert found == Classified(text="one", label="x")
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(spanned(), LANGUAGES), min_size=1))
 def test_read_labelled_tags_in_json_lines(drawn: list[Any]) -> None:
@@ -207,6 +213,8 @@ ASKED = '{"question": "q", "context": "ab", "answers": %s}'
         ("classify", "a.jsonl", '{"text": "a", "label": 1, "language": 2}', "language: expected a name, got 2"),
         ("classify", "a.csv", "text;label\na;b", "line 1: expected a header with text, label .*, got 'text;label'"),
         ("classify", "a.csv", "text,label\na,b\na", r"line 3: expected 2 cells \(text, label\), got 1"),
+        ("classify", "a.csv", "text,label,ids\na,b,c", "perhaps id, language, pair, text_b, got 'text, label, ids'"),
+        ("classify", "a.tsv", 'text\tlabel\n"a\nb"\tc', r"line 2: expected 2 cells .*, got 1; a \.tsv has no quotes"),
         ("classify", "a.csv", 'text,label\na,"b\nc\n', "line 2: expected a second quote at the end of a cell"),
         ("classify", "a.csv", 'text,label\na,b\n"c\nd","e"f', r"line 3: .*expected after"),
         ("classify", "a.tsv", "text\tlabel\n\n\t1", "line 3: text: expected a text, got none"),
