@@ -40,6 +40,8 @@ By default, as ERNIE-M's recipes do, the learning rate rises for a tenth of the 
 one below to 0.8 of it. --set changes any of kernels/training/settings.py: layer_decay=1, warmup=100, patience=3.
 OUT holds checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/, for this package and for
 transformers, the model that is best on --validation (accuracy; F1 of spans or of answers), without it the last one.
+A text longer than --longest is cut for classify, choose and tag (spans behind the cut count as missed, although
+ernie-m tag reads whole texts), and read in windows for answer and extract.
 SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there. For each --test file a line of JSON is
 printed. With several processes: torchrun --nproc-per-node 2 -m ernie_m.kernels finetune ..."""
 # ERNIE-M's recipes.

@@ -30,7 +30,7 @@ from ernie_m.reference.training import warmup_then_linear
 
 from ..dropout import seed_tensor
 from . import saving
-from .logs import Log
+from .logs import FILE, Log, read
 from .optimizer import adamw
 from .parallel import Group, distribute, inside, without_exchange
 from .settings import Settings
@@ -97,7 +97,7 @@ def train(
     `resume`, a run of another recipe is refused.
 
     Raises Stopped after SIGTERM or Ctrl-C, ValueError for patience where nothing is evaluated, or if a loss, gradient
-    or weight is not finite.
+    or weight is not finite, and FileExistsError if a run's checkpoint has been lost.
     """
     if settings.patience and not task.decides:
         raise ValueError(f"patience: expected texts to validate on, got none, and a patience of {settings.patience}")
@@ -110,7 +110,9 @@ def train(
     run = _Run()
     figures: dict[str, Any] = {}
     scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "float16")
-    if resume:
+    if not resume:
+        refuse_lost(directory, settings.save_every)
+    else:
         found = saving.peek(directory)
         refuse_other(found["recipe"], recipe)
         saving.load(found, net, optimizer)
@@ -145,6 +147,14 @@ def train(
             if log is not None:
                 log.close()
     return figures
+
+
+def refuse_lost(directory: Path, save_every: int) -> None:
+    """Raise FileExistsError if the log shows that a checkpoint is lost: a new run would replace model and log."""
+    reached = max((record["step"] for record in read(directory / FILE)), default=0)
+    if reached > save_every and not (directory / saving.FILE).exists():
+        told = f"{saving.FILE} is missing, and {FILE} reaches step {reached}"
+        raise FileExistsError(f"{directory}: {told}: put it back, or choose another directory for a new run")
 
 
 def refuse_other(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -545,6 +545,23 @@ def test_finetune_replaces_no_model_but_its_own(
     assert finetune("classify", checkpoint, data, out, "--set", "steps=1") == 0
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_run_whose_checkpoint_is_lost_is_not_replaced(
+    more: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its model nor its log: a new run began silently, also with --resume."""
+    data, out = tmp_path / "a.jsonl", tmp_path / "out"
+    data.write_text(GOOD, "utf-8")
+    steps = ["--set", "steps=3", "--set", "save_every=2", "--set", "log_every=1"]
+    assert finetune("classify", checkpoint, data, out, *steps) == 0
+    (out / "checkpoint.pt").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert finetune("classify", checkpoint, data, out, *steps, *more) == 2
+    assert "out: checkpoint.pt is missing, and log.jsonl reaches step 3: put it back" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
 def test_a_complete_run_without_its_model_is_no_success(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
