@@ -26,12 +26,19 @@ from .runs import changed, kept, prepared, stopping
 DESCRIPTION = """\
 Train a masked language model on sentences and their translations.
 
+Texts (UTF-8): a segment on each line, in one language or in several:
+  .jsonl  {"en": "A cat.", "de": "Eine Katze."}            names that begin with "_" are left out
+  .tsv    a header with the languages, one for each column; cells may be empty
+
 A recipe is a JSON file:
   {"model": {"hidden_size": 96, ...},                      a new model's configuration, without the vocabulary's size
    "objectives": ["mmlm", "camlm"],                        one per step, in turn: mmlm, tlm, camlm, btmlm
    "arguments": {"camlm": {"masked_sides": "one"}},        as the functions in reference/objectives take them
    "batch_tokens": 1024, "pairs_with": "en", "alpha": 0.7, "longest": 62,
    "settings": {"steps": 10000, "rate": 0.002, ...}}       as in kernels/training/settings.py
+One side of each pair is in the language "pairs_with"; without it, all pairs are drawn. Languages, or pairs of them, are
+drawn in proportion to (their number of texts)^alpha. Texts have at most "longest" tokens: longer sentences are cut into
+several, longer texts with translations left out.
 """
 EPILOG = """\
 OUT holds the tokenised texts, checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/ the best
