@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ernie_m.reference.cli.model import CHECKPOINT, checkpoint_directory
 from ernie_m.reference.cli.numbers import directory_name, positive, rate, some_path
 from ernie_m.reference.config import ErnieMConfig
+from ernie_m.reference.parameters import initialise
 from ernie_m.reference.training.labelled import read_labelled
 from ernie_m.reference.training.rows import Row
 from ernie_m.reference.training.shards import fingerprint, identity
@@ -164,8 +168,24 @@ def start(directory: Path, job: Job, settings: Settings, rows: Sequence[Row]) ->
     lacking = [*report.missing, *(name for name, *_ in report.mismatched if not name.startswith("classifier."))]
     if lacking:
         raise ValueError(f"{directory}: expected the encoder that its config.json describes: {', '.join(lacking[:3])}")
+    if "classifier.weight" not in [*report.initialised, *(name for name, *_ in report.mismatched)]:
+        renew(model, directory, job.labels, settings.seed)
     job.prepare(model, report.initialised, rows)
     return model
+
+
+def renew(model: Any, directory: Path, labels: Sequence[str], seed: int) -> None:
+    """Initialise the classifier if the checkpoint's is one for other labels, as many as these."""
+    known = list(ErnieMConfig.from_pretrained(directory).id2label.values())
+    if not labels or known == list(labels):
+        return
+    shapes = {name: tuple(x.shape) for name, x in model.classifier.state_dict().items()}
+    fresh = initialise(shapes, model.config, seed, np.dtype(np.float32))
+    model.classifier.load_state_dict({name: torch.from_numpy(x) for name, x in fresh.items()})
+    told = f"{', '.join(known[:4])}{', ...' if len(known) > 4 else ''}"
+    print(
+        f"{directory}: a head for other labels, {told}: not loaded, but initialised from seed {seed}", file=sys.stderr
+    )
 
 
 def measure(

@@ -385,6 +385,28 @@ def test_job_keeps_the_order_of_a_checkpoints_labels() -> None:
     assert job.fields["id2label"] == {0: "c", 1: "a", 2: "b"}
 
 
+@pytest.mark.parametrize("task", ["classify", "tag"])
+def test_finetune_keeps_a_head_only_for_its_own_labels(
+    task: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others may be as many. Seen red: the head began with the weights of the old labels, in alphabetical order."""
+    data, other, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "out"
+    found = lines(examples(task))
+    data.write_text(found, "utf-8")
+    other.write_text(re.sub(r'"label": "', r"\g<0>x", found), "utf-8")
+    step = ["--set", "steps=1", "--rate", "1e-9"]
+    assert finetune(task, checkpoint, data, out) == 0
+    before = JOBS[task].head.from_pretrained(out / "model")
+    for file, same in ((data, True), (other, False)):
+        capsys.readouterr()
+        assert finetune(task, out / "model", file, tmp_path / file.stem, *step) == 0
+        assert ("a head for other labels, " in capsys.readouterr().err) != same
+        after = JOBS[task].head.from_pretrained(tmp_path / file.stem / "model")
+        assert torch.allclose(before.classifier.weight, after.classifier.weight, atol=1e-6) == same
+        assert torch.allclose(*(m.base_model.encoder.layers[1].linear1.weight for m in (before, after)), atol=1e-6)
+        assert (before.config.id2label == after.config.id2label) == same
+
+
 def test_finetune_goes_on_bit_for_bit(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the fifth of eight steps saves; `--resume` then ends where a run that was not stopped ends, dropout
     included. Seen red with an order of rows from a generator that went on."""
