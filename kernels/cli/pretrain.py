@@ -41,8 +41,10 @@ drawn in proportion to (their number of texts)^alpha. Texts have at most "longes
 several, longer texts with translations left out.
 """
 EPILOG = """\
-OUT holds the tokenised texts, checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/ the best
-model with its tokenizer. SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there.
+OUT holds the tokenised texts, checkpoint.pt, log.jsonl, log.png if matplotlib is installed, and in model/ the model
+that is best on --validation, with its tokenizer: the first with the highest acc@1, how often a text's translation is
+the nearest; of texts without translations, that with the highest log-likelihood of masked words; without --validation,
+the last. SIGTERM and Ctrl-C finish a step and save; --resume goes on exactly there.
 With several processes: torchrun --nproc-per-node 2 -m ernie_m.kernels pretrain ..."""
 RECIPE: dict[str, Any] = {
     "model": {},
