@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     except Failure as failure:
         print(failure)
         if failure.__cause__ is not None:
-            # The traceback shows which line of the function raised.
+            # The traceback shows which line of the function raised, without the calls on larger inputs before it.
+            link: BaseException | None = failure.__cause__
+            while link is not None:
+                link.__context__ = None if isinstance(link.__context__, Failure) else link.__context__
+                link = link.__context__
             print("".join(traceback.format_exception(failure.__cause__)).rstrip())
         return DIFFERENCE
     return 0
