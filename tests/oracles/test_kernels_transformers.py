@@ -173,3 +173,18 @@ def test_fast_path_float32_error_is_at_most_twice_that_of_transformers(name: str
         if truth is not None:
             errors = [float((getattr(out, field).double() - truth).detach().abs().max()) for out in (ours, theirs)]
             assert errors[0] <= 2 * errors[1] + 16 * U32 * max(1.0, float(truth.detach().abs().max())), field
+
+
+def test_with_attentions_hidden_states_have_transformers_gradients() -> None:
+    """Packed, they are copies, which nothing is computed from; so MIGRATING.md says to ask for attentions too."""
+    name, found = "ErnieMForSequenceClassification", []
+    hf, model = pair(name, 3, **SIZES)
+    batch = tensors(batch_of(name, np.random.default_rng(3), 3, 9))
+    batch["attention_mask"][1, 5:] = 0
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    for one in (hf, model):
+        out = one(**batch, **asked)
+        found.append(torch.autograd.grad(out.loss, out.hidden_states[:3]))
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(*(x * batch["attention_mask"][..., None] for x in (theirs, ours)), rtol=0, atol=1e-12)
+        assert theirs.abs().max() > 1e-3
