@@ -172,7 +172,7 @@ class PretrainedModel(Recomputing, Module):
         return base
 
     def get_output_embeddings(self) -> None:
-        """None: no class has a language model's head. Libraries of adapters ask."""
+        """None: the head that predicts words multiplies by the input embeddings. Libraries of adapters ask."""
 
     def get_input_embeddings(self) -> Module:
         """The module that maps ids to word vectors."""
