@@ -56,15 +56,15 @@ MISTAKES: dict[str, Mistakes] = {
 class Probe:
     """A function's result on one telling input. `limit`: how far a right function's numbers may be from `exact`.
 
-    sharp: the limit if the tail of gelu is asked for, of operations that have one.
+    format: None if numbers must be exactly those of the mistake.  sharp: the limit if the tail of gelu is asked for.
     """
 
     inputs: dict[str, Any]
     got: Array
     exact: Array
     limit: Array
-    format: Format
-    sharp: Array | None
+    format: Format | None = None
+    sharp: Array | None = None
 
     @property
     def far(self) -> bool:
@@ -87,11 +87,13 @@ class Probe:
             return None
         if found.shape != self.got.shape:
             return math.inf
-        found = np.where(np.abs(found) >= self.format.overflow, np.copysign(np.inf, found), found)
-        size = np.where(np.isfinite(found), np.abs(found), 0.0)
-        room = ROOM * (self.limit + self.format.u * size)
-        # Where the mistake makes numbers larger, it makes their errors larger too.
-        room = room * max(1.0, size.max() / max(np.abs(self.exact).max(), self.format.smallest))
+        room = self.limit
+        if self.format is not None:
+            found = np.where(np.abs(found) >= self.format.overflow, np.copysign(np.inf, found), found)
+            size = np.where(np.isfinite(found), np.abs(found), 0.0)
+            room = ROOM * (self.limit + self.format.u * size)
+            # Where the mistake makes numbers larger, it makes their errors larger too.
+            room = room * max(1.0, size.max() / max(np.abs(self.exact).max(), self.format.smallest))
         return distance(self.got, found, self.limit) if near(self.got, found, room) else math.inf
 
     @property
@@ -193,7 +195,7 @@ def _probes(case: Case, call: Callable[[Case], Array], seed: int) -> list[Probe]
 def truncated(probe: Probe) -> bool:
     """Whether no number is further from 0 than the truth, or more than a step nearer."""
     format, size = probe.format, np.abs(probe.exact)
-    if format.name == "float32" or not np.isfinite(probe.got).all():
+    if format is None or format.name == "float32" or not np.isfinite(probe.got).all():
         return False
     # What float32 may add before the number is truncated, and a step of the format.
     slack = np.where(np.isfinite(probe.limit), probe.limit - format.u * size, 0.0)
