@@ -126,7 +126,8 @@ class Failure(AssertionError):
 
     def with_hint(self, hint: str | None) -> Failure:
         """The same failure with a hint."""
-        return Failure(*self._arguments(), hint)
+        arguments = (*self._arguments(), hint)
+        return Failure(*arguments)
 
 
 def _describe(case: Case) -> str:
