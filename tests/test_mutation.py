@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from mutation.equivalent import EQUIVALENT
 from mutation.mutants import apply, sites
-from mutation.run import ROOT, Case, draw
-
-ROOMS = ("reference", "kernels", "tokenizer")
+from mutation.run import ROOMS, ROOT, TESTS, Case, draw, judges_of
 
 
 def changed(source: str) -> dict[str, list[str]]:
@@ -60,7 +58,7 @@ def test_sites_are_the_changes_of_an_operator(source: str, operator: str, expect
     assert bool(found) == bool(expected)
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "reference/objectives", "kernels/training"])
 def test_draw_is_repeatable_and_reaches_every_module(room: str) -> None:
     drawn = draw(room, 60, seed=1)
     assert drawn == draw(room, 60, seed=1)
@@ -68,6 +66,12 @@ def test_draw_is_repeatable_and_reaches_every_module(room: str) -> None:
     assert {case.module for case in drawn} == {
         f"{room}/{path.name}" for path in (ROOT / room).glob("*.py") if not path.name.startswith("__")
     }
+
+
+@pytest.mark.parametrize("room", [*TESTS, "reference/training", "reference/tasks", "kernels/training"])
+def test_every_entry_of_the_tests_of_a_room_names_some(room: str) -> None:
+    assert judges_of(room)
+    assert all(list(ROOT.glob(entry)) for entry in TESTS.get(room, ()))
 
 
 def test_every_equivalent_mutant_is_one_of_the_source() -> None:

@@ -1,13 +1,15 @@
-"""Changes the rooms' own floors in small ways, and counts how many of the changes a test notices.
+"""Changes the rooms' own floors, or their wings, in small ways, and counts how many of the changes a test notices.
 
     python tests/mutation/run.py [reference kernels tokenizer] [--count 120] [--seed 0] [--jobs 2]
+    python tests/mutation/run.py reference/objectives --count 40     # a wing, which is named by its folder
     python tests/mutation/run.py kernels --survivors     # those that survived, again, however long their tests take
     python tests/mutation/run.py --report                # the scores and the survivors so far; runs nothing
 
-A floor is the modules directly in a room's folder (not its `__init__`, which only imports). Mutants are drawn from them
-by size, and in a module evenly over the operators of `mutants.py`. Each is made in a copy of the tree, and meets the
-tests that run its line (recorded once), quickest first, then the other tests of the same files, for a minute; the first
-failure kills it, and so does taking far too long. Hypothesis draws the same examples each time.
+A floor is the modules directly in a room's folder (not its `__init__`, which only imports), and those of a wing are
+the modules directly in the wing's. Mutants are drawn from them by size, and in a module evenly over the operators of
+`mutants.py`. Each is made in a copy of the tree, and meets the tests that run its line (recorded once), quickest first,
+then the other tests of the same files, for a minute; the first failure kills it, and so does taking far too long.
+Hypothesis draws the same examples each time.
 
 Copies, coverage and results are kept in build/mutation: a run that was interrupted goes on where it stopped, and
 a mutant that was judged is not run again while its module is unchanged. Delete the folder to start afresh. Mutants
@@ -42,7 +44,9 @@ from mutation.equivalent import EQUIVALENT  # noqa: E402
 from mutation.mutants import Mutant, apply, sites  # noqa: E402
 
 WORK = ROOT / "build" / "mutation"
-# The tests that judge a room's floor, and what to leave out: minutes for what other tests show in seconds.
+ROOMS = ("reference", "kernels", "tokenizer")
+# The tests that judge a floor, and what to leave out: minutes for what other tests show in seconds. A wing that is not
+# here is judged by the folder of tests that has its name.
 TESTS = {
     "reference": ["tests/reference/**/test_*.py", "tests/oracles/test_*.py"],
     "kernels": [
@@ -53,8 +57,17 @@ TESTS = {
         ),
     ],
     "tokenizer": ["tests/tokenizer/test_*.py", "tests/oracles/test_tokenizer_*.py"],
+    "reference/heads": [f"tests/reference/{name}.py" for name in ("test_heads", "test_words", "tasks/test_heads")],
+    "reference/objectives": [
+        f"tests/reference/{name}.py" for name in ("test_objectives", "test_attention_groups", "training/test_mixture")
+    ],
+    "reference/training": [
+        *(f"tests/reference/{part}.py" for part in ("training/test_*", "tasks/test_*", "demo/test_files")),
+        "tests/kernels/training/test_finetuning.py",
+    ],
+    "reference/training/corpus": ["tests/reference/training/test_corpus_*.py"],
 }
-SLOW = {"test_processes.py", "test_kernels_transformers.py", "test_kernel_changes.py", "test_gates.py"}
+SLOW = {"test_processes.py", "test_kernels_transformers.py", "test_kernel_changes.py", "test_gates.py", "test_toy.py"}
 # Seconds of tests, as recorded, that a mutant meets at most; `--survivors` has no such limit.
 BUDGET = 60
 # Loaded once, before the first fork.
@@ -84,6 +97,17 @@ class Case:
 
     def equivalent(self) -> str | None:
         return EQUIVALENT.get((self.module, *self.change()))
+
+
+def judges_of(room: str) -> list[Path]:
+    """The files of tests that judge a room or a wing."""
+    entries = TESTS.get(room, [f"tests/{room}/**/test_*.py"])
+    return [path for entry in entries for path in sorted(ROOT.glob(entry)) if path.name not in SLOW]
+
+
+def kept_in(name: str, room: str) -> Path:
+    """Where something is kept of a room or a wing, such as build/mutation/results-reference-heads."""
+    return WORK / f"{name}-{room.replace('/', '-')}"
 
 
 def draw(room: str, count: int, seed: int) -> list[Case]:
@@ -191,7 +215,7 @@ def _run_pytest(copy: Path, arguments: list[str], output: Path, room: Path | Non
     watch = Watch(room)
     options = ["-q", "-p", "no:cacheprovider", f"--rootdir={copy}", "-c", str(copy / "pyproject.toml")]
     code = pytest.main([*options, *arguments], plugins=[watch])
-    imported = [str(sys.modules[f"ernie_m.{room}"].__file__) for room in TESTS if f"ernie_m.{room}" in sys.modules]
+    imported = [str(sys.modules[f"ernie_m.{room}"].__file__) for room in ROOMS if f"ernie_m.{room}" in sys.modules]
     if not all(file.startswith(str(copy)) for file in imported):
         raise RuntimeError(f"expected tests to import the copy in {copy}, got {imported}")
     lines = {test: sorted(found) for test, found in watch.lines.items()}
@@ -210,7 +234,7 @@ def copy_tree(name: str) -> Path:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "__pycache__", "*.egg-info"))
     (copy / "ernie_m").mkdir()
-    for room in TESTS:
+    for room in ROOMS:
         (copy / "ernie_m" / room).symlink_to(f"../{room}")
     return copy
 
@@ -225,10 +249,10 @@ def coverage(room: str) -> dict[str, Any]:
     A test file is measured again when it has changed, or a module that its tests ran. Tests that fail on the tree as it
     is are left out, aloud.
     """
-    kept = WORK / f"coverage-{room}.json"
+    kept = kept_in("coverage", room).with_suffix(".json")
     found = json.loads(kept.read_text()) if kept.exists() else {"modules": {}, "files": {}, "tests": {}}
     modules = digests(sorted((ROOT / room).glob("*.py")))
-    files = digests(path for entry in TESTS[room] for path in sorted(ROOT.glob(entry)) if path.name not in SLOW)
+    files = digests(judges_of(room))
     changed = {Path(name).name for name, text in modules.items() if found["modules"].get(name) != text}
     stale = {file for file, text in files.items() if found["files"].get(file) != text}
     stale |= {_file_of(test) for test, one in found["tests"].items() if changed & {name for name, _ in one["lines"]}}
@@ -236,9 +260,9 @@ def coverage(room: str) -> dict[str, Any]:
     tests = {test: one for test, one in found["tests"].items() if _file_of(test) in set(files) - stale}
     if stale:
         print(f"{room}: recording what the tests run, {len(stale)} files", flush=True)
-        output = WORK / f"recorded-{room}"
+        output = kept_in("recorded", room)
         output.with_suffix(".json").unlink(missing_ok=True)
-        copy = copy_tree(f"coverage-{room}")
+        copy = copy_tree(kept_in("coverage", room).name)
         os.waitpid(pytest(copy, sorted(stale), output, copy / room), 0)
         shutil.rmtree(copy)
         new = json.loads(output.with_suffix(".json").read_text())
@@ -326,7 +350,7 @@ def judge(cases: list[Case], room: str, jobs: int, patient: bool, record: Callab
 
 
 def results(room: str) -> dict[str, dict[str, Any]]:
-    kept = WORK / f"results-{room}.jsonl"
+    kept = kept_in("results", room).with_suffix(".jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     return {entry["key"]: entry for entry in map(json.loads, lines)}
 
@@ -356,7 +380,7 @@ def run(room: str, cases: list[Case], jobs: int, survivors: bool) -> None:
         waiting = [case for case in cases if case.key not in judged]
 
     def record(entry: dict[str, Any]) -> None:
-        with (WORK / f"results-{room}.jsonl").open("a") as file:
+        with kept_in("results", room).with_suffix(".jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
         told = f"killed by {entry['killer']}" if entry["killer"] else "SURVIVED"
         print(f"{entry['module']}:{entry['line']} {entry['operator']}: {told} ({entry['seconds']} s)", flush=True)
@@ -367,13 +391,16 @@ def run(room: str, cases: list[Case], jobs: int, survivors: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rooms", nargs="*", default=list(TESTS), metavar="room", help="default: all three")
-    parser.add_argument("--count", type=int, default=120, help="mutants drawn in each room")
+    parser.add_argument("rooms", nargs="*", default=list(ROOMS), metavar="room", help="or a wing; default: all rooms")
+    parser.add_argument("--count", type=int, default=120, help="mutants drawn in each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
     parser.add_argument("--survivors", action="store_true", help="run those that survived again, without a limit")
     parser.add_argument("--report", action="store_true", help="print the results so far")
     options = parser.parse_args()
+    for room in options.rooms:
+        if room.split("/")[0] not in ROOMS or not judges_of(room) or not list((ROOT / room).glob("*.py")):
+            parser.error(f"expected a room or a wing that has tests, such as reference/training, got {room}")
     drawn = {room: draw(room, options.count, options.seed) for room in options.rooms}
     if not options.report:
         WORK.mkdir(parents=True, exist_ok=True)
