@@ -45,6 +45,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "CLS_KEY_PENALTY = -10001.0",
     ): "exp of both is 0 beside other keys, and alone softmax ignores a constant; both have the same spacing of floats",
     (
+        "reference/objectives/masking.py",
+        "if not (len(given) == 3 and all(is_number(x) and x >= 0 for x in given) and abs(sum(given) - 1.0) <= 1e-9):",
+        "if not (len(given) == 3 and all(is_number(x) and x >= 0 for x in given) and abs(sum(given) - 1.0) < 1e-9):",
+    ): "1e-9 is no difference of two floats near 1",
+    (
         "reference/padding.py",
         'if cu_seqlens.ndim != 1 or cu_seqlens.size < 1 or cu_seqlens.dtype.kind not in "iu":',
         "if cu_seqlens.ndim != 1 or cu_seqlens.size < 1 or cu_seqlens.dtype.kind not in 'iu?':",

@@ -151,6 +151,17 @@ def test_no_answer_can_be_reached_in_camlm(
         assert found[i, text & (e.sides != e.sides[i])].all()
 
 
+@pytest.mark.parametrize("masks", ["in_place", "appended"])
+def test_one_masked_side_is_either_equally_often(masks: str) -> None:
+    """Seen red: a third side among those drawn, so that nothing is masked in a third of the examples."""
+    rng = np.random.default_rng(0)
+    drawn = [camlm([5, 6], [7, 8], VOCABULARY, rng, masks=masks, masked_sides="one", ratio=1.0) for _ in range(400)]
+    found = [e.sides[e.labels != IGNORE_INDEX].tolist() for e in drawn]
+    assert all(sides in ([0, 0], [1, 1]) for sides in found)
+    # 200 of 400, with a standard deviation of 10.
+    assert abs(found.count([1, 1]) - 200) < 5 * 10
+
+
 def faulty(e: Example, fault: str) -> np.ndarray:
     """What the tokens would see with one of two rules that leak, and that pass for one layer."""
     masked = e.labels != IGNORE_INDEX
@@ -369,6 +380,24 @@ def test_nothing_masked_has_no_loss_and_no_gradient() -> None:
 def test_bad_input_gets_one_clear_error(call: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         call(np.random.default_rng(0))
+
+
+SENTENCES_OF: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "mmlm": (lambda ids, rng: mmlm(ids, VOCABULARY, rng), ("ids",)),
+    "placeholders": (lambda ids, rng: btmlm_placeholders(ids, VOCABULARY, 1), ("ids",)),
+    "tlm": (lambda first, second, rng: tlm(first, second, VOCABULARY, rng), ("first", "second")),
+    "camlm": (lambda first, second, rng: camlm(first, second, VOCABULARY, rng), ("first", "second")),
+    "btmlm": (lambda ids, pseudo, rng: btmlm(ids, pseudo, VOCABULARY, rng), ("ids", "pseudo")),
+}
+
+
+@pytest.mark.parametrize("name", SENTENCES_OF)
+def test_a_sentence_that_holds_no_words_is_named(name: str) -> None:
+    call, arguments = SENTENCES_OF[name]
+    for argument in arguments:
+        given = {other: [0.5] if other == argument else [5] for other in arguments}
+        with pytest.raises(TypeError, match=f"^{argument}: expected integers, got float64"):
+            call(**given, rng=np.random.default_rng(0))
 
 
 NO_NUMBERS = (None, True, "a", [0.5], {}, float("nan"), float("inf"), -0.1)
