@@ -57,12 +57,12 @@ TESTS = {
         ),
     ],
     "tokenizer": ["tests/tokenizer/test_*.py", "tests/oracles/test_tokenizer_*.py"],
-    "reference/heads": [f"tests/reference/{name}.py" for name in ("test_heads", "test_words", "tasks/test_heads")],
+    "reference/heads": [f"tests/reference/{name}.py" for name in ("test_heads", "test_words", "test_gradients")],
     "reference/objectives": [
         f"tests/reference/{name}.py" for name in ("test_objectives", "test_attention_groups", "training/test_mixture")
     ],
     "reference/training": [
-        *(f"tests/reference/{part}.py" for part in ("training/test_*", "tasks/test_*", "demo/test_files")),
+        *(f"tests/reference/{part}.py" for part in ("training/test_*", "tasks/test_extraction", "tasks/test_heads")),
         "tests/kernels/training/test_finetuning.py",
     ],
     "reference/training/corpus": ["tests/reference/training/test_corpus_*.py"],
