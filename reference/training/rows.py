@@ -82,7 +82,7 @@ class RowEncoder:
         if not texts:
             return []
         distinct = list(dict.fromkeys(texts))
-        found = self.tokenizer(distinct, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found = self.tokenizer(distinct, add_special_tokens=False, return_offsets_mapping=True)
         columns = zip(distinct, found["input_ids"], found["offset_mapping"], strict=True)
         known = {text: Text(ids, np.array(spans, np.int64).reshape(-1, 2)) for text, ids, spans in columns}
         return [known[text] for text in texts]

@@ -13,7 +13,6 @@ import sentencepiece
 from ernie_m.reference import ErnieMConfig, ErnieMForMaskedLM, ErnieMModel, demo
 from ernie_m.reference.parameters import flatten
 from ernie_m.reference.tasks import Encoder
-from ernie_m.reference.training.evaluation import interval, piece_vectors, select
 from ernie_m.reference.training.retrieval import centred
 from ernie_m.tokenizer import ErnieMTokenizer
 
@@ -130,24 +129,3 @@ def test_the_log_is_that_of_the_recipe() -> None:
     assert numbers == sorted(set(numbers))
     assert numbers[-1] <= json.loads((DEMO / "recipe.json").read_text("utf-8"))["settings"]["steps"]
     assert abs(steps[0]["camlm"] - np.log(8000)) < 1 and steps[-1]["camlm"] < steps[0]["camlm"] - 2.5
-
-
-def test_items_of_an_evaluation_are_distinct_and_long_enough() -> None:
-    """Seen red: texts that are distinct in the hub language only; words not counted."""
-    same = [{"en": f"one two three number {i}", "de": f"Zahl {i // 2}"} for i in range(20)]
-    short = [{"en": f"too short {i}", "de": f"kurz {i}"} for i in range(20)]
-    (pairs,) = select([*same, *short], "en", 10).values()
-    assert len(set(pairs)) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 10
-    assert all(a.startswith("one two") for a, _ in pairs)
-    with pytest.raises(ValueError, match="en-de: expected at least 11 segments of 4 words, got 10"):
-        select([*same, *short], "en", 11)
-
-
-def test_piece_vectors_and_intervals_in_closed_form() -> None:
-    """A piece that is in every text counts nothing; an interval holds the mean."""
-    found = piece_vectors([[1, 1, 2], [1, 3], [1, 3, 3]], 4)
-    np.testing.assert_allclose(found, [[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]], atol=1e-12)
-    values = np.random.default_rng(0).random(400)
-    low, high = interval(values)
-    # The standard error is 0.289 / 20; 1.96 of them on either side, within a fifth.
-    assert low < values.mean() < high and 0.8 < (high - low) / (2 * 1.96 * values.std() / 20) < 1.2

@@ -267,6 +267,10 @@ ASKED = '{"question": "q", "context": "ab", "answers": %s}'
         ("answer", "a.jsonl", ASKED % '{"text": ["a"]}', "line 1: answers: expected"),
         ("answer", "a.jsonl", ASKED % '{"text": ["b"], "answer_start": [-1]}', "expected 'b' at -1, where the cont"),
         ("choose", "a.jsonl", '{"prompt": "a", "choices": ["b"], "label": 0}', "expected a list of at least two texts"),
+        *(
+            ("choose", "a.jsonl", f'{{"prompt": "a", "choices": ["b", {x}], "label": 0}}', "list of at least two texts")
+            for x in ('" "', "3", "null")
+        ),
         ("choose", "a.jsonl", '{"prompt": "a", "choices": ["b", "c"], "label": 2}', "index of one of 2 choices, got 2"),
         (
             "extract",

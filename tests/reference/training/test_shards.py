@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -56,6 +57,14 @@ def test_long_sentences_are_cut_and_long_translations_are_left_out(tmp_path: Pat
     assert [i for part in parts for i in part] == whole and max(map(len, parts)) == 10
     assert list(found.pairs) == ["en+ru"]
     assert found.about["left_out"] == {"translations that are too long": 1}
+
+
+def test_shards_name_the_files_that_they_are_made_of(tmp_path: Path) -> None:
+    """In a folder that is made with those above it."""
+    path = write_jsonl(tmp_path / "a.jsonl", segments(3000))
+    found = shard([path], TOKENIZER, tmp_path / "runs" / "new" / "out")
+    assert path.stat().st_size > 2**17
+    assert found.about["files"] == [{"name": "a.jsonl", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
 def test_the_same_files_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

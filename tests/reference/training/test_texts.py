@@ -51,6 +51,7 @@ def test_tables_come_back(tmp_path_factory: pytest.TempPathFactory, segments: li
         ("a.txt", b"x", "a.txt: expected a file whose name ends in .tsv or .jsonl"),
         ("a.tsv", b"en\tde\na\n", "a.tsv: line 2: expected 2 columns (en, de), got 1"),
         ("a.tsv", b"en\ten\na\tb\n", "a.tsv: line 1: expected the languages of the columns"),
+        ("a.tsv", b"en\tEine Katze.\n", "a.tsv: line 1: expected the languages of the columns"),
         ("a.tsv", b"A cat.\tEine Katze.\n", "a.tsv: line 1: expected the languages of the columns"),
         ("a.jsonl", b'{"en": "x"}\n[1]\n', "a.jsonl: line 2: expected a JSON object, got list"),
         ("a.jsonl", b'{"en": 3}\n', "a.jsonl: line 1: en: expected a text, got 3"),
