@@ -40,6 +40,7 @@ COMPARISONS = {
 }
 # Whose arguments are not swapped: it would change nothing, or not run at all.
 SYMMETRIC = {"max", "min", "maximum", "minimum", "fmax", "add", "multiply", "equal", "isinstance", "hasattr", "getattr"}
+SYMMETRIC |= {"result_type"}
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "maximum", "maximum": "minimum"}
 
 

@@ -12,6 +12,7 @@ from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
 from ernie_m.reference.heads import padded_logit
+from ernie_m.reference.parameters import flatten
 
 SEQUENCE = random_model(ernie.ErnieMForSequenceClassification, num_labels=3)
 CHOICE = random_model(ernie.ErnieMForMultipleChoice)
@@ -126,6 +127,27 @@ def test_dropout_of_heads_leaves_padding_out(mask: np.ndarray, more: int, seed: 
             np.testing.assert_array_equal(
                 padding, np.broadcast_to(model.parameters.head["classifier"].bias, padding.shape)
             )
+
+
+@pytest.mark.parametrize("cls", [ernie.ErnieMForTokenClassification, ernie.ErnieMForSequenceClassification])
+def test_dropout_of_heads_drops_other_entries_of_every_vector(cls: Any) -> None:
+    """Of vectors that are equal without it. Seen red: all at the first one's place in the generator's numbers."""
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "act_dropout": 0.0}
+    model = random_model(cls, num_labels=3, classifier_dropout=0.5, **rates)
+    found = model(np.full((8, 3), 5), position_ids=np.zeros((8, 3), int), rng=np.random.default_rng(0)).logits
+    vectors = found.reshape(-1, 3)
+    assert len(np.unique(vectors, axis=0)) == len(vectors)
+
+
+def test_which_models_have_a_pooler() -> None:
+    """As in transformers, where information extraction does not use its own."""
+    found = {cls for cls in CLASSES if any("pooler" in path for path in flatten(random_model(cls).parameters))}
+    assert found == {
+        ernie.ErnieMModel,
+        ernie.ErnieMForSequenceClassification,
+        ernie.ErnieMForMultipleChoice,
+        ernie.ErnieMForInformationExtraction,
+    }
 
 
 def test_losses_are_nan_if_no_target_counts() -> None:

@@ -60,6 +60,17 @@ def test_the_loss_is_that_of_the_labelled_tokens(mask: np.ndarray, seed: int, we
     )
 
 
+def test_a_trace_has_logits_and_gradients_in_the_places_of_the_labels() -> None:
+    """And 0 elsewhere. Seen red: the rows that are predicted as if they were the batch."""
+    labels = np.array([[-100, 7, -100, 2], [0, -100, -100, 5]])
+    counted = (labels != -100) & (MASK == 1)
+    with ernie.trace() as t:
+        ernie.value_and_gradients(MODEL, IDS, MASK, labels=labels)
+    logits = np.where(counted[..., None], MODEL(IDS, MASK).logits, 0)
+    np.testing.assert_allclose(t["prediction.decoder"].padded(), logits, rtol=0, atol=1e-12)
+    assert (t["grad:prediction.decoder"].padded().any(axis=-1) == counted).all()
+
+
 @pytest.mark.parametrize("weights", [None, np.zeros((2, 4))])
 def test_without_anything_to_predict_the_loss_is_nan_and_the_gradient_0(weights: Any) -> None:
     labels = np.full((2, 4), -100) if weights is None else np.full((2, 4), 7)
