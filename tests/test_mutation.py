@@ -38,6 +38,8 @@ def changed(source: str) -> dict[str, list[str]]:
         ("x = 1e30", "constant", ["x = 1.01e+30"]),
         ("x = 'a', 'a b', f'a'", "string", ["x = 'a?', 'a b', f'a'"]),
         ("x = f(a, b, c=1)", "keyword", ["x = f(a, b)"]),
+        ("x = zip(a, strict=True)", "keyword", []),
+        ("x = zip(a, strict=True)", "constant", []),
         ("x = f(a, b, c=1)", "swap", ["x = f(b, a, c=1)"]),
         ("x = max(a, b)", "swap", []),
         ("x = max(a, b)", "name", ["x = min(a, b)"]),

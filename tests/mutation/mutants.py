@@ -3,7 +3,7 @@
 `sites(source)` lists every change; `apply` makes one of them. The operators are those of `Finder`: an operator replaced
 by its neighbour, a number or a string changed, a condition negated, an argument dropped or two swapped, a bound of a
 slice moved, a statement or a result left out. Names, imports, types, docstrings, `__all__`, decorators, the text of
-errors and warnings, f-strings and strings with a blank in them (prose) are left alone.
+errors and warnings, f-strings, strings with a blank in them (prose) and `strict` of `zip` are left alone.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ COMPARISONS = {
     ast.IsNot: ("is not", "is"),
 }
 # Whose arguments are not swapped: it would change nothing, or not run at all.
-SYMMETRIC = {"max", "min", "maximum", "minimum", "fmax", "add", "multiply", "equal", "isinstance", "hasattr", "getattr"}
-SYMMETRIC |= {"result_type"}
+SYMMETRIC = {"max", "min", "maximum", "minimum", "fmax", "add", "multiply", "equal", "result_type"}
+SYMMETRIC |= {"isinstance", "hasattr", "getattr"}
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "maximum", "maximum": "minimum"}
 
 
@@ -238,12 +238,14 @@ class Finder(ast.NodeVisitor):
             return
         arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
         texts = [self.text(argument) for argument in arguments]
-        for i in range(len(node.args), len(arguments)):
+        # `zip` has one, `strict`, which guards against later changes of the code.
+        keywords = [] if name == "zip" else node.keywords
+        for i in range(len(node.args), len(node.args) + len(keywords)):
             self.call("keyword", node, texts[:i] + texts[i + 1 :])
         starred = any(isinstance(argument, ast.Starred) for argument in node.args[:2])
         if len(node.args) > 1 and not starred and name not in SYMMETRIC:
             self.call("swap", node, [texts[1], texts[0], *texts[2:]])
-        self.generic_visit(node)
+        self.visit_all(node.func, *node.args, *keywords)
 
     def call(self, operator: str, node: ast.Call, arguments: list[str]) -> None:
         self.replace(operator, node, f"{self.text(node.func)}({', '.join(arguments)})")
