@@ -29,6 +29,7 @@ from tokenizer_texts import texts
 
 import ernie_m.reference as ernie
 from ernie_m.reference import demo
+from ernie_m.reference.activations import sigmoid
 from ernie_m.reference.groups import TOKENS
 from ernie_m.reference.parameters import flatten, unflatten
 from ernie_m.reference.tasks import Answerer, Chooser, Classifier, Tagger
@@ -233,6 +234,24 @@ def test_window_mean_is_the_mean_of_the_windows_probabilities() -> None:
         assert len(parts) > 1 and [scores[name] for name in NLI] == pytest.approx(probs.tolist(), abs=BOUND)
     found = job.zero_shot(LONG, ["x", "a much longer label"])
     assert sum(one.score for one in found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(
+    ("problem", "squash"),
+    [
+        ("regression", lambda x: x),
+        ("single_label_classification", lambda x: ernie.softmax(x) if len(x) > 1 else sigmoid(x)),
+        ("multi_label_classification", sigmoid),
+    ],
+)
+def test_scores_follow_the_problem(problem: str, squash: Any, classes: int) -> None:
+    """Values for a regression, and probabilities of each class or over all."""
+    names = dict(enumerate(NLI[:classes]))
+    model = random_model(Classifier.head, vocab_size=len(TOKENIZER), id2label=names, problem_type=problem)
+    scores = {one.label: one.score for one in Classifier(model, TOKENIZER).classify("a b", top_k=None)}
+    logits = model(np.array([TOKENIZER("a b")["input_ids"]])).logits[0]
+    assert [scores[name] for name in names.values()] == pytest.approx(squash(logits).tolist(), abs=BOUND)
 
 
 def test_what_is_cut_is_said_once() -> None:
