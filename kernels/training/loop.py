@@ -90,8 +90,8 @@ class _Run:
 
 def train(
     model: Any, task: Task, settings: Settings, directory: Path, group: Group, recipe: dict[str, Any], resume: bool
-) -> dict[str, Any]:
-    """Train, and return the figures of the last evaluation.
+) -> None:
+    """Train; the task keeps the model.
 
     directory: where `checkpoint.pt` and the log go. recipe: what the run is made of, kept in the checkpoint; with
     `resume`, a run of another recipe is refused.
@@ -108,7 +108,6 @@ def train(
     optimizer = adamw(net, settings)
     rates = [entry["lr"] for entry in optimizer.param_groups]
     run = _Run()
-    figures: dict[str, Any] = {}
     scaler = torch.amp.GradScaler(group.device.type, enabled=settings.precision == "float16")
     if not resume:
         refuse_lost(directory, settings.save_every)
@@ -137,7 +136,7 @@ def train(
                 if run.step % settings.log_every == 0 or last:
                     _record(log, run, norm, settings.rate * factor)
                 if run.step % settings.evaluate_every == 0 or last:
-                    figures = _evaluate(net, task, run, log, group)
+                    _evaluate(net, task, run, log, group)
                 stops = 0 < settings.patience <= run.waited
                 if run.step % settings.save_every == 0 or last or stops or signalled:
                     save()
@@ -146,7 +145,6 @@ def train(
         finally:
             if log is not None:
                 log.close()
-    return figures
 
 
 def refuse_lost(directory: Path, save_every: int) -> None:
@@ -227,7 +225,7 @@ def _record(log: Log | None, run: _Run, norm: float, rate: float) -> None:
         log.write({"step": run.step, **counts, **means, "norm": norm, "rate": rate})
 
 
-def _evaluate(net: Module, task: Task, run: _Run, log: Log | None, group: Group) -> dict[str, Any]:
+def _evaluate(net: Module, task: Task, run: _Run, log: Log | None, group: Group) -> None:
     """Evaluate; keep the model if it is the best so far."""
     model = inside(net)
     model.eval()
@@ -245,4 +243,3 @@ def _evaluate(net: Module, task: Task, run: _Run, log: Log | None, group: Group)
         state = saving.weights(net)
         if group.leads:
             task.keep(model, state, figures)
-    return figures

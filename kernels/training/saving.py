@@ -27,6 +27,8 @@ from .parallel import Group
 
 # In the directory of a run: its checkpoint, and the model that is kept.
 FILE, MODEL = "checkpoint.pt", "model"
+# What a checkpoint must hold; `scaler` is for float16.
+NEEDED = {"model", "optimizer", "recipe", "step", "best", "waited", "tokens", "targets", "sums"}
 
 
 def save(directory: Path, model: Module, optimizer: Optimizer, about: dict[str, Any], group: Group) -> None:
@@ -71,6 +73,6 @@ def peek(directory: Path) -> dict[str, Any]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a checkpoint of a run: {reason}") from None
-    if not isinstance(found, dict) or not {"model", "optimizer", "recipe", "step", "best", "sums"} <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= NEEDED:
         raise ValueError(f"{path}: not a checkpoint of a run")
     return found

@@ -12,6 +12,7 @@ from ernie_m.reference.array import Array
 from ernie_m.reference.groups import batches
 from ernie_m.reference.objectives import Vocabulary
 from ernie_m.reference.objectives.examples import sequence
+from ernie_m.reference.padding import pad_ids
 
 
 def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> Array:  # N texts -> (N, L + 1, E)
@@ -19,10 +20,7 @@ def mean_vectors(model: Any, texts: Sequence[Array], vocabulary: Vocabulary) -> 
     found: dict[int, Array] = {}
     for rows in batches([len(text) + 2 for text in texts], None):
         ids = [sequence(vocabulary, texts[i])[0] for i in rows]
-        S = max(map(len, ids))
-        padded = np.array([np.pad(x, (0, S - len(x)), constant_values=vocabulary.pad) for x in ids])
-        mask = np.array([np.arange(S) < len(x) for x in ids]).astype(np.int64)
-        given = (torch.from_numpy(x).to(model.device) for x in (padded, mask))
+        given = (torch.from_numpy(x).to(model.device) for x in pad_ids(ids, vocabulary.pad))
         with torch.no_grad():
             states = model(*given, output_hidden_states=True).hidden_states
         # Padded positions are 0.

@@ -114,7 +114,7 @@ def test_job_targets_come_back_from_perfect_outputs(task: str, data: st.DataObje
     said: list[list[Any]] = [[] for _ in records]
     for row, one in zip(rows, job.read(perfect(task, arguments, len(job.labels)), rows), strict=True):
         said[row.record].append(one)
-    assert job.figures(records, said)[job.decides] == 1
+    assert set(job.figures(records, said).values()) == {1}
 
 
 @settings(max_examples=60)
@@ -258,6 +258,31 @@ def test_extract_begins_with_the_frequency_of_starts_and_ends() -> None:
     assert float(model.linear_end.bias.detach()) == before
 
 
+TEXT = "all houses"
+
+
+def marked(kind: str, start: int, end: int) -> Any:
+    """A record with one span of TEXT."""
+    if kind == "tag":
+        return Tagged(text=TEXT, spans=(Span(start, end, "x"),))
+    if kind == "answer":
+        return Answered(question="q", context=TEXT, answers=(Span(start, end),))
+    if kind == "extract":
+        return Extracted(prompt="q", content=TEXT, spans=(Span(start, end),))
+    shift = len(TEXT) + 1
+    return Extracted(prompt=TEXT, content="q", spans=(Span(start - shift, end - shift),))
+
+
+@pytest.mark.parametrize("kind", ["tag", "answer", "extract", "option"])
+def test_spans_that_end_within_a_token_are_counted(kind: str) -> None:
+    start, end = RowEncoder(DEMO, 64).texts([TEXT])[0].offsets[-1].tolist()
+    assert end - start > 1
+    records = [marked(kind, start, end), *[marked(kind, start, end - 1)] * 2]
+    job = JOBS["extract" if kind == "option" else kind](DEMO, 64, records)
+    job.rows(records)
+    assert dict(job.encoder.notes) == {"spans that do not begin and end where tokens do": 2}
+
+
 def lines(records: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
@@ -330,8 +355,9 @@ def trained(request: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_finetune_learns_a_few_examples_by_heart(trained: tuple[str, Path]) -> None:
     task, folder = trained
-    figures = [r[JOBS[task].decides] for r in logs.read(folder / "out" / "log.jsonl") if JOBS[task].decides in r]
-    assert max(figures) == 1
+    records = logs.read(folder / "out" / "log.jsonl")
+    assert max(record.get(JOBS[task].decides, 0) for record in records) == 1
+    assert all(("loss" in record) == ("norm" in record) for record in records)
 
 
 def test_finetune_keeps_the_best_model_for_transformers(trained: tuple[str, Path]) -> None:

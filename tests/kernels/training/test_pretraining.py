@@ -45,9 +45,14 @@ def test_pseudo_tokens_are_the_references(shards: Shards, monkeypatch: pytest.Mo
     last sentences left out; places counted from the sentence's end."""
     monkeypatch.setattr(pretraining, "ROWS", rows)
     reference, model = models()
+    sizes: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, given, options: sizes.append(options["input_ids"].shape[0]), with_kwargs=True
+    )
     given = [btmlm_placeholders(shards.text(i), WORDS, 1 + i % 3) for i in range(7)]
     found = pretraining.predict(model, given, WORDS)
     assert model.training and len(found) == len(given)
+    assert sum(sizes) == 7 and {1: len(sizes) == 7, 20: 1 < len(sizes) < 7, 10_000: len(sizes) == 1}[rows]
     for e, words in zip(given, found, strict=True):
         batch = collate([e], WORDS)
         logits = reference(**{name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}).logits

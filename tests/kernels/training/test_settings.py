@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 import pytest
 
 from ernie_m.kernels.training import Settings
+from ernie_m.reference.training import train
 
 NAN, INFINITY = float("nan"), float("inf")
 GOOD: dict[str, Any] = {"steps": 5, "rate": 1e-3}
@@ -76,6 +78,14 @@ def test_limits_are_allowed(name: str, values: list[Any]) -> None:
         found = Settings.from_dict({**GOOD, name: value})
         assert found.as_dict()[name] == (list(value) if name == "betas" else value)
         assert Settings.from_dict(found.as_dict()) == found
+
+
+def test_defaults_are_the_references_and_plain() -> None:
+    names, found = {"limit": "clip"}, Settings(**GOOD)
+    for name, parameter in signature(train).parameters.items():
+        if parameter.default not in (parameter.empty, None):
+            assert getattr(found, names.get(name, name)) == parameter.default, name
+    assert (found.accumulate, found.precision, found.checkpointing, found.patience) == (1, "float32", False, 0)
 
 
 def test_names_and_what_is_lacking() -> None:
