@@ -211,11 +211,8 @@ def load_parameters(
         listed = [names.file_name(path, checkpoint.format, checkpoint.prefix) for path in new]
         text = ", ".join(summary((name, wrong.get(name, "")) for name in listed))
         print(f"{directory}: not loaded, but initialised from seed {seed}: {text}", file=sys.stderr)
-    dtypes = {array.dtype for array in arrays.values()}
-    if len(dtypes) > 1:
-        largest = np.result_type(*dtypes)
-        arrays = {path: array.astype(largest, copy=False) for path, array in arrays.items()}
-    return {path: arrays[path] for path in wanted}, report
+    largest = np.result_type(*{array.dtype for array in arrays.values()})
+    return {path: arrays[path].astype(largest, copy=False) for path in wanted}, report
 
 
 def read_config(directory: str | PathLike[str], **changes: Any) -> ErnieMConfig:

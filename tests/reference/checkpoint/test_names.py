@@ -37,6 +37,10 @@ def test_file_name_of_examples() -> None:
         ("pooler.weight", "ernie_m.pooler.dense.weight", None),
         ("head.qa_outputs.bias", "qa_outputs.bias", "classifier.bias"),
         ("head.linear_end.weight", "linear_end.weight", None),
+        # As BERT's masked language model has them.
+        ("prediction.bias", "cls.predictions.bias", None),
+        ("prediction.dense.weight", "cls.predictions.transform.dense.weight", None),
+        ("prediction.layer_norm.bias", "cls.predictions.transform.LayerNorm.bias", None),
     ]:
         assert names.file_name(path, names.HUGGINGFACE, "ernie_m.") == huggingface
         assert names.file_name(path, names.PADDLE, "ernie_m.") == (paddle or huggingface)

@@ -105,6 +105,15 @@ def test_from_pretrained_of_paddle_half_precision(bf16: bool, tmp_path: Path) ->
             np.testing.assert_array_equal(found[name], wide.astype(kind))
 
 
+@pytest.mark.parametrize("path", ["word_embeddings", "layers.1.linear1.bias"])
+def test_from_pretrained_of_several_dtypes_has_the_widest(path: str, tmp_path: Path) -> None:
+    model = random_model(dtype=np.float32, intermediate_size=96)
+    name, exact = file_name(path, PADDLE), np.random.default_rng(0).standard_normal(arrays_of(model)[path].shape)
+    loaded = ernie.ErnieMModel.from_pretrained(write_paddle(tmp_path, model, **{name: exact}))
+    assert {array.dtype for array in arrays_of(loaded).values()} == {np.dtype(np.float64)}
+    np.testing.assert_array_equal(arrays_of(loaded)[path], exact)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16", "complex64", object(), 3])
 def test_from_pretrained_refuses_other_dtypes(dtype: Any, tmp_path: Path) -> None:
     random_model(dtype=np.float32).save_pretrained(tmp_path)
