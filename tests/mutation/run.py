@@ -57,7 +57,7 @@ TESTS = {
         ),
     ],
     "tokenizer": ["tests/tokenizer/test_*.py", "tests/oracles/test_tokenizer_*.py"],
-    "reference/heads": [f"tests/reference/{name}.py" for name in ("test_heads", "test_words", "test_gradients")],
+    "reference/heads": [f"tests/reference/test_{part}.py" for part in ("heads", "words", "gradients", "trace")],
     "reference/objectives": [
         f"tests/reference/{name}.py" for name in ("test_objectives", "test_attention_groups", "training/test_mixture")
     ],
