@@ -70,11 +70,14 @@ def test_groups_compute_camlm(sizes: list[tuple[int, int]], seed: int, options: 
 
 
 @given(SIZES, SEEDS, OPTIONS)
-def test_the_masked_tokens_are_together(sizes: list[tuple[int, int]], seed: int, options: dict[str, Any]) -> None:
-    """Those of a side follow each other, so a head can slice them."""
+def test_the_order_is_text_then_masks_of_the_other_side(
+    sizes: list[tuple[int, int]], seed: int, options: dict[str, Any]
+) -> None:
+    """[X, M_y, Y, M_x]. The masked tokens of a side follow each other, so a head can slice them."""
     for e in examples(sizes, seed, options):
         order, groups = arrange(e)
-        masked = (e.labels != -100)[order]
+        masked, second = (e.labels != -100)[order], (e.sides == 1)[order]
+        assert (np.diff(2 * (second ^ masked) + masked) >= 0).all()
         ranges = [range(first, q1) for _, q1, first, _, _ in groups.tolist()]
         assert sorted(itertools.chain(*ranges)) == np.flatnonzero(masked).tolist()
 

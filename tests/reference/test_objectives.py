@@ -6,6 +6,7 @@ text; special tokens among the masked; labels of the replaced tokens instead of 
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_shares_say_what_becomes_of_masked_tokens(seed: int, shares: tuple[float
             assert not np.isin(found, VOCABULARY.special).any()
         else:
             assert (found == answers).all()
+
+
+@pytest.mark.parametrize("objective", [mmlm, tlm, camlm, btmlm])
+def test_defaults_are_those_of_xlm(objective: Any) -> None:
+    """But for the shares of CAMLM, where a word that is not replaced tells its own answer."""
+    shares = (1.0, 0.0, 0.0) if objective is camlm else (0.8, 0.1, 0.1)
+    defaults = {name: parameter.default for name, parameter in signature(objective).parameters.items()}
+    assert (defaults["ratio"], defaults["shares"], defaults["weight"]) == (0.15, shares, 1.0)
 
 
 def test_random_words_are_all_words_and_no_special_tokens() -> None:
@@ -309,10 +318,12 @@ def test_pseudo_tokens_are_words(seed: int) -> None:
 
 def test_drawn_pseudo_tokens_follow_the_softmax() -> None:
     logits = np.full((20000, 50), -np.inf)
-    logits[:, 10], logits[:, 11] = 0.0, 2.0 * np.log(3.0)
+    shares = {10: 0.1, 11: 0.2, 12: 0.7}
+    logits[:, list(shares)] = 2.0 * np.log(list(shares.values()))
     drawn = objectives.pseudo_tokens(logits, VOCABULARY, np.random.default_rng(0), temperature=2.0)
-    assert set(drawn.tolist()) == {10, 11}
-    assert abs((drawn == 11).mean() - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 20000)
+    assert set(drawn.tolist()) == shares.keys()
+    for word, share in shares.items():
+        assert abs((drawn == word).mean() - share) < 5 * np.sqrt(share * (1 - share) / 20000)
 
 
 @given(PAIRS, SEEDS, st.sampled_from(["mmlm", "all"]))

@@ -85,6 +85,16 @@ def test_from_pretrained_of_paddle(cls: Any, protocol: int, tmp_path: Path) -> N
     assert all(array.flags.c_contiguous for array in arrays_of(ours).values())
 
 
+def test_a_file_of_paddle_is_known_by_its_suffix_too(tmp_path: Path) -> None:
+    """So that what it lacks is named as Paddle does: the names of attention tell the formats apart."""
+    model = random_model(dtype=np.float32)
+    state = {name: x for name, x in paddle_state(model).items() if ".self_attn." not in name}
+    write_config(tmp_path, model)
+    (tmp_path / "model_state.pdparams").write_bytes(pickle.dumps(state, 4))
+    with pytest.raises(ValueError, match=r"encoder\.layers\.1\.self_attn\.q_proj\.weight"):
+        ernie.ErnieMModel.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_from_pretrained_of_paddle_half_precision(bf16: bool, tmp_path: Path) -> None:
     """Loaded as float32 exactly, or as requested. Paddle stores bfloat16 as uint16."""
