@@ -40,6 +40,7 @@ def changed(source: str) -> dict[str, list[str]]:
         ("x = f(a, b, c=1)", "keyword", ["x = f(a, b)"]),
         ("x = zip(a, strict=True)", "keyword", []),
         ("x = zip(a, strict=True)", "constant", []),
+        ("x = a.reshape(-1, 2)", "constant", ["x = a.reshape(-1, 3)"]),
         ("x = f(a, b, c=1)", "swap", ["x = f(b, a, c=1)"]),
         ("x = max(a, b)", "swap", []),
         ("x = max(a, b)", "name", ["x = min(a, b)"]),

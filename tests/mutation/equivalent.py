@@ -49,11 +49,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "arrays = {path: array.astype(wanted) for path, array in flatten(self.parameters).items()}",
     ): COPY,
     (
-        "reference/targets.py",
-        "call[name] = array.reshape(-1, *array.shape[2:])",
-        "call[name] = array.reshape(-2, *array.shape[2:])",
-    ): "NumPy takes any negative length for the unknown one",
-    (
         "reference/tasks/classifying.py",
         'place = "\\x00"',
         "place = '\\x00?'",

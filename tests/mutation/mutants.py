@@ -3,7 +3,8 @@
 `sites(source)` lists every change; `apply` makes one of them. The operators are those of `Finder`: an operator replaced
 by its neighbour, a number or a string changed, a condition negated, an argument dropped or two swapped, a bound of a
 slice moved, a statement or a result left out. Names, imports, types, docstrings, `__all__`, decorators, the text of
-errors and warnings, f-strings, strings with a blank in them (prose) and `strict` of `zip` are left alone.
+errors and warnings, f-strings, strings with a blank in them (prose), `strict` of `zip` and -1 of `reshape` are left
+alone.
 """
 
 from __future__ import annotations
@@ -245,7 +246,9 @@ class Finder(ast.NodeVisitor):
         starred = any(isinstance(argument, ast.Starred) for argument in node.args[:2])
         if len(node.args) > 1 and not starred and name not in SYMMETRIC:
             self.call("swap", node, [texts[1], texts[0], *texts[2:]])
-        self.visit_all(node.func, *node.args, *keywords)
+        # For -1, `reshape` takes any negative number.
+        args = [arg for arg in node.args if name != "reshape" or self.text(arg) != "-1"]
+        self.visit_all(node.func, *args, *keywords)
 
     def call(self, operator: str, node: ast.Call, arguments: list[str]) -> None:
         self.replace(operator, node, f"{self.text(node.func)}({', '.join(arguments)})")

@@ -218,6 +218,7 @@ IDS = np.full((2, 3), 5)
         (SEQUENCE, {"labels": [0.5, 1.0]}, r"labels: expected shape \(2, 3\), got \(2,\)"),
         (SEQUENCE, {"labels": np.full((2, 3), 1.5)}, "labels: expected numbers from 0 to 1, got 1.5"),
         (SEQUENCE, {"labels": ["a", "b"]}, "labels: expected"),
+        (CHOICE, {"labels": [2]}, r"labels: expected classes in \[0, 2\), or -100 to ignore, got 2"),
         (TOKEN, {"labels": [0, 1]}, r"labels: expected shape \(2, 3\), got \(2,\)"),
         (TOKEN, {"labels": np.zeros((2, 3))}, "labels: expected integers, got float64"),
         (ANSWER, {"start_positions": [0, 1]}, "end_positions: expected together with start_positions, got None"),
@@ -231,7 +232,7 @@ IDS = np.full((2, 3), 5)
 )
 def test_heads_reject_bad_targets(model: Any, given: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        model(IDS, **given)
+        model(IDS[None] if model is CHOICE else IDS, **given)
 
 
 def test_heads_reject_bad_options() -> None:
