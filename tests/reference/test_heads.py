@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from rounding import MODEL_BOUND
 
 import ernie_m.reference as ernie
+from ernie_m.reference.dropout import draw_seeds, dropout
 from ernie_m.reference.heads import padded_logit
+from ernie_m.reference.linear import linear
+from ernie_m.reference.model import pool
 from ernie_m.reference.parameters import flatten
 
 SEQUENCE = random_model(ernie.ErnieMForSequenceClassification, num_labels=3)
@@ -129,14 +132,22 @@ def test_dropout_of_heads_leaves_padding_out(mask: np.ndarray, more: int, seed: 
             )
 
 
-@pytest.mark.parametrize("cls", [ernie.ErnieMForTokenClassification, ernie.ErnieMForSequenceClassification])
-def test_dropout_of_heads_drops_other_entries_of_every_vector(cls: Any) -> None:
-    """Of vectors that are equal without it. Seen red: all at the first one's place in the generator's numbers."""
+def test_dropout_of_heads_counts_real_tokens_from_0() -> None:
+    """With the last of a call's seeds; a text's vector has the number of its first token. Seen red: the same entries of
+    every vector dropped."""
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "act_dropout": 0.0}
-    model = random_model(cls, num_labels=3, classifier_dropout=0.5, **rates)
-    found = model(np.full((8, 3), 5), position_ids=np.zeros((8, 3), int), rng=np.random.default_rng(0)).logits
-    vectors = found.reshape(-1, 3)
-    assert len(np.unique(vectors, axis=0)) == len(vectors)
+    mask = np.array([[0, 1, 1], [0, 0, 0], [0, 1, 1]])
+    for cls in (ernie.ErnieMForTokenClassification, ernie.ErnieMForSequenceClassification):
+        model = random_model(cls, num_labels=3, classifier_dropout=0.5, **rates)
+        encoded = model.encode((np.full((3, 3), 5), mask), {})
+        seed = draw_seeds(np.random.default_rng(0), model.config.num_hidden_layers)[-1]
+        logits = model(np.full((3, 3), 5), mask, rng=np.random.default_rng(0)).logits
+        if cls is ernie.ErnieMForTokenClassification:
+            found, x, index = logits[mask == 1], encoded.hidden[mask == 1], np.arange(4)
+        else:
+            found, x, index = logits[[0, 2]], pool(encoded, model.parameters.pooler)[[0, 2]], np.array([0, 2])
+        expected = linear(dropout(x, 0.5, seed, index), model.parameters.head["classifier"])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=MODEL_BOUND)
 
 
 def test_which_models_have_a_pooler() -> None:
