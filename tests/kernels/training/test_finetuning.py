@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -281,6 +282,15 @@ def test_spans_that_end_within_a_token_are_counted(kind: str) -> None:
     job = JOBS["extract" if kind == "option" else kind](DEMO, 64, records)
     job.rows(records)
     assert dict(job.encoder.notes) == {"spans that do not begin and end where tokens do": 2}
+
+
+@pytest.mark.parametrize("kind", ["tag", "extract"])
+def test_precision_is_of_what_was_found(kind: str) -> None:
+    """One of two spans found: all that was found is right, and half of what was wanted is found."""
+    one, two = (marked(kind, *span) for span in ((0, 3), (4, 10)))
+    record = replace(one, spans=one.spans + two.spans)
+    found = JOBS[kind](DEMO, 64, [record]).figures([record], [[list(one.spans)]])
+    assert found == pytest.approx({"precision": 1, "recall": 1 / 2, "f1": 2 / 3})
 
 
 def lines(records: list[dict[str, Any]]) -> str:
