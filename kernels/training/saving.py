@@ -27,8 +27,8 @@ from .parallel import Group
 
 # In the directory of a run: its checkpoint, and the model that is kept.
 FILE, MODEL = "checkpoint.pt", "model"
-# What a checkpoint must hold; `scaler` is for float16.
-NEEDED = {"model", "optimizer", "recipe", "step", "best", "waited", "tokens", "targets", "sums"}
+# What a checkpoint must hold.
+NEEDED = {"model", "optimizer", "scaler", "recipe", "step", "best", "waited", "tokens", "targets", "sums"}
 
 
 def save(directory: Path, model: Module, optimizer: Optimizer, about: dict[str, Any], group: Group) -> None:
