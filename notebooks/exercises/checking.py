@@ -123,7 +123,7 @@ def not_written(exercise: str, function: Callable[..., Any], arrays: str) -> str
         # Allocated memory that is never written holds nan.
         with poisoned([]):
             got = function(*inputs.values())
-    except Exception:
+    except (Exception, SystemExit):
         return ""
     if got is None:
         return "it returned None"
@@ -206,7 +206,7 @@ def compare(function: Callable[..., Any], inputs: dict[str, Any], expected: Arra
         # Allocated memory that is never written holds nan.
         with poisoned([]):
             got = function(*given.values())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Wrong(f"it raised {type(error).__name__}: {error}", inputs, expected, limit)
     if changed := [name for name, value in inputs.items() if not np.array_equal(value, given[name])]:
         return Wrong(f"it changed its argument {changed[0]}", inputs, expected, limit)

@@ -19,7 +19,7 @@ def call(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, str]:
     given = {name: x.copy() if isinstance(x, np.ndarray) else x for name, x in inputs.items()}
     try:
         got = function(*given.values())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, f"it raised {type(error).__name__}: {error}"
     if changed := [name for name, x in inputs.items() if not np.array_equal(x, given[name])]:
         return None, f"it changed its argument {changed[0]}"

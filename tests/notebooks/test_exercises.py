@@ -228,6 +228,13 @@ def test_mistake_that_square_inputs_hide_is_shown_on_others(checking: ModuleType
     assert "Hint: on other inputs it raised ValueError: operands could not be broadcast" in found.text
 
 
+@pytest.mark.parametrize("exercise", ["softmax", "unpad", "row_sum"])
+def test_function_that_exits_is_not_right(checking: ModuleType, exercise: str) -> None:
+    """Seen red: SystemExit ended the notebook's process."""
+    found = checking.examine(exercise, lambda *arguments: sys.exit(3), "numpy")
+    assert not found.right and f"{exercise}: not right yet: it raised SystemExit: 3" in found.text
+
+
 def test_gelu_of_exercise_4_can_be_checked_by_central_differences(
     checking: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -114,6 +115,7 @@ def test_calls_that_fail_are_told(masks: ModuleType, spans: ModuleType) -> None:
     for checks, function, words in (
         (masks, lambda sides, masked: masked.fill(True), "it changed its argument masked"),
         (spans, lambda starts, ends, threshold: starts[99], "it raised IndexError"),
+        (masks, lambda sides, masked: sys.exit(3), "it raised SystemExit: 3"),
     ):
         right, text, _ = checks.examine(function, 20)
         assert not right and words in text, text
