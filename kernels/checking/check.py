@@ -139,7 +139,7 @@ def _validate(
     if arrays not in ("torch", "numpy"):
         raise ValueError(f"arrays: expected 'torch' or 'numpy', got {arrays!r}")
     known = [dtype for dtype in TORCH_DTYPES if arrays == "torch" or dtype != "bfloat16"]
-    chosen = known if dtypes is None else [dtypes] if isinstance(dtypes, str) else list(dtypes)
+    chosen = known if dtypes is None else [dtypes] if isinstance(dtypes, str) else list(dict.fromkeys(dtypes))
     if not chosen:
         raise ValueError(f"dtypes: expected at least one of {', '.join(known)}, got none")
     for dtype in chosen:

@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not HAS_TRITON:
         raise RuntimeError("triton is not installed: there is nothing to compile with (pip install 'ernie-m[kernels]')")
     check_arguments(arguments)
+    # A name that is repeated counts once.
+    arguments.target, arguments.dtype = (list(dict.fromkeys(x)) for x in (arguments.target, arguments.dtype))
     if interpreter.is_active() or "TRITON_INTERPRET" in os.environ:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         command = [sys.executable, "-m", "ernie_m.kernels", *arguments.argv]

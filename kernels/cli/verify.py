@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if status is not None:
         return status
     start = time.perf_counter()
-    dtypes = tuple(arguments.dtype or TORCH_DTYPES)
+    dtypes = tuple(dict.fromkeys(arguments.dtype or TORCH_DTYPES))
     verify.prepare()
     write = Writer(arguments.json)
     write.line(f"kernels against their twins in NumPy ({verify.where()})")

@@ -70,6 +70,8 @@ def test_check_takes_triton_launchers_and_reports_each_dtype() -> None:
     report = check(launch_gelu, "gelu", examples=8, tail=False)
     assert list(report.dtypes) == ["float32", "float16", "bfloat16"]
     assert [found.inputs for found in report.dtypes.values()] == [8, 8, 8]
+    once, twice = (check(planted.gelu, "gelu", ["float16"] * n, quick=True).tried.calls for n in (1, 2))
+    assert once == twice
     assert set(report.dtypes["bfloat16"].worst) == {"componentwise", "rms", "signed_mean"}
     assert str(report).startswith("launch_gelu computes gelu: all errors within bounds\n  float32   8 drawn inputs")
 

@@ -184,7 +184,7 @@ def test_the_command_compiles_a_described_launch() -> None:
 
 
 def test_the_command_compiles_the_launches_of_a_call() -> None:
-    done = compiled("own_kernels.py:example", "--target", "sm_90", "--target", "gfx942", "--json")
+    done = compiled("own_kernels.py:example", "--target", "sm_90", "--target", "gfx942", "--target", "sm_90", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)["kernels"]
     assert [(row["target"], row["dtype"], row["num_warps"]) for row in found] == [
