@@ -113,7 +113,7 @@ def first_token_attention(
     format: Format, q: Array, kv: Array, cu_seqlens: Array
 ) -> Expected:  # (B, H, D), (T, 2, H, D), (B + 1,) -> (B, H, D)
     """Attention of one query per sequence over all its keys; 0 for an empty sequence."""
-    exact, limit = np.zeros_like(q), np.zeros_like(q)
+    exact, limit = np.zeros_like(q), np.full_like(q, format.smallest / 2 + FLUSHED)
     for b, own, h in heads(cu_seqlens, q.shape[1]):
         found = attention_head(format, q[b, None, h], kv[own, 0, h], kv[own, 1, h])
         exact[b, h], limit[b, h] = found.exact[0], found.limit[0]

@@ -194,10 +194,11 @@ def softmax_error(scores: Array, delta: Array, probs: Array) -> Array:  # (..., 
 def softmax(format: Format, scores: Array) -> Expected:  # (..., S)
     """e^{s − max} / Σ: the exponent, a difference times log₂e, is off by 3 ε |s − max|, and exp2 by 4 ε.
 
-    S additions, a division and flushing in float32 follow.
+    S additions, a division and flushing in float32 follow. A probability of -inf is 0, without error.
     """
     probs = reference.softmax(scores)
-    delta = 3 * EPS * (scores.max(-1, keepdims=True) - scores) + APPROXIMATE
+    depth = np.where(np.isneginf(scores), 0.0, scores.max(-1, keepdims=True) - scores)
+    delta = 3 * EPS * depth + APPROXIMATE
     w = softmax_error(scores, delta, probs)
     # p_j is the mean of an a that is 1 at j and 0 elsewhere: |a − p_j| is 1 − p_j at j and p_j elsewhere.
     error = w * (1 - probs) + probs * (w.sum(-1, keepdims=True) - w)

@@ -59,6 +59,20 @@ def normal_numbers(seed: int) -> Normal:
     return lambda *shape: rng.standard_normal(shape)
 
 
+def turned(inputs: Inputs) -> Inputs:
+    """The inputs with other integers of the same shapes: sequences, groups, ids, tokens and labels the other way round.
+
+    A function may keep what it has computed from the first ones, such as a mask.
+    """
+    scalars = {name: value for name, value in {"p": 0.5, "seed": 5}.items() if name in inputs}
+    arrays = {name: x for name, x in inputs.items() if isinstance(x, np.ndarray) and x.dtype.kind == "i"}
+    return {
+        **inputs,
+        **scalars,
+        **{name: x[-1] - x[::-1] if name == "cu_seqlens" else x[::-1].copy() for name, x in arrays.items()},
+    }
+
+
 def large_trials(op: str | Operation, dtype: str, times: Sequence[int]) -> Iterator[Trial]:
     """Sizes of models and beyond, those for these times."""
     known = family(op)

@@ -22,14 +22,14 @@ from .. import (
     linear_cross_entropy,
 )
 from . import attention_gradient_bounds, drawing, gradient_bounds, loss_gradient_bounds, loss_inputs
-from .drawing import EPSILONS, GROUPS, LENGTHS, SHORT_LENGTHS, drawn_rows, with_cotangent
+from .drawing import EPSILONS, FIRST_LENGTHS, GROUPS, LENGTHS, drawn_rows, with_cotangent
 from .letters import Made, drawn
 from .operation import Operation
 
 
 def token_indices(rng: Any, N: int) -> Array:  # -> (N,)
     """Indices of tokens in a large batch, in no order; a later process's tokens do not begin at 0."""
-    return rng.integers(0, 2**20, N)
+    return rng.integers(0, 2**31, N)
 
 
 # What dropout takes besides numbers.
@@ -89,7 +89,7 @@ GRADIENTS: dict[str, Operation] = {
         call="f(d_context, qkv, groups)",
         expected=attention_gradient_bounds.group_attention_vjp,
         draw=with_cotangent(drawing.draw_groups),
-        fixed=lambda normal: {"d_context": normal(300, 1, 64), "qkv": normal(300, 3, 1, 64), "groups": GROUPS},
+        fixed=lambda normal: {"d_context": normal(640, 1, 64), "qkv": normal(640, 3, 1, 64), "groups": GROUPS},
         kernel=attention_groups_vjp.group_attention_vjp,
         variants=attention_groups_vjp.variants_backward,
         examples=12,
@@ -102,8 +102,8 @@ GRADIENTS: dict[str, Operation] = {
         fixed=lambda normal: {
             "d_context": normal(4, 8, 128),
             "q": normal(4, 8, 128),
-            "kv": normal(365, 2, 8, 128),
-            "cu_seqlens": SHORT_LENGTHS,
+            "kv": normal(1626, 2, 8, 128),
+            "cu_seqlens": FIRST_LENGTHS,
         },
         kernel=first_token.first_token_attention_vjp,
         variants=first_token.variants_backward,

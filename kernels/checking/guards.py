@@ -81,6 +81,12 @@ def extent(array: Any) -> tuple[int, int]:
     return array.ctypes.data, array.ctypes.data + (reach + array.itemsize if array.size else 0)
 
 
+def overlap(a: Any, b: Any) -> bool:
+    """Whether the memory of two arrays may overlap."""
+    (start, end), (first, last) = extent(a), extent(b)
+    return start < last and first < end
+
+
 def extent_of_storage(tensor: torch.Tensor) -> tuple[int, int]:
     """The addresses at which the memory of a tensor starts and ends."""
     storage = tensor.untyped_storage()

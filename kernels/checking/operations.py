@@ -19,7 +19,7 @@ import numpy as np
 from .. import attention, attention_groups, dropped_layer_norm, embedding, first_token, gelu, layer_norm
 from . import attention_bounds, bounds, drawing
 from .bounds import Expected
-from .drawing import EPS, GROUPS, LENGTHS, LOW, SHORT_LENGTHS, drawn_rows
+from .drawing import EPS, FIRST_LENGTHS, GROUPS, LENGTHS, LOW, drawn_rows
 from .formats import FORMATS
 from .gradients import GRADIENTS
 from .operation import Inputs, Operation, joined, one_head, one_number, one_row, one_token
@@ -97,7 +97,7 @@ OPERATIONS: dict[str, Operation] = {
         call="f(qkv, groups)",
         expected=attention_bounds.group_attention,
         draw=drawing.draw_groups,
-        fixed=lambda normal: {"qkv": normal(300, 3, 1, 64), "groups": GROUPS},
+        fixed=lambda normal: {"qkv": normal(640, 3, 1, 64), "groups": GROUPS},
         crop=one_head,
         kernel=attention_groups.group_attention,
         variants=attention_groups.variants,
@@ -107,7 +107,7 @@ OPERATIONS: dict[str, Operation] = {
         call="f(q, kv, cu_seqlens)",
         expected=attention_bounds.first_token_attention,
         draw=drawing.draw_first_token,
-        fixed=lambda normal: {"q": normal(4, 8, 128), "kv": normal(365, 2, 8, 128), "cu_seqlens": SHORT_LENGTHS},
+        fixed=lambda normal: {"q": normal(4, 8, 128), "kv": normal(1626, 2, 8, 128), "cu_seqlens": FIRST_LENGTHS},
         kernel=first_token.first_token_attention,
         variants=first_token.variants,
         examples=12,

@@ -21,7 +21,7 @@ from ernie_m.reference.array import Array
 from ..runtime.dispatch import INTERPRETED
 from .bounds import Expected
 from .coverage import Trial, narrowed
-from .guards import CONTIGUOUS, Guarded, as_float64, flat, kind_of, place, poisoned
+from .guards import CONTIGUOUS, Guarded, as_float64, flat, kind_of, overlap, place, poisoned
 from .operations import Case
 from .report import Failure, Tried, judgement
 from .special import expected_with_special, positions, signs
@@ -84,6 +84,7 @@ class Runner:
         results = []
         for case, words in ((first, ""), (second, AGAIN)):
             if case is second:
+                arguments |= {name: x for name, x in case.inputs.items() if not isinstance(x, np.ndarray)}
                 for i, array in enumerate(placed):
                     placed[i] = array.fill(place(array.name, case.inputs[array.name], *self._as(case)).inner)
             result, _ = self._run(case, arguments, placed)
@@ -200,6 +201,9 @@ class Runner:
             if array.outside_damage:
                 raise Failure(self.name, case, f"{array.outside_damage} {array.name}")
         self._check_kinds(case, result)
+        parts = result if isinstance(result, tuple) else (result,)
+        for array in (array for array in placed if any(overlap(part, array.inner) for part in parts)):
+            raise Failure(self.name, case, f"it returned a view of its argument {array.name}")
         return result, watch
 
     def _check_kinds(self, case: Case, result: Any) -> None:

@@ -1,9 +1,12 @@
-"""Special values: zeros of both signs, subnormal and the largest numbers, NaN and infinity.
+"""Special values: zeros of both signs, subnormal and the largest numbers, scores far below 0, NaN and infinity.
 
 Finite ones are judged by the bounds, like any other number. NaN and infinity are judged by position: the result must
 have them exactly where the twin does. Infinity is tried where one row of the result depends on one row of the inputs;
 in attention, what infinite scores give depends on how they are shifted. The sign of a zero is asked for where the
 operation takes one array, number by number: a sum that starts from 0 loses it.
+
+Scores far below 0 show what a kernel has put beside them, or starts its maximum from, instead of -inf. Where a query
+has one key only, its result is known to the last digit, however large its score.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from ernie_m.reference.array import Array
 
 from .bounds import Expected
 from .coverage import Trial, normal_numbers, rounded
+from .drawing import LOW
 from .families import family
 from .formats import FORMATS, Format
-from .operation import Operation, one_number, one_row
+from .operation import Inputs, Operation, one_number, one_row, one_token
 from .operations import Case, find
 from .tails import TAILS
 from .verdicts import Verdict
@@ -44,17 +48,44 @@ def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Tria
             continue
         changed = {name: _scattered(inputs[name], values, seed) for seed, name in enumerate(floats)}
         yield rounded(op, dtype, {**inputs, **changed}, f"fixed inputs with {words}")
+    below = far_below(operation.name, format, known.alone(normal_numbers(7)) if known.alone else None)
+    if below is not None:
+        yield rounded(op, dtype, below, "fixed inputs with scores far below 0")
     for name in floats:
-        for value in (np.nan, np.inf, -np.inf) if operation.crop in (one_row, one_number) else (np.nan,):
+        for value in (np.nan, np.inf, -np.inf) if operation.crop in (one_row, one_number, one_token) else (np.nan,):
             if value == -np.inf and operation.name in TAILS and not tail:
                 continue
             changed = {name: _one(inputs[name], value)}
             yield rounded(op, dtype, {**inputs, **changed}, f"fixed inputs with {value} in {name}", kind="positions")
+    if operation.name == "softmax":
+        # Whole blocks of it: what is summed after them must not become NaN.
+        left = {"scores": np.where(np.arange(2500) < 2400, -np.inf, normal_numbers(8)(3, 2500))}
+        yield rounded(op, dtype, left, "scores of -inf but for the last 100", kind="positions")
     if len(operation.arguments) == 1 and operation.crop is one_number:
         zeros = {name: np.where(np.arange(65) % 3, -0.0, 0.0) * np.ones((5, 1)) for name in floats}
         yield rounded(op, dtype, zeros, "zeros of both signs", kind="signs")
         lower = {name: np.linspace(-14.0, 0.0, 1025).reshape(5, -1) for name in floats}
         yield rounded(op, dtype, lower, "numbers from -14 to 0")
+
+
+def far_below(name: str, format: Format, alone: Inputs | None) -> Inputs | None:
+    """The inputs with all scores as far below 0 as the bounds tell apart from 0; None for operations without scores.
+
+    The gradient computes probabilities from saved log-sum-exps, which have lost their digits past 10⁵.
+    """
+    if name == "softmax":
+        return {"scores": np.full((5, 65), -format.largest)}
+    if alone is None:
+        return None
+    found = {key: x.copy() if isinstance(x, np.ndarray) else x for key, x in alone.items()}
+    if "bias" in found:
+        return found | {"bias": np.full_like(found["bias"], -min(1e5, format.largest / 2))}
+    # Scores of -4 size², in heads of 16.
+    size = 140.0 if name.endswith("_vjp") else LOW
+    queries = [x[:, 0] if key == "qkv" else x for key, x in found.items() if key in ("q", "qkv")]
+    keys = [x[:, int(key == "qkv")] if key != "k" else x for key, x in found.items() if key in ("k", "kv", "qkv")]
+    queries[0][...], keys[0][...] = size, -size
+    return found
 
 
 def finite_values(format: Format) -> dict[str, Array]:
