@@ -6,7 +6,7 @@ or an offset in 32 bits no longer fits.
 
     sizes      768, 1,024, 3,072 and 4,096 columns, 12 and 16 heads, 512 keys, and more than 2,048 in each direction
     launches   70,000 rows, and more than 2³¹ numbers; only the first, the last and a few drawn programs run, and what
-               the others would write is not judged (`watching`)
+               the others would write is not judged (`watching`). Without a kernel, 70,000 rows are judged in full
     layouts    offset, padded, strided and transposed views of one argument at a time; an error from the function that
                says it wants contiguous ones counts as an answer
     values     `special`

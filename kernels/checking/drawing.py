@@ -4,9 +4,9 @@ Inputs are the arguments of one call by name, in float64 and already rounded to 
 function draws for which operation.
 
 Drawn inputs have sizes around every power of two up to 1,024, mostly those around 64 and 128; ragged batches, with
-sequences of one token and empty ones; magnitudes from 10⁻³ to 10³; means that are large compared with the spread; equal
-or mostly equal numbers. γ and β are random: with γ = 1 and β = 0, a kernel that never reads them would pass. Each
-argument has its own seed, so that no two are the same.
+sequences of one token and empty ones; magnitudes from 10⁻³ to 10³; means of both signs that are large compared with the
+spread; equal or mostly equal numbers. γ and β are random: with γ = 1 and β = 0, a kernel that never reads them would
+pass. Each argument has its own seed, so that no two are the same.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ Draw = Callable[[Any, Format], dict[str, Any]]
 
 
 def numbers(format: Format, shape: tuple[int, ...], seed: int, magnitude: float, offset: float, kind: str) -> Array:
-    """Random numbers of a format, around offset · magnitude and with a spread of magnitude."""
+    """Random numbers of a format, around ±offset · magnitude and with a spread of magnitude."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal(shape)
+    offset = offset * rng.choice((1.0, -1.0))
     if kind == "equal":
         values = np.broadcast_to(values.flat[0], shape)
     elif kind == "mostly equal":

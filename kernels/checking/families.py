@@ -54,7 +54,7 @@ Sizes = tuple[tuple[tuple[int, ...], int, int, "int | None", int], ...]
 SEQUENCES: Sizes = (
     ((1, 33), 12, 64, None, ALWAYS),
     ((65, 129, 16, 1), 1, 16, None, ALWAYS),
-    ((17,) * 3, 3, 16, None, ALWAYS),
+    ((17,) * 3, 3, 128, None, ALWAYS),
     ((17,), 16, 64, None, ONCE),
     ((512,), 1, 64, FEW, ONCE),
     ((2050,), 1, 16, FEW, FULL),

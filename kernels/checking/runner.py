@@ -50,8 +50,9 @@ class Runner:
         self.name = getattr(function, "__name__", type(function).__name__)
         self.tried = Tried()
         self.kept: list[tuple[Case, Any, Array]] = []
-        # Whether it launches kernels that can be watched.
+        # Whether it launches kernels that can be watched, and the arguments that its last result is a view of.
         self.launches = False
+        self.views: list[str] = []
 
     def verdicts(self, case: Case, statistical: bool = False) -> list[Verdict]:
         """The verdicts on one case. Raises Failure if one does not hold, or if the call is wrong in another way."""
@@ -136,6 +137,8 @@ class Runner:
         for verdict in verdicts:
             if not verdict.holds:
                 raise self._failure(case, judgement(verdict, got, expected.exact) + words, verdict, got, expected)
+        if self.views:
+            raise Failure(self.name, case, f"it returned a view of its argument {self.views[0]}")
         return verdicts
 
     def _failure(self, case: Case, reason: str, verdict: Verdict | None, got: Array, expected: Expected) -> Failure:
@@ -202,8 +205,7 @@ class Runner:
                 raise Failure(self.name, case, f"{array.outside_damage} {array.name}")
         self._check_kinds(case, result)
         parts = result if isinstance(result, tuple) else (result,)
-        for array in (array for array in placed if any(overlap(part, array.inner) for part in parts)):
-            raise Failure(self.name, case, f"it returned a view of its argument {array.name}")
+        self.views = [array.name for array in placed if any(overlap(part, array.inner) for part in parts)]
         return result, watch
 
     def _check_kinds(self, case: Case, result: Any) -> None:

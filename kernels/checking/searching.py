@@ -24,7 +24,8 @@ def search(runner: Runner, op: str | Operation, dtype: str, examples: int, seed:
     # The "explain" phase takes many calls, and its result is not shown.
     phases = [phase for phase in hypothesis.settings().phases if phase != hypothesis.Phase.explain]
 
-    @hypothesis.seed(seed)
+    # Other inputs in each dtype.
+    @hypothesis.seed(f"{seed} {dtype}")
     @hypothesis.settings(
         max_examples=examples,
         database=None,

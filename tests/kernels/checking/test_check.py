@@ -88,7 +88,7 @@ def test_failure_shows_the_smallest_input() -> None:
     wrong = failure_of(functools.partial(planted.gelu, form="tanh"), dtypes=["bfloat16"])
     assert wrong.inputs["x"].shape == wrong.got.shape == wrong.expected.shape == wrong.limit.shape == (1, 1)
     x = wrong.inputs["x"].item()
-    assert -4 <= x <= -1.5 and x * 8 == round(x * 8)
+    assert -4 <= x <= -1.5 and x * 32 == round(x * 32)
     assert wrong.expected.item() == reference.gelu(np.array(x))
     assert wrong.verdict.bound == "componentwise" and wrong.verdict.index == (0, 0)
     error = abs(wrong.got.item() - wrong.expected.item())

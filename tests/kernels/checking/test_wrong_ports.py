@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ernie_m.kernels.checking.check import check
+from ernie_m.kernels.checking.examples import MASKED_SOFTMAX
+from ernie_m.kernels.checking.operations import Operation
 from ernie_m.kernels.checking.report import Failure
 
 pytestmark = pytest.mark.usefixtures("no_shrinking")
@@ -28,7 +30,7 @@ Function = Callable[..., Any]
 KERNELS = planted.KERNELS
 
 
-def failure_of(function: Function, op: str, **options: Any) -> Failure:
+def failure_of(function: Function, op: str | Operation, **options: Any) -> Failure:
     with pytest.raises(Failure) as caught:
         check(function, op, **{"examples": 2, "dtypes": ["float32"], "quick": True, **options})
     return caught.value
@@ -128,7 +130,17 @@ def test_padding_of_a_softmax_that_is_not_minus_infinity_is_refused(value: float
     def wrong(scores: Tensor) -> Tensor:
         return F.pad(scores.float(), (0, 1), value=value).softmax(-1)[:, :-1].to(scores.dtype)
 
-    assert failure_of(wrong, "softmax").case.origin == "fixed inputs with scores far below 0"
+    assert failure_of(wrong, "softmax").case.origin == "fixed inputs with the lowest number alone in scores"
+
+
+@pytest.mark.parametrize("value", [-100.0, -1e4, -65504.0, -1e9])
+def test_a_mask_that_is_not_minus_infinity_is_refused(value: float) -> None:
+    """In operations of one's own, too."""
+
+    def wrong(scores: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, scores.float().masked_fill(~mask, value).softmax(-1), 0.0).to(scores.dtype)
+
+    failure_of(wrong, MASKED_SOFTMAX)
 
 
 def gradients_padded(dy: Tensor, qkv: Tensor, cu_seqlens: Tensor, value: float) -> Tensor:
@@ -219,6 +231,32 @@ def test_groups_in_another_order_are_checked(op: str) -> None:
 )
 def test_what_is_remembered_by_shape_is_checked(op: str, index: int) -> None:
     assert failure_of(remembers(op, index), op, examples=1).case.origin == "fixed inputs"
+
+
+def test_heads_of_128_are_checked() -> None:
+    """Their scale is 0.088, rounded."""
+    wrong = of_sequences(lambda q, k, v: in_blocks(q, k, v, scale=0.088 * math.sqrt(128) if len(q.T) == 128 else 1.0))
+    failure_of(wrong["packed_attention"], "packed_attention")
+
+
+def test_means_far_below_0_are_checked() -> None:
+    def wrong(x: Tensor, *rest: Any) -> Tensor:
+        low, high = x.aminmax(dim=-1, keepdim=True)
+        below = (low < high) & (high < 3 * (low - high))
+        return planted.layer_norm(x, *rest) * torch.where(below, 1.01, 1.0).to(x.dtype)
+
+    failure_of(wrong, "layer_norm", examples=20)
+
+
+def test_other_inputs_are_drawn_in_each_dtype() -> None:
+    shapes: dict[torch.dtype, list[Any]] = {}
+
+    def kept(scores: Tensor) -> Tensor:
+        shapes.setdefault(scores.dtype, []).append(scores.shape)
+        return planted.softmax(scores)
+
+    assert check(kept, "softmax", dtypes=["float32", "float16"], examples=10, quick=True)
+    assert shapes[torch.float32][:20] != shapes[torch.float16][:20]
 
 
 def test_tokens_that_float32_has_no_digits_for_are_checked() -> None:
