@@ -143,7 +143,7 @@ def _dropped(operation: Rows) -> Callable[[Normal, int, int], Inputs]:
     """With dropout: the arguments of an operation on rows, and then what dropout takes."""
 
     def make(normal: Normal, rows: int, columns: int) -> Inputs:
-        tokens = np.random.default_rng(rows).integers(0, 2**31, rows)
+        tokens = np.random.default_rng(rows).integers(0, 2**20, rows)
         return {**operation.at(normal, rows, columns), "p": 0.1, "seed": 2**64 - 59, "tokens": tokens}
 
     return make
