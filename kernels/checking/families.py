@@ -164,7 +164,9 @@ def _sequences(
                 yield make(normal, lengths, heads, size), None if every else programs
 
     found = Family(
-        lambda normal: make(normal, (3, 0, 33), 2, 32), large, alone=lambda normal: make(normal, (1,) * 5, 2, 16)
+        small=lambda normal: make(normal, (0, 3, 33), 2, 32),
+        large=large,
+        alone=lambda normal: make(normal, (1,) * 5, 2, 16),
     )
     if narrow is None:
         return found

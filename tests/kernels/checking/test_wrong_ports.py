@@ -216,6 +216,15 @@ def test_an_empty_sequence_before_others_is_checked(op: str) -> None:
     failure_of(wrong_if(op, lambda *inputs: 0 in lengths(inputs[-1])[:-1]), op)
 
 
+def test_nan_in_the_query_of_a_sequence_is_checked() -> None:
+    """Seen red: it lay in the query of an empty one."""
+
+    def wrong(q: Tensor, *rest: Any) -> Tensor:
+        return planted.first_token_attention(q.nan_to_num(0.0), *rest)
+
+    assert failure_of(wrong, "first_token_attention").case.origin == "fixed inputs with nan in q"
+
+
 @pytest.mark.parametrize("op", ["group_attention", "group_attention_vjp"])
 def test_groups_in_another_order_are_checked(op: str) -> None:
     failure_of(wrong_if(op, lambda *inputs: bool((inputs[-1][:, 0].diff() < 0).any())), op, examples=30)
