@@ -44,7 +44,7 @@ def pad(packed: Array, indices: Array, batch: int, length: int) -> Array:  # (T,
     return padded.reshape(batch, length, *packed.shape[1:])
 
 
-def pad_ids(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Array, Array]:  # B rows -> (B, S), (B, S)
+def pad_ids(rows: Sequence[Sequence[int] | Array], pad_token_id: int) -> tuple[Array, Array]:  # -> (B, S), (B, S)
     """Pad rows of token ids on the right; returns `input_ids` and a boolean `attention_mask`."""
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(lengths.max()) < lengths[:, None]
