@@ -31,7 +31,7 @@ help:
 	@echo "make test-all   the same with the tests that take longer or need more packages (Lightning, TensorBoard)"
 	@echo "make test-latest  the tests of other libraries alone, with current releases: transformers 5, huggingface_hub 2, ...;"
 	@echo "                needs Python 3.11 or newer"
-	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (half an hour)"
+	@echo "make judge      which tests see which planted faults: writes the table into kernels/checking/README.md (ten to thirty minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv, build/ and caches; runs/ and course/ are kept"
 	@echo "make PYTHON=python3.12 ...   choose the Python that .venv is made with"
