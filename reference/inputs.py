@@ -19,6 +19,7 @@ import numpy as np
 
 from .array import Array, check_range, true_or_false
 from .config import ErnieMConfig
+from .config.files import CALL_DEFAULTS
 from .embedding import POSITION_OFFSET
 
 CLS_TOKEN_ID = 0
@@ -35,8 +36,7 @@ Shape = tuple[int, ...]
 
 # The arguments of a call, by position, and its options, by name.
 ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "head_mask", "inputs_embeds")
-FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
-OPTIONS = (*FLAGS, "token_type_ids")
+OPTIONS = (*CALL_DEFAULTS, "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def check_options(owner: str, options: dict[str, Any], allowed: tuple[str, ...] 
     for name in options:
         if name not in allowed:
             raise TypeError(f"{owner}: unexpected argument {name!r}; expected some of {', '.join(ARGUMENTS + allowed)}")
-    true_or_false(**{name: options[name] for name in FLAGS if options.get(name) is not None})
+    true_or_false(**{name: options[name] for name in CALL_DEFAULTS if options.get(name) is not None})
 
 
 def check_one_given(input_ids: Any, inputs_embeds: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ernie_m.reference.array import Array
 from ernie_m.reference.checkpoint.names import HUGGINGFACE, ON_TOP, PREFIX, file_name
 from ernie_m.reference.config import ErnieMConfig
+from ernie_m.reference.config.files import CALL_DEFAULTS
 from ernie_m.reference.parameters import check_shapes
 
 # What to do in place of an argument of transformers' `from_pretrained` or `save_pretrained`.
@@ -43,17 +44,15 @@ ADVICE = {
 }
 # Values that ask for what happens anyway.
 HARMLESS = {
+    **{name: (usual,) for name, usual in CALL_DEFAULTS.items()},
     "add_pooling_layer": (True,),
     "attn_implementation": ("eager", "sdpa"),
     "force_download": (False,),
     "load_in_4bit": (False,),
     "load_in_8bit": (False,),
     "local_files_only": (False,),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
     "output_loading_info": (False,),
     "push_to_hub": (False,),
-    "return_dict": (True,),
     "safe_serialization": (True,),
     "subfolder": ("",),
     "trust_remote_code": (False,),

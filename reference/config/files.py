@@ -49,7 +49,7 @@ PADDLE_SIGNATURES: dict[str, tuple[str, ...]] = {
 ENCODER_ARGUMENTS = ("ernie_m", "encoding_model")
 ALIASES = {"num_classes": "num_labels", "dropout": "classifier_dropout"}
 # Defaults of a call that transformers reads from a file, and their values there if the file has none.
-CALL_DEFAULTS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+CALL_DEFAULTS = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
 
 
 def find(directory: str | PathLike[str]) -> Path:
