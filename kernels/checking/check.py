@@ -40,7 +40,7 @@ from .coverage import (
 from .diagnosis import hint
 from .drawing import HEAD_SIZES
 from .families import ALWAYS, FULL, ONCE, THOROUGH, family
-from .operation import Inputs, Operation, one_number, one_row, one_token
+from .operation import BY_ROW, Inputs, Operation
 from .operations import Case, case_of, find, fixed_case
 from .report import DtypeReport, Failure, Report
 from .runner import Runner
@@ -217,7 +217,7 @@ def _wants_contiguous(failure: Failure) -> bool:
 
 def _check_launches(runner: Runner, op: str | Operation, dtype: str, plan: Plan) -> None:
     """The fixed cases that are about the launch: so many rows that a grid or an offset no longer fits in 32 bits."""
-    rows = find(op).crop in (one_row, one_number, one_token)
+    rows = find(op).crop in BY_ROW
     for what, make in (("70,000 rows", many_trial), ("more than 2³¹ numbers", past_int32_trial)):
         if plan.plain and make is past_int32_trial:
             continue

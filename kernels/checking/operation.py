@@ -144,6 +144,10 @@ def one_token(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
     return inputs | {name: inputs[name][row] for name in ("input_ids", "position_ids")}
 
 
+# How an operation is cropped whose rows depend on none of the others.
+BY_ROW = (one_row, one_number, one_token)
+
+
 def one_head(inputs: Inputs, index: tuple[int, ...]) -> Inputs:
     """For attention of packed tokens: one head of all of them."""
     return inputs | {"qkv": inputs["qkv"][:, :, index[1] : index[1] + 1]}

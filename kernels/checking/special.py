@@ -23,7 +23,7 @@ from .coverage import Trial, normal_numbers, rounded
 from .drawing import LOW
 from .families import family
 from .formats import FORMATS, Format
-from .operation import Inputs, Operation, one_number, one_row, one_token
+from .operation import BY_ROW, Inputs, Operation, one_number
 from .operations import Case, find
 from .tails import TAILS
 from .verdicts import Verdict
@@ -55,7 +55,7 @@ def special_trials(op: str | Operation, dtype: str, tail: bool) -> Iterator[Tria
     if below is not None:
         yield rounded(op, dtype, below, "fixed inputs with scores far below 0")
     for name in floats:
-        for value in (np.nan, np.inf, -np.inf) if operation.crop in (one_row, one_number, one_token) else (np.nan,):
+        for value in (np.nan, np.inf, -np.inf) if operation.crop in BY_ROW else (np.nan,):
             if value == -np.inf and operation.name in TAILS and not tail:
                 continue
             changed = {name: _one(inputs[name], value)}
